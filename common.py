@@ -1,0 +1,753 @@
+"""What the stages share: problems, prompts, verdicts, the dialogue record, the sampling engine, the objective, run folders.
+
+Everything here takes and returns plain tensors and dataclasses, so that each function can be copied into another project.
+Notation as in the paper (arXiv 2602.16488): student, teacher, private knowledge k_t, turn, dialogue, N turns, g dialogues a group.
+"""
+
+import argparse
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import sandbox
+
+
+def fail(message):
+    """Ends the program with one line for the user and exit code 2: what is wrong, where, what to do."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+# ------------------------------------------------------------------------------------------------------------------ problems
+
+
+@dataclass
+class Problem:
+    """One problem line. `tests` and `public_tests` hold {"input", "output", "testtype": "stdin" | "functional"} dicts."""
+
+    id: str
+    domain: str  # "math" | "code"
+    prompt: str
+    answer: str | None = None  # math: the right answer
+    tests: list = field(default_factory=list)  # code: what decides
+    asserts: list = field(default_factory=list)  # code: assert statements that decide too
+    func_name: str | None = None
+    public_tests: list = field(default_factory=list)  # code: what the teacher may see; without any, the first of `tests`
+    solution: str | None = None
+    shards: list = field(default_factory=list)  # the problem in pieces, for the sharded protocol
+
+    def __post_init__(self):
+        """Raises ValueError with the reason if the line does not describe a problem that can be graded."""
+        if self.domain not in ("math", "code"):
+            raise ValueError(f"domain is {self.domain!r}; use 'math' or 'code'")
+        for name in ("id", "prompt"):
+            if not isinstance(getattr(self, name), str) or not getattr(self, name).strip():
+                raise ValueError(f"{name!r} must be a text that is not empty")
+        if self.domain == "math" and not (isinstance(self.answer, str) and self.answer.strip()):
+            raise ValueError("a math problem needs 'answer', a text that is not empty")
+        if self.domain == "code" and not (self.tests or self.asserts):
+            raise ValueError("a code problem needs 'tests' or 'asserts'")
+        for test in [*self.tests, *self.public_tests]:
+            if not isinstance(test, dict) or not {"input", "output", "testtype"} <= test.keys():
+                raise ValueError("each test needs 'input', 'output' and 'testtype'")
+            if test["testtype"] not in ("stdin", "functional"):
+                raise ValueError(f"testtype is {test['testtype']!r}; use 'stdin' or 'functional'")
+        functional = self.asserts or any(t["testtype"] == "functional" for t in [*self.tests, *self.public_tests])
+        if self.domain == "code" and functional and not self.func_name:
+            raise ValueError("functional tests and asserts need 'func_name'")
+
+
+def load_problems(path):
+    """Problems of a JSONL file, in its order. Ends the program naming file and line where a line is not a problem."""
+    path, problems, seen = Path(path), [], set()
+    if not path.is_file():
+        fail(f"{path}: no such file; give a file of problem lines (JSONL)")
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, text in enumerate(file, 1):
+            if not text.strip():
+                continue
+            try:
+                problem = Problem(**json.loads(text))
+            except (ValueError, TypeError) as e:
+                fail(f"{path}, line {number}: {str(e).replace('Problem.__init__() ', '')}")
+            if problem.id in seen:
+                fail(f"{path}, line {number}: id {problem.id!r} occurs twice; ids must differ")
+            seen.add(problem.id)
+            problems.append(problem)
+    return problems or fail(f"{path}: holds no problem; each line must be a JSON object with id, domain, prompt, …")
+
+
+# ------------------------------------------------------------------------------------------------------------------- prompts
+
+# {problem} the statement, {turn} the student's latest turn, {knowledge} what the teacher has and the student lacks (k_t): the
+# right answer in math, the report of the public tests on the student's latest program in code; {solution} a worked solution.
+PROMPTS = {
+    "math": "{problem}\n\nReason step by step, and put your final answer in \\boxed{{}}.",
+    "code": "{problem}\n\nWrite a Python program that solves this. Put the whole program in one ```python block.",
+    "teacher": "You are a teacher. You give your student a problem and then help over several turns. After each of the student's "
+    "turns you are shown, privately, what you know and the student does not. Point out what is wrong and give a hint that helps "
+    "the student to find the error alone, or answer the student's question. Be brief. Never state the final answer and never "
+    "write the solution. Start now by stating the problem.",
+    "teacher_math": "{turn}\n\n[Only you can see this. The right answer is: {knowledge}\n{solution}]",
+    "teacher_code": "{turn}\n\n[Only you can see this. Tests of the latest program:\n{knowledge}]",
+    "asker_math": "A student works on this problem:\n\n{problem}\n\nThe student's attempt is wrong:\n\n{turn}\n\nThe right answer "
+    "is: {knowledge}\n\nWrite the one question that the student should ask the teacher now to learn most about the mistake. "
+    "Write only the question, in the student's voice, and do not give away the answer.",
+    "asker_code": "A student works on this problem:\n\n{problem}\n\nThe student's attempt is wrong:\n\n{turn}\n\nTests of the "
+    "program:\n{knowledge}\n\nWrite the one question that the student should ask the teacher now to learn most about the "
+    "mistake. Write only the question, in the student's voice, and write no program.",
+}
+
+
+def load_prompts(path):
+    """PROMPTS, with those replaced that the JSON file at `path` holds (None: none). Templates of str.format."""
+    if path is None:
+        return PROMPTS
+    try:
+        own = json.loads(Path(path).read_text(encoding="utf-8"))
+        unknown = own.keys() - PROMPTS.keys()
+        for text in own.values():
+            text.format(problem="", turn="", knowledge="", solution="")
+    except (OSError, ValueError, KeyError, IndexError, AttributeError) as e:
+        fail(f"prompts file {path}: {type(e).__name__}: {e}; it must be a JSON object name → text with {{problem}}, {{turn}}, {{knowledge}}, {{solution}}")
+    return PROMPTS | own if not unknown else fail(f"prompts file {path}: unknown name {min(unknown)!r}; known: {', '.join(PROMPTS)}")
+
+
+# ------------------------------------------------------------------------------------------------------------------ verdicts
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """status: correct | wrong | error | timeout | undecided | no attempt. report: what a teacher of code is shown (k_t)."""
+
+    status: str
+    report: str = ""
+
+    @property
+    def correct(self):
+        return self.status == "correct"
+
+    @property
+    def attempted(self):
+        return self.status != "no attempt"
+
+
+NO_PROGRAM = "No program yet."
+
+
+def visible(text):
+    """The part of a turn that the other side sees: without reasoning in <think> tags, also when it was cut off inside."""
+    return re.sub(r"<think>.*?(</think>|$)", "", text, flags=re.S).strip()
+
+
+def program(text):
+    """The last closed code block (tagged python, or untagged) that parses as Python; None if there is none."""
+    import ast
+
+    for block in reversed(re.findall(r"^```(?:python3?|py)?[ \t]*\n(.*?)^```[ \t]*$", visible(text), flags=re.S | re.M | re.I)):
+        try:
+            ast.parse(block)
+            return block
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            continue
+    return None
+
+
+def same_output(got, want):
+    """Whether two printed outputs agree: line by line without outer blanks, token by token, numbers by value."""
+
+    def same(a, b):
+        try:
+            return a == b or float(a) == float(b)
+        except ValueError:
+            return False
+
+    a, b = ([line.split() for line in text.strip().splitlines()] for text in (got, want))
+    return len(a) == len(b) and all(len(x) == len(y) and all(map(same, x, y)) for x, y in zip(a, b))
+
+
+def plain(text):
+    """Value of a Python or JSON literal, tuples as lists; ValueError if it is none. Never evaluates."""
+    import ast
+
+    def lists(v):
+        if isinstance(v, (list, tuple)):
+            return [lists(x) for x in v]
+        return {k: lists(x) for k, x in v.items()} if isinstance(v, dict) else v
+
+    try:
+        return lists(json.loads(text))
+    except (ValueError, RecursionError):
+        try:
+            return lists(ast.literal_eval(text))
+        except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+            raise ValueError(f"not a plain value: {text[:80]}") from None
+
+
+def same_value(got, want):
+    """Equality of plain values in which True is not 1 and 0.1 + 0.2 is 0.3."""
+    if isinstance(got, bool) or isinstance(want, bool):
+        return got is want
+    if isinstance(got, (int, float)) and isinstance(want, (int, float)):
+        return got == want or (isinstance(got, float) or isinstance(want, float)) and abs(got - want) <= 1e-9 * max(abs(got), abs(want))
+    if isinstance(got, list) and isinstance(want, list):
+        return len(got) == len(want) and all(map(same_value, got, want))
+    if isinstance(got, dict) and isinstance(want, dict):
+        return got.keys() == want.keys() and all(same_value(got[k], want[k]) for k in got)
+    return type(got) is type(want) and got == want
+
+
+@lru_cache(maxsize=100_000)
+def outcome(source, func_name, testtype, given):
+    """sandbox.Outcome of one program on one input; cached, because small models write the same program again and again."""
+    return sandbox.run_program(source, given) if testtype == "stdin" else sandbox.call_function(source, func_name, given)
+
+
+def short(text, limit=300):
+    """The text, its middle left out where it is longer than `limit` characters."""
+    return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 2 :]}"
+
+
+def run_test(source, func_name, test):
+    """(status, one line for the report) of one program on one test. The expected value never enters the sandbox."""
+    functional = test["testtype"] == "functional"
+    result = outcome(source, func_name, test["testtype"], test["input"])
+    call = f"{func_name}({short(test['input'].strip().replace(chr(10), ', '))})" if functional else f"input {short(test['input'])!r}"
+    if result.status != "ok":
+        return result.status, f"{call} stopped: {short(result.error) or result.status}"
+    if functional:
+        try:
+            right = same_value(plain(result.output), plain(test["output"]))
+        except ValueError:
+            right = result.output.strip() == test["output"].strip()
+    else:
+        right = same_output(result.output, test["output"])
+    got, want = (short(text.strip()) if functional else repr(short(text.strip())) for text in (result.output, test["output"]))
+    return ("correct" if right else "wrong"), f"{call} returned {got}, expected {want}."
+
+
+def grade_code(problem, source):
+    """Verdict of a program: all tests decide; the report tells of the public ones that fail, three at most."""
+    status = "correct"
+    for test in problem.tests:
+        status, _ = run_test(source, problem.func_name, test)
+        if status != "correct":
+            break
+    if status == "correct" and problem.asserts:
+        results = sandbox.run_asserts(source, problem.func_name, problem.asserts)
+        status = next((r.status if r.status == "timeout" else "wrong" for r in results if r.status != "ok"), "correct")
+    if status == "correct":
+        return Verdict("correct")
+    lines = []
+    for number, test in enumerate(problem.public_tests or problem.tests[:3], 1):
+        result, line = run_test(source, problem.func_name, test)
+        if result != "correct" and len(lines) < 3:
+            lines.append(f"Test {number}: {line}")
+    if not lines and problem.asserts and not problem.public_tests:
+        failed = next((i for i, r in enumerate(results) if r.status != "ok"), 0) if not problem.tests else 0
+        lines = [f"Failed: {short(problem.asserts[failed])}"]
+    return Verdict(status, "\n".join(lines) or "The public tests pass; a hidden test fails.")
+
+
+def grade(problem, turn):
+    """Verdict of one student turn. Its answer is the last \\boxed{…} in math, the last closed python block in code."""
+    if problem.domain == "code":
+        source = program(turn)
+        return grade_code(problem, source) if source else Verdict("no attempt")
+    answer = boxed(turn)
+    if answer is None:
+        return Verdict("no attempt")
+    return Verdict({True: "correct", False: "wrong", None: "undecided"}[equal_answers(answer, problem.answer)])
+
+
+# ------------------------------------------------------------------------------------------- chat template and dialogue record
+
+
+class Chat:
+    """A tokenizer's chat template, probed once: what opens a dialogue, what stands between two student turns, what ends a turn.
+
+    Roles alternate and there is no system role, so any template fits. `note` is a sentence for the user if the template
+    rewrites earlier turns (Qwen 3 drops their reasoning): a dialogue record keeps every turn as it was sampled.
+    """
+
+    MARK = "MARKER"
+
+    def __init__(self, tokenizer, name):
+        self.tokenizer = tokenizer
+        if not tokenizer.chat_template:
+            fail(f"{name}: the tokenizer has no chat template; use the instruction-tuned version of the model")
+        try:
+            self.between("B")
+        except Exception as e:  # a template is a program; whatever it raises means that it cannot be used
+            fail(f"{name}: its chat template cannot alternate user and assistant turns ({type(e).__name__}: {e})")
+        self.end = self.between("B", end=True)[0]
+        if self.end not in tokenizer.all_special_ids and self.end not in tokenizer.added_tokens_decoder:
+            fail(f"{name}: its chat template puts no special token after an assistant turn, so nothing could end a turn")
+        self.stops = sorted({self.end} | ({tokenizer.eos_token_id} - {None}))
+        talk = [{"role": r, "content": c} for r, c in (("user", "A"), ("assistant", "B"), ("user", "C"))]
+        record = self.view(talk[:1]) + tokenizer.encode("B", add_special_tokens=False) + [self.end] + self.between("C")
+        self.note = None if record == self.view(talk) else (
+            f"note: the chat template of {name} rewrites earlier turns; training and sampling use every turn as it was sampled"
+        )  # fmt: skip
+
+    def render(self, messages):
+        # Reasoning models are asked to answer directly: the paper leaves their mode open, and short turns keep dialogues short.
+        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+
+    def view(self, messages):
+        """Token ids of a whole conversation up to where the assistant speaks."""
+        return self.tokenizer.encode(self.render(messages), add_special_tokens=False)
+
+    def between(self, text, end=False):
+        """Token ids from after a student turn's end token (with it: end=True) to where the next student turn starts."""
+        talk = [{"role": r, "content": c} for r, c in (("user", "A"), ("assistant", self.MARK), ("user", text))]
+        ids = self.tokenizer.encode(self.render(talk).split(self.MARK, 1)[1], add_special_tokens=False)
+        return ids if end else ids[1:]
+
+    def text(self, ids):
+        """Text of a sampled turn, without its end token."""
+        return self.tokenizer.decode(ids[:-1] if ids and ids[-1] in self.stops else ids, skip_special_tokens=False)
+
+
+@dataclass
+class Turn:
+    """What an engine sampled: token ids, the end token included unless the token limit cut it off, and their log-probs."""
+
+    ids: list
+    logprobs: list
+    finish: str  # "stop" | "length"
+
+
+@dataclass
+class Dialogue:
+    """Append-only record of one dialogue. `ids` is exactly what the student was fed and what it sampled.
+
+    ids, mask, logprobs: equally long; mask is 1 on tokens of student turns (end tokens included), logprobs the sampler's there,
+    0.0 elsewhere. messages: [{"role": "teacher" | "student", "content"}], starting with the problem. statuses, finishes: one per
+    student turn. solved: the turn (1…N) of the right answer, or None. injected: student turns that the asker wrote (Q-priming).
+    """
+
+    id: str
+    problem: str
+    domain: str
+    messages: list = field(default_factory=list)
+    ids: list = field(default_factory=list)
+    mask: list = field(default_factory=list)
+    logprobs: list = field(default_factory=list)
+    statuses: list = field(default_factory=list)
+    finishes: list = field(default_factory=list)
+    injected: list = field(default_factory=list)
+    leaks: int = 0
+    solved: int | None = None
+
+    def hear(self, ids, text):
+        """Appends what the teacher said: the ids that the chat template puts there."""
+        self.messages.append({"role": "teacher", "content": text})
+        self.ids += ids
+        self.mask += [0] * len(ids)
+        self.logprobs += [0.0] * len(ids)
+
+    def say(self, turn, text, end):
+        """Appends a sampled student turn; one that the token limit cut off is closed with an end token that is not trained."""
+        self.messages.append({"role": "student", "content": text})
+        cut = [end] if turn.finish == "length" else []
+        self.ids += turn.ids + cut
+        self.mask += [1] * len(turn.ids) + [0] * len(cut)
+        self.logprobs += turn.logprobs + [0.0] * len(cut)
+        self.finishes.append(turn.finish)
+
+    @property
+    def turns(self):
+        """Number of student turns."""
+        return len(self.statuses)
+
+    @property
+    def questions(self):
+        """Number of student turns that attempt nothing and ask something."""
+        spoken = [m["content"] for m in self.messages if m["role"] == "student"]
+        return sum(s == "no attempt" and "?" in visible(t) for s, t in zip(self.statuses, spoken))
+
+
+def load_dialogues(path):
+    """Dialogues of a run folder's dialogues.jsonl."""
+    path = Path(path) / "dialogues.jsonl" if Path(path).is_dir() else Path(path)
+    if not path.is_file():
+        fail(f"{path}: no such file; give a folder that generate.py wrote")
+    dialogues = []
+    for number, line in enumerate(read_jsonl(path), 1):
+        try:
+            dialogues.append(Dialogue(**{k: line[k] for k in Dialogue.__dataclass_fields__}))
+        except KeyError as e:
+            fail(f"{path}, line {number}: has no {e}; it was not written by generate.py")
+    return dialogues or fail(f"{path}: holds no dialogue")
+
+
+# ------------------------------------------------------------------------------------------------------------- the objective
+
+
+def decoder_and_head(model):
+    """The text decoder and the LM head of any `transformers` causal model, multimodal wrappers included."""
+    return model.get_decoder(), model.get_output_embeddings()
+
+
+def masked_logprobs(model, ids, mask, temperature=1.0, chunk_bytes=2**28):
+    """log π_θ of the masked tokens, float32 [M], in row-major order. ids, mask: int64 [B, T], padded on the right.
+
+    Only masked positions reach the LM head, in chunks whose logits fit in `chunk_bytes` and are recomputed in the backward pass:
+    with a vocabulary of 262k, logits of all positions would need more memory than the model.
+    """
+    decoder, head = decoder_and_head(model)
+    hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]  # causal: right padding is never attended to
+    keep = mask[:, 1:].bool()
+    hidden, target = hidden[keep], ids[:, 1:][keep]  # [M, H], [M]: the state before a token predicts it
+    size = max(1, chunk_bytes // (4 * head.weight.shape[0]))
+    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+
+    def logprobs(h, t):
+        logits = soften(head(h).float(), cap) / temperature
+        return -F.cross_entropy(logits, t, reduction="none")
+
+    def chunk(h, t):
+        return torch.utils.checkpoint.checkpoint(logprobs, h, t, use_reentrant=False) if torch.is_grad_enabled() else logprobs(h, t)
+
+    parts = [chunk(h, t) for h, t in zip(hidden.split(size), target.split(size))]
+    return torch.cat(parts) if parts else hidden.sum() * torch.zeros(0, device=hidden.device)
+
+
+def soften(logits, cap):
+    """Final logit soft-capping of the models that have it."""
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def discounted_reward(solved, gamma):
+    """r = γ^(n−1)·R: R is 1 for a dialogue solved at turn n, 0 for one that is not solved (None)."""
+    return 0.0 if solved is None else gamma ** (solved - 1)
+
+
+def advantages(rewards, normalise=True):
+    """A_k = (r_k − mean) / std over the g dialogues of a problem (Eq. 3). rewards: float [G, g]; population std; 0 if all equal.
+
+    normalise=False leaves the division out (Dr. GRPO, arXiv 2503.20783).
+    """
+    centred = rewards - rewards.mean(dim=1, keepdim=True)
+    std = rewards.std(dim=1, keepdim=True, correction=0)
+    flat = std < 1e-6  # equal rewards may differ by rounding; dividing by that would make noise a signal
+    return torch.where(flat, 0.0, centred / torch.where(flat, 1.0, std) if normalise else centred)
+
+
+def grpo_loss(logprobs, old_logprobs, advantage, denominator, clip=0.2, reference=None, beta=0.0):
+    """The GRPO objective (Eq. 2) as a loss: a scalar, the sum over the given tokens divided by `denominator`.
+
+    logprobs, old_logprobs, advantage, reference: float [M], one entry per student token: current, sampling-time and reference
+    log-probs and the advantage of the token's dialogue. The denominator is counted once per optimiser step (all student tokens of
+    the step), so that the gradient does not depend on how the step is cut into micro-batches. With one
+    update a batch the ratio is 1 up to the rounding between sampler and trainer, and this is the paper's formula; where another
+    engine samples, ratio and clip correct what remains. SFT is the case advantage = 1, old_logprobs = logprobs.detach().
+    """
+    ratio = torch.exp(logprobs - old_logprobs)
+    gain = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+    if beta:
+        log_ratio = reference - logprobs
+        gain = gain - beta * (torch.exp(log_ratio) - log_ratio - 1)  # unbiased, never negative estimate of KL(π_θ ‖ π_ref)
+    return -gain.sum() / denominator
+
+
+def sft_loss(logprobs, denominator):
+    """Negative log-likelihood of the student's tokens over a step's number of them: grpo_loss with advantage 1 on-policy."""
+    return -logprobs.sum() / denominator
+
+
+def padded(rows, device):
+    """int64 [B, T] tensor of rows of different lengths, zeros on the right."""
+    return torch.nn.utils.rnn.pad_sequence([torch.tensor(r) for r in rows], batch_first=True).to(device)
+
+
+def micro_batches(dialogues, tokens):
+    """Index lists that share out the dialogues, longest together, so that rows × longest stays within `tokens`."""
+    order = sorted(range(len(dialogues)), key=lambda i: -len(dialogues[i].ids))
+    batches = []
+    for i in order:
+        if batches and (len(batches[-1]) + 1) * len(dialogues[batches[-1][0]].ids) <= tokens:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches
+
+
+# ------------------------------------------------------------------------------------------------------------ sampling engine
+
+
+class RaggedCache:
+    """Keys and values of dialogues of different lengths, in one tensor [layers, 2, B, heads, T, head size].
+
+    Implements what `transformers` layers ask of a cache: update(). New tokens are written at their own positions, so rows need
+    not be aligned; what lies behind a row's end is masked, and overwritten later.
+    """
+
+    def __init__(self, kv):
+        self.kv, self.rows, self.positions = kv, torch.arange(kv.shape[2], device=kv.device)[:, None], None
+
+    def update(self, keys, values, layer, *_, **__):
+        for i, new in enumerate((keys, values)):  # new: [B, heads, S, head size]
+            self.kv[layer, i][self.rows, :, self.positions] = new.transpose(1, 2).to(self.kv.dtype)
+        end = self.end
+        return self.kv[layer, 0, :, :, :end], self.kv[layer, 1, :, :, :end]
+
+    def get_seq_length(self, *_):
+        return 0
+
+
+class HFEngine:
+    """Samples turns with plain `transformers` (written for 5.x): batches what is pending, feeds only what a dialogue has new.
+
+    submit() takes a request, poll() returns finished ones. Keys and values of a conversation are kept under its name until
+    forget(). Sampling is by inverse CDF with uniforms seeded by the request's key: a dialogue does not depend on the others in
+    its batch, and one played again after a kill comes out the same.
+    """
+
+    batching = True  # poll() works through everything submitted, so callers gather requests first
+
+    def __init__(self, model, chat, max_tokens=512, temperature=1.0, seed=0, batch=256):
+        self.model, self.stops = model, torch.tensor(chat.stops, device=model.device)
+        self.max_tokens, self.temperature, self.seed, self.batch = max_tokens, temperature, seed, batch
+        self.decoder, self.head = decoder_and_head(model)
+        self.config = model.config.get_text_config()
+        self.context = self.config.max_position_embeddings
+        self.pending, self.kept = [], {}
+        self.tokens = 0
+
+    def submit(self, key, name, ids):
+        """key: what poll() gives back, and the seed. name: of the conversation that `ids` continues."""
+        if len(ids) + self.max_tokens > self.context:
+            fail(f"dialogue {name}: {len(ids)} tokens and a turn of {self.max_tokens} exceed the model's context of {self.context}; "
+                 "lower --max-tokens or --turns, or use a model with a longer context")  # fmt: skip
+        self.pending.append((key, name, ids))
+
+    def poll(self):
+        """[(key, Turn)] of a batch of the pending requests, longest first."""
+        self.pending.sort(key=lambda request: -len(request[2]))
+        now, self.pending = self.pending[: self.batch], self.pending[self.batch :]
+        return self.sample(now) if now else []
+
+    def forget(self, name):
+        """Drops the keys and values of a conversation that is over."""
+        self.kept.pop(name, None)
+
+    @torch.no_grad()
+    def sample(self, requests):
+        self.model.eval()
+        device, dtype, rows = self.model.device, self.model.dtype, len(requests)
+        size = getattr(self.config, "head_dim", None) or self.config.hidden_size // self.config.num_attention_heads
+        heads = self.config.num_key_value_heads
+        known = [self.kept.pop(name, ([], None)) for _, name, _ in requests]
+        starts = [min(len(os.path.commonprefix([old, ids])), len(ids) - 1) for (old, _), (_, _, ids) in zip(known, requests)]
+        new = padded([ids[n:] for n, (_, _, ids) in zip(starts, requests)], device)  # [B, S]
+        room = max(starts) + new.shape[1] + self.max_tokens
+        cache = RaggedCache(torch.zeros(self.config.num_hidden_layers, 2, rows, heads, room, size, device=device, dtype=dtype))
+        for r, (n, (_, kv)) in enumerate(zip(starts, known)):
+            if n:
+                cache.kv[:, :, r, :, :n] = kv[:, :, :, :n]
+        length = torch.tensor([len(ids) - n for n, (_, _, ids) in zip(starts, requests)], device=device)
+        position = torch.tensor(starts, device=device)
+        randoms = [random.Random(f"{self.seed}/{key}") for key, _, _ in requests]
+        out, chances = [], []
+        alive = torch.ones(rows, dtype=torch.bool, device=device)
+        for _ in range(self.max_tokens):
+            logits = self.forward(cache, new, position, length)
+            u = torch.tensor([r.random() for r in randoms], device=device, dtype=torch.float64)
+            logp = F.log_softmax(logits.float() / self.temperature, dim=-1) if self.temperature else logits.float()
+            token = self.pick(logp, u)
+            out.append(torch.where(alive, token, -1))
+            chances.append(logp.gather(1, token[:, None])[:, 0] if self.temperature else torch.zeros(rows, device=device))
+            alive = alive & ~torch.isin(token, self.stops)
+            if not alive.any():
+                break
+            position = position + length
+            new, length = token[:, None], alive.long()  # rows that have stopped write behind their end, where nobody looks
+        return self.turns(requests, cache, torch.stack(out, 1).tolist(), torch.stack(chances, 1).tolist())
+
+    def pick(self, logp, u):
+        """Tokens at uniforms u of the cumulative distribution; the likeliest ones at temperature 0."""
+        if not self.temperature:
+            return logp.argmax(-1)
+        cdf = logp.double().exp().cumsum(-1)
+        return torch.searchsorted(cdf, (u * cdf[:, -1])[:, None], right=True)[:, 0].clamp(max=logp.shape[1] - 1)
+
+    def forward(self, cache, new, position, length):
+        """Logits [B, V] after each row's last new token. new: [B, S]; position, length: [B] first position and number of new."""
+        cache.positions = position[:, None] + torch.arange(new.shape[1], device=new.device)  # [B, S]
+        cache.end = int((position + length).max())
+        column = torch.arange(cache.end, device=new.device)
+        causal = (column <= cache.positions[:, :, None])[:, None]  # [B, 1, S, T]
+        mask, kinds = causal, set(getattr(self.config, "layer_types", None) or ())
+        if len(kinds) > 1 or "sliding_attention" in kinds:
+            near = column > cache.positions[:, :, None] - self.config.sliding_window
+            mask = {"full_attention": causal, "sliding_attention": causal & near[:, None]}
+        elif kinds:
+            mask = {"full_attention": causal} if self.config.model_type.startswith(("qwen", "gemma")) else causal
+        hidden = self.decoder(input_ids=new, attention_mask=mask, position_ids=cache.positions, past_key_values=cache).last_hidden_state
+        last = hidden[torch.arange(len(new), device=new.device), (length - 1).clamp(min=0)]
+        return soften(self.head(last), getattr(self.config, "final_logit_softcapping", None))
+
+    def turns(self, requests, cache, out, chances):
+        done = []
+        for r, (key, name, ids) in enumerate(requests):
+            n = out[r].index(-1) if -1 in out[r] else len(out[r])
+            turn = Turn(out[r][:n], chances[r][:n], "stop" if out[r][n - 1] in self.stops else "length")
+            fed = ids + turn.ids[:-1]  # the last token was sampled, but never fed
+            self.kept[name] = (fed, cache.kv[:, :, r, :, : len(fed)].clone())
+            self.tokens += n
+            done.append((key, turn))
+        return done
+
+
+class Grader:
+    """Grades turns as an engine samples them: math at once, programs in threads while the sampling goes on."""
+
+    def __init__(self):
+        self.pool, self.done, self.running = ThreadPoolExecutor(max_workers=os.cpu_count()), [], {}
+
+    def submit(self, key, problem, text):
+        if problem.domain == "math":
+            self.done.append((key, grade(problem, text)))
+        else:
+            self.running[self.pool.submit(grade, problem, text)] = key
+
+    def poll(self, block):
+        """[(key, Verdict)] of what is graded; with `block`, of everything submitted."""
+        if block:
+            wait(self.running)
+        finished = [f for f in self.running if f.done()]
+        done, self.done = self.done, []
+        return done + [(self.running.pop(f), f.result()) for f in finished]
+
+
+# ---------------------------------------------------------------------------------------------------- models and run folders
+
+
+def load_model(path, device, dtype="auto"):
+    """(model, Chat) of a local folder or hub name. Ends the program if there is none."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device)
+    except (OSError, ValueError, KeyError) as e:
+        fail(f"model {path}: cannot be loaded ({str(e).splitlines()[0]}); give a transformers folder or a hub name")
+    chat = Chat(tokenizer, path)
+    if chat.note:
+        print(chat.note, file=sys.stderr)
+    return model, chat
+
+
+def default_device():
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def read_jsonl(path):
+    """Objects of a JSONL file. A last line that a kill left half-written is dropped; any other bad line ends the program."""
+    if not Path(path).exists():
+        return []
+    lines, rows = Path(path).read_bytes().split(b"\n"), []
+    for number, line in enumerate(lines, 1):
+        try:
+            if number < len(lines) and line.strip():  # what follows the last newline was never completed
+                rows.append(json.loads(line))
+        except ValueError:
+            fail(f"{path}, line {number}: not JSON; the file was changed by something else, remove it or restore it")
+    return rows
+
+
+class Run:
+    """A run folder: config.json, metrics.jsonl, dialogues.jsonl, and whatever the stage saves. The same command resumes it."""
+
+    def __init__(self, args, ignore=("out",)):
+        """Opens `args.out`; ends the program if it holds a run with other arguments, or something that is not a run."""
+        self.path = Path(args.out)
+        config = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k not in ignore}
+        config["script"] = Path(sys.argv[0]).name
+        file = self.path / "config.json"
+        if file.exists():
+            old = json.loads(file.read_text())["arguments"]
+            changed = sorted(k for k in old.keys() | config.keys() if old.get(k) != config.get(k))
+            if changed:
+                k = changed[0]
+                fail(f"{self.path} holds a run with another {k} ({old.get(k)!r}, now {config.get(k)!r}); choose another --out or remove it")
+        elif self.path.exists() and any(self.path.iterdir()):
+            fail(f"{self.path} is not empty and holds no run; choose another --out")
+        self.path.mkdir(parents=True, exist_ok=True)
+        for log in self.path.glob("*.jsonl"):  # a kill may have left the last line half-written
+            data = log.read_bytes()
+            if not data.endswith(b"\n"):
+                log.write_bytes(data[: data.rfind(b"\n") + 1])
+        if not file.exists():
+            versions = {"torch": torch.__version__, "transformers": transformers.__version__, "python": sys.version.split()[0]}
+            write_atomically(file, json.dumps({"arguments": config, "versions": versions, "revision": revision()}, indent=1))
+
+    def append(self, name, rows):
+        """Appends rows to a JSONL file of the folder."""
+        with (self.path / name).open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in rows))
+
+    def keep(self, name, wanted):
+        """Rewrites a JSONL file to the rows for which wanted(row) holds: what was logged after the last saved state goes."""
+        path = self.path / name
+        rows = [r for r in read_jsonl(path) if wanted(r)]
+        write_atomically(path, "".join(json.dumps(r) + "\n" for r in rows))
+        return rows
+
+    def save_model(self, model, tokenizer):
+        """Writes the checkpoint folder `model`; it appears only when it is complete."""
+        part, final = self.path / "model.part", self.path / "model"
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        if final.exists():
+            import shutil
+
+            shutil.rmtree(final)
+        part.replace(final)
+
+    def save_state(self, state):
+        """Writes resume.pt, whole or not at all."""
+        torch.save(state, self.path / "resume.part")
+        (self.path / "resume.part").replace(self.path / "resume.pt")
+
+    def load_state(self):
+        """The last saved state, or None."""
+        path = self.path / "resume.pt"
+        return torch.load(path, map_location="cpu", weights_only=False) if path.exists() else None
+
+
+def write_atomically(path, text):
+    part = path.with_suffix(".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def revision():
+    """The git revision of the kit, or None."""
+    run = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
+    return run.stdout.strip() or None
+
+
+def arguments(doc):
+    """An argument parser that shows a script's docstring and the defaults."""
+
+    class Form(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+        pass
+
+    return argparse.ArgumentParser(description=doc, formatter_class=Form)
+# STUB
+def boxed(t):
+    m=re.findall(r"\\boxed\{([^{}]+)\}",t); return m[-1] if m else None
+def equal_answers(a,b): return a==b

@@ -1,0 +1,283 @@
+"""Stage 0: a student and a teacher talk about problems; the dialogues are written to OUT/dialogues.jsonl.
+
+    python generate.py --model google/gemma-3-12b-it --problems train.jsonl --out runs/dialogues
+
+The protocol (paper, section on the process being modelled) is the function `converse`. The teacher is a frozen copy of the
+student unless --teacher names another model. `--turns 1` gives single-turn samples. The same command goes on where it was
+killed; each dialogue depends only on the seed and its own name, so that the result is the same.
+
+Chosen where the paper is silent: temperature 1 and full distributions for the student; the private knowledge stands with the
+student's latest turn; a teacher of code sees the report of the public tests on the latest program; reasoning modes are off.
+"""
+
+import sys
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+
+import torch
+from tqdm import tqdm
+
+from common import (NO_PROGRAM, Dialogue, Grader, HFEngine, Problem, Run, arguments, default_device, fail, load_model, load_problems,
+                    load_prompts, read_jsonl, visible)  # fmt: skip
+
+
+@dataclass
+class Speak:
+    """A coroutine's request for a turn: who speaks (student | teacher | asker), on which token ids, in which conversation."""
+
+    role: str
+    ids: list
+    name: str
+    turn: int
+
+
+@dataclass
+class Check:
+    """A coroutine's request for a verdict on a student turn."""
+
+    problem: Problem
+    text: str
+    name: str
+
+
+# --------------------------------------------------------------------------------------------------------------- the protocol
+
+
+def converse(problem, name, student, teacher, prompts, turns, inject=None, sharded=False):
+    """One dialogue, as a coroutine: yields Speak and Check, receives Turn and Verdict, returns the Dialogue.
+
+    student, teacher: the Chat of either side. turns: N. inject(t): whether a wrong student turn t is to be replaced by a
+    question that the asker writes (Q-priming, Eq. 4). sharded: the problem comes in pieces from a lazy user who reveals the next
+    one after each turn, whatever the student says; the dialogue is over when all are out and the student has failed.
+    """
+    d = Dialogue(name, problem.id, problem.domain)
+    opening = prompts[problem.domain].format(problem=problem.shards[0] if sharded else problem.prompt)
+    d.hear(student.view([{"role": "user", "content": opening}]), opening)  # u_1^T is the problem
+    report = NO_PROGRAM
+    turns = len(problem.shards) if sharded else turns
+    for t in range(1, turns + 1):
+        turn = yield Speak("student", d.ids, name, t)
+        text = student.text(turn.ids)
+        verdict = yield Check(problem, text, name)
+        report = verdict.report if problem.domain == "code" and verdict.attempted else report
+        knowledge = problem.answer if problem.domain == "math" else report  # k_t
+        if inject and not verdict.correct and inject(t):
+            question = yield Speak("asker", student.view(asker_view(problem, text, knowledge, prompts)), name, t)
+            asked = student.text(question.ids)
+            check = yield Check(problem, asked, name)
+            if not check.attempted:  # an asker that answers instead of asking is not used
+                turn, text, verdict = question, asked, check
+                d.injected.append(t)
+        d.say(turn, text, student.end)
+        d.statuses.append(verdict.status)
+        if verdict.correct:
+            d.solved = t
+            return d
+        if t == turns:
+            return d
+        if sharded:
+            said = problem.shards[t]
+        else:
+            hint = yield Speak("teacher", teacher.view(teacher_view(d, knowledge, problem, prompts)), name, t)
+            said = visible(teacher.text(hint.ids))
+            d.leaks += leaks(problem, said)
+        d.hear(student.between(said), said)
+
+
+def teacher_view(d, knowledge, problem, prompts):
+    """The conversation with the roles swapped, the private knowledge with the student's latest turn: s_t = (c_t, k_t)."""
+    view = [{"role": "user", "content": prompts["teacher"]}]
+    for m in d.messages:
+        view.append({"role": "assistant" if m["role"] == "teacher" else "user", "content": visible(m["content"])})
+    turn = view[-1]["content"]
+    view[-1]["content"] = prompts[f"teacher_{d.domain}"].format(
+        problem=problem.prompt, turn=turn, knowledge=knowledge, solution=problem.solution or ""
+    )
+    return view
+
+
+def asker_view(problem, turn, knowledge, prompts):
+    """What the student model is shown to write an informative question: its own attempt and the teacher's private knowledge."""
+    text = prompts[f"asker_{problem.domain}"].format(
+        problem=problem.prompt, turn=visible(turn), knowledge=knowledge, solution=problem.solution or ""
+    )
+    return [{"role": "user", "content": text}]
+
+
+def leaks(problem, said):
+    """1 if a hint holds the right answer of a math problem or the solution of a code problem, word for word."""
+    import re
+
+    secret = problem.answer if problem.domain == "math" else problem.solution
+    squeezed = [re.sub(r"\s+", "", text or "") for text in (secret, said)]
+    return int(bool(squeezed[0]) and re.search(rf"(?<!\w){re.escape(squeezed[0])}(?!\w)", squeezed[1]) is not None)
+
+
+# ---------------------------------------------------------------------------------------------------------- driving dialogues
+
+
+def play(talks, engines, grader, live=256, seconds=None):
+    """Runs (name, coroutine) pairs, at most `live` at once; yields each Dialogue as it ends. engines: role → engine.
+
+    seconds: a Counter to which the time in each role, and in grading, is added.
+    """
+    talks, running, ended = iter(talks), {}, []
+    seconds = Counter() if seconds is None else seconds
+    by_engine = {id(e): (role, e) for role, e in reversed(engines.items())}.values()
+
+    def advance(name, value):
+        try:
+            request = running[name].send(value)
+        except StopIteration as end:
+            del running[name]
+            for role, engine in engines.items():
+                engine.forget(f"{name}/{role}")
+            ended.append(end.value)
+            return
+        if isinstance(request, Check):
+            grader.submit(name, request.problem, request.text)
+        else:
+            view = f"{name}/{request.role}"
+            engines[request.role].submit((name, request.role, request.turn), view, request.ids)
+
+    while True:
+        while len(running) < live and (new := next(talks, None)) is not None:
+            name, talk = new
+            running[name] = talk
+            advance(name, None)
+        if not running:
+            return
+        clock = time.perf_counter()
+        for name, verdict in grader.poll(block=all(e.batching or not e.pending for _, e in by_engine)):
+            advance(name, verdict)
+        seconds["grading"] += time.perf_counter() - clock
+        for role, engine in by_engine:
+            clock = time.perf_counter()
+            for (name, _, _), turn in engine.poll():
+                advance(name, turn)
+            seconds[role] += time.perf_counter() - clock
+        yield from ended
+        ended.clear()
+
+
+# ------------------------------------------------------------------------------------------------------------------ the script
+
+
+def add_arguments(parser, turns=4):
+    """The arguments of every stage that plays dialogues."""
+    group = parser.add_argument_group("dialogues")
+    group.add_argument("--model", required=True, help="student: a transformers folder or hub name")
+    group.add_argument("--teacher", help="teacher; default: a frozen copy of the initial student")
+    group.add_argument("--problems", required=True, help="file of problem lines")
+    group.add_argument("--prompts", help="JSON file that replaces prompts of common.py")
+    group.add_argument("--turns", type=int, default=turns, help="N, student turns a dialogue has at most; 1 is single-turn")
+    group.add_argument("--out", required=True, help="run folder; an unfinished one is resumed")
+    group.add_argument("--seed", type=int, default=0, help="seed of everything random")
+    group = parser.add_argument_group("sampling")
+    group.add_argument("--temperature", type=float, default=1.0, help="of the student")
+    group.add_argument("--teacher-temperature", type=float, default=1.0, help="of the teacher and the asker")
+    group.add_argument("--max-tokens", type=int, default=1024, help="tokens a turn has at most")
+    group.add_argument("--live", type=int, default=256, help="dialogues that are played at once")
+    add_device_arguments(parser)
+
+
+def add_device_arguments(parser, dtype="auto"):
+    group = parser.add_argument_group("machine")
+    group.add_argument("--device", default=default_device(), help="torch device")
+    group.add_argument("--dtype", default=dtype, choices=("auto", "float32", "bfloat16"), help="of the weights; auto: as stored")
+    group.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads of torch")
+
+
+NEUTRAL = ("out", "live", "device", "threads")  # arguments that may change when a run is resumed
+
+
+def check_arguments(args):
+    """Ends the program if a number makes no sense."""
+    for name in ("turns", "max_tokens", "live", "samples", "batch", "epochs", "steps", "lr"):
+        value = getattr(args, name, None)
+        if value is not None and value <= 0:
+            fail(f"--{name.replace('_', '-')} is {value}; it must be positive")
+    torch.set_num_threads(args.threads)
+
+
+def setting(args, model=None):
+    """(student model, its Chat, teacher's Chat, prompts, engines, grader) of a script's arguments."""
+    prompts = load_prompts(args.prompts)
+    if model is None:
+        model, chat = load_model(args.model, args.device, args.dtype)
+    else:
+        model, chat = model
+    student = HFEngine(model, chat, args.max_tokens, args.temperature, args.seed, args.live)
+    frozen, teacher_chat = load_model(args.teacher or args.model, args.device, args.dtype)
+    teacher = HFEngine(frozen, teacher_chat, args.max_tokens, args.teacher_temperature, args.seed, args.live)
+    asker = teacher if not args.teacher else HFEngine(model, chat, args.max_tokens, args.teacher_temperature, args.seed, args.live)
+    return model, chat, teacher_chat, prompts, {"student": student, "teacher": teacher, "asker": asker}, Grader()
+
+
+def generate(args, run, injection=None):
+    """Plays args.samples dialogues of each problem into the run folder; returns all rows of its dialogues.jsonl.
+
+    injection(name, t): whether a wrong turn t of the dialogue is to become a question.
+    """
+    problems = load_problems(args.problems)
+    done = {row["id"] for row in read_jsonl(run.path / "dialogues.jsonl")}
+    names = [(p, f"{p.id}/{k}") for k in range(args.samples) for p in problems if f"{p.id}/{k}" not in done]
+    if names:
+        _, chat, teacher_chat, prompts, engines, grader = setting(args)
+
+        def talks():
+            for problem, name in names:
+                inject = injection and (lambda t, name=name: injection(name, t))
+                yield name, converse(problem, name, chat, teacher_chat, prompts, args.turns, inject)
+
+        total = len(problems) * args.samples
+        bar = tqdm(play(talks(), engines, grader, args.live), initial=len(done), total=total, desc="dialogues", mininterval=1)
+        solved = tried = 0
+        for d in bar:
+            run.append("dialogues.jsonl", [asdict(d)])
+            solved, tried = solved + (d.solved is not None), tried + 1
+            bar.set_postfix(solved=f"{solved / tried:.2f}", refresh=False)
+    return read_jsonl(run.path / "dialogues.jsonl")
+
+
+def summary(rows, turns):
+    """Counts over dialogue rows that every stage reports: a flat dict of floats."""
+    dialogues = [Dialogue(**{k: r[k] for k in Dialogue.__dataclass_fields__}) for r in rows]
+    n, spoken = len(dialogues), sum(d.turns for d in dialogues)
+    status = Counter(s for d in dialogues for s in d.statuses)
+    students = [[m["content"] for m in d.messages if m["role"] == "student"] for d in dialogues]
+    later = sum(max(0, len(s) - 1) for s in students)
+    return {
+        **{f"solved_{t}": sum(d.solved is not None and d.solved <= t for d in dialogues) / n for t in range(1, turns + 1)},
+        "turns": spoken / n,
+        "questions": sum(d.questions for d in dialogues) / n,
+        "cut": sum(f == "length" for d in dialogues for f in d.finishes) / spoken,
+        "no_attempt": status["no attempt"] / spoken,
+        "undecided": status["undecided"] / spoken,
+        "failures": (status["error"] + status["timeout"]) / spoken,
+        "leaks": sum(d.leaks for d in dialogues) / max(1, sum(d.turns - 1 for d in dialogues)),
+        "repeats": sum(a == b for s in students for a, b in zip(s, s[1:])) / max(1, later),
+    }
+
+
+def main():
+    parser = arguments(__doc__)
+    add_arguments(parser)
+    parser.add_argument("--samples", type=int, default=1, help="dialogues of each problem")
+    args = parser.parse_args()
+    check_arguments(args)
+    load_problems(args.problems)
+    run = Run(args, NEUTRAL)
+    rows = generate(args, run)
+    result = summary(rows, args.turns)
+    run.keep("metrics.jsonl", lambda row: False)
+    run.append("metrics.jsonl", [{"dialogues": len(rows), **result}])
+    print(f"{len(rows)} dialogues in {run.path}: " + ", ".join(f"{k} {v:.3f}" for k, v in result.items()))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on from here")

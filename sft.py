@@ -1,0 +1,115 @@
+"""Stage 1: offline SML. Supervised fine-tuning on the student's turns of successful dialogues (Eq. 1).
+
+    python sft.py --model google/gemma-3-12b-it --data runs/dialogues --out runs/mt-sft      # multi-turn, offline SML
+    python sft.py --model google/gemma-3-12b-it --data runs/single --out runs/st-sft         # single-turn: generate.py --turns 1
+
+Trains on the very tokens that were sampled (end-of-turn tokens included); the teacher's tokens are context only. Dialogues
+that were not solved are left out. Chosen where the paper is silent: all weights, AdamW without weight decay, constant learning
+rate after a short warm-up, one epoch, equal weight of all student tokens of a step.
+"""
+
+import random
+import sys
+import time
+
+import torch
+from tqdm import tqdm
+
+from common import Run, arguments, fail, load_dialogues, load_model, masked_logprobs, micro_batches, padded, sft_loss
+from generate import NEUTRAL, add_device_arguments, check_arguments
+
+
+def add_arguments(parser, lr=1e-5):
+    """The arguments of supervised training."""
+    group = parser.add_argument_group("training")
+    group.add_argument("--lr", type=float, default=lr, help="AdamW's learning rate")
+    group.add_argument("--batch", type=int, default=32, help="dialogues an optimiser step")
+    group.add_argument("--epochs", type=int, default=1, help="passes over the data")
+    group.add_argument("--micro-tokens", type=int, default=16384, help="tokens of a micro-batch, padding included; limits memory")
+    group.add_argument("--save-every", type=int, default=50, help="steps between saved states")
+
+
+def make_optimizer(model, lr):
+    """AdamW without weight decay; memory-saving activation checkpoints where there is a GPU to save memory on."""
+    if model.device.type == "cuda":
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
+
+
+def train(args, run, model, tokenizer, dialogues):
+    """Trains the model on the dialogues; resumes from the run folder's state; saves the checkpoint into the run folder."""
+    optimizer = make_optimizer(model, args.lr)
+    steps = [step for epoch in range(args.epochs) for step in epoch_batches(len(dialogues), args.batch, f"{args.seed}/{epoch}")]
+    start = 0
+    if state := run.load_state():
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        start = state["step"]
+    run.keep("metrics.jsonl", lambda row: row["step"] <= start)
+    for number in tqdm(range(start + 1, len(steps) + 1), initial=start, total=len(steps), desc="sft", mininterval=1):
+        for group in optimizer.param_groups:
+            group["lr"] = args.lr * min(1.0, number / max(1, len(steps) // 20))
+        clock = time.perf_counter()
+        row = step(model, optimizer, [dialogues[i] for i in steps[number - 1]], args.micro_tokens)
+        run.append("metrics.jsonl", [{"step": number, **row, "seconds": time.perf_counter() - clock}])
+        if number % args.save_every == 0 or number == len(steps):
+            run.save_state({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": number})
+    run.save_model(model, tokenizer)
+
+
+def epoch_batches(n, size, seed):
+    """Index lists of one pass over n dialogues in random order."""
+    order = list(range(n))
+    random.Random(seed).shuffle(order)
+    return [order[i : i + size] for i in range(0, n, size)]
+
+
+def step(model, optimizer, dialogues, micro_tokens):
+    """One optimiser step; the loss is the mean over all student tokens of the step, whatever the micro-batches."""
+    model.train()
+    total, denominator = 0.0, sum(sum(d.mask[1:]) for d in dialogues)
+    for rows in micro_batches(dialogues, micro_tokens):
+        ids, mask = (padded([getattr(dialogues[i], name) for i in rows], model.device) for name in ("ids", "mask"))
+        loss = sft_loss(masked_logprobs(model, ids, mask), denominator)
+        loss.backward()
+        total += loss.item()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item()
+    optimizer.step()
+    optimizer.zero_grad()
+    return {"loss": total, "grad_norm": norm, "tokens": denominator, "dialogues": len(dialogues)}
+
+
+def successful(dialogues):
+    """Eq. 1: the dialogues with R = 1. Prints how many stay; ends the program if none does."""
+    kept = sorted((d for d in dialogues if d.solved is not None), key=lambda d: d.id)  # files are in the order of completion
+    print(f"{len(kept)} of {len(dialogues)} dialogues were solved; training on these, {sum(sum(d.mask) for d in kept)} student tokens")
+    return kept or fail("no dialogue was solved, so there is nothing to train on; generate more, or use easier problems")
+
+
+def main():
+    parser = arguments(__doc__)
+    parser.add_argument("--model", required=True, help="model to train: the student that spoke in the dialogues")
+    parser.add_argument("--data", required=True, nargs="+", help="folders that generate.py wrote")
+    parser.add_argument("--out", required=True, help="run folder; an unfinished one is resumed")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the order of the dialogues")
+    add_arguments(parser)
+    add_device_arguments(parser, dtype="float32")
+    args = parser.parse_args()
+    check_arguments(args)
+    dialogues = successful([d for path in args.data for d in load_dialogues(path)])
+    run = Run(args, NEUTRAL)
+    if (run.path / "model").exists():
+        return print(f"{run.path} is finished")
+    model, chat = load_model(args.model, args.device, args.dtype)
+    too_long = max(len(d.ids) for d in dialogues)
+    context = model.config.get_text_config().max_position_embeddings
+    if too_long > context:
+        fail(f"a dialogue has {too_long} tokens, the context of {args.model} is {context}; generate with fewer turns or tokens")
+    train(args, run, model, chat.tokenizer, dialogues)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on from the last saved state")

@@ -1,0 +1,373 @@
+"""The toy world: two families of problems that a very small model can solve in part at once and in full by talking.
+
+math   x + y mod 1000. Up to two digits are unreadable (`?`), so the problem alone leaves up to 100 possible answers.
+code   which three items does f pick from a list of ten? One example is given; a picked letter that occurs once is certain, the
+       common letter occurs six times, so up to two picks are ambiguous. The solution is a Python function that is really run.
+
+Both answers have three slots of ten values, and all values are single tokens of their slot (438 is `400+30+8`): the model has to
+learn what a hint means, not how to spell. Nothing else is shared with the rest of the kit: problems leave here as ordinary problem
+lines, prompts as an ordinary prompts file, the tokenizer and the model as an ordinary `transformers` folder.
+
+The teacher's language: to an attempt, `1st ok, 2nd wrong, 3rd ok.`; to a question `Which 2nd?`, two neighbouring values of which one
+is right, `2nd 3 or 4.`; to anything it cannot answer, `Please try.`. An attempt therefore teaches little about a wrong slot, and
+a question much: asking is sometimes worth its turn. That is a property of this world, chosen so that questions can pay at all.
+"""
+
+import itertools
+import json
+import random
+import zlib
+from dataclasses import dataclass
+
+NAMES = ("1st", "2nd", "3rd")
+LETTERS = "abcde"
+AMBIGUOUS = (0.25, 0.50, 0.25)  # share of problems with 0, 1, 2 ambiguous places
+
+DIGIT = [[f"{v}00+" for v in range(10)], [f"{v}0+" for v in range(10)], [f"{v}" for v in range(10)]]
+HIDDEN_DIGIT = ["?00+", "?0+", "?"]
+ITEM = [{c: f"x[{i}]={c}, " for c in LETTERS} for i in range(10)]
+PICKED = [{c: f"f(x)[{s}]={c}" + (", ", ", ", ".")[s] for c in LETTERS + "?"} for s in range(3)]
+INDEX = [[f"[x[{v}], " for v in range(10)], [f"x[{v}], " for v in range(10)], [f"x[{v}]]" for v in range(10)]]
+VALUE = [[f"[{v}, " for v in range(10)], [f"{v}, " for v in range(10)], [f"{v}]" for v in range(10)]]
+HINT = [[f"{n} {w}{end}" for w in ("wrong", "ok")] for n, end in zip(NAMES, (", ", ", ", "."))]
+RANGE = [[f"{n} {v} or {v + 1}." for v in range(9)] for n in NAMES]
+QUESTION = [f"Which {n}?" for n in NAMES]
+PROBE = "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]"
+BOX, UNBOX, FENCE, UNFENCE = "\\boxed{", "}", "```python\ndef f(x): return ", "\n```"
+COMPUTE, PLUS, MOD, WRITE, THEN = "Compute ", " plus ", " mod 1000.", "Write f. If ", "then "
+FACT = ["first number: ", "second number: "]
+TRY, TEACH, ASK, ANSWER, CAREFUL = "Please try.", "Teach.", "Ask.", " Answer: ", "careful"
+RETURNED, EXPECTED, TESTED, UNTESTED = f" Test 1: f({PROBE}) returned ", ", expected ", ".", " No program yet."
+PROMPTS = {
+    "math": "{problem}",
+    "code": "{problem}",
+    "teacher": TEACH,
+    "teacher_math": "{turn}" + ANSWER + "{knowledge}",
+    "teacher_code": "{turn} {knowledge}",
+    "asker_math": ASK + "{problem}{turn}" + ANSWER + "{knowledge}",
+    "asker_code": ASK + "{problem}{turn} {knowledge}",
+}
+SPECIAL = ["<pad>", "<unk>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
+TEMPLATE = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+def words():
+    """All tokens except the special ones."""
+    tables = DIGIT + [HIDDEN_DIGIT] + [t.values() for t in ITEM + PICKED] + INDEX + VALUE + HINT + RANGE + [QUESTION, FACT]
+    singles = [BOX, UNBOX, FENCE, UNFENCE, COMPUTE, PLUS, MOD, WRITE, THEN]
+    singles += [TRY, TEACH, ASK, ANSWER, CAREFUL, RETURNED, EXPECTED, TESTED, UNTESTED]
+    return [w for table in tables for w in table] + singles
+
+
+def tokenizer():
+    """A `transformers` tokenizer of whole words; a character outside the vocabulary becomes `<unk>`."""
+    import re
+
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocab = {w: i for i, w in enumerate(SPECIAL + words())}
+    assert len(vocab) == len(SPECIAL) + len(words()), "two tokens with the same text"
+    core = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    longest_first = sorted(words(), key=len, reverse=True)
+    core.pre_tokenizer = pre_tokenizers.Split(Regex("|".join(map(re.escape, longest_first)) + r"|[\s\S]"), "isolated")
+    core.decoder = decoders.Fuse()
+    fast = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", unk_token="<unk>", eos_token="<|end|>",
+                                   additional_special_tokens=SPECIAL[2:5], clean_up_tokenization_spaces=False)  # fmt: skip
+    fast.chat_template = TEMPLATE
+    return fast
+
+
+@dataclass
+class Toy:
+    """One problem. `answer` and each of `candidates` (all answers that the problem text allows, equally likely) are three digits."""
+
+    domain: str
+    text: list  # tokens of the problem statement; what is not known is `?`
+    answer: tuple
+    candidates: list
+    facts: list  # sharded problems: token lists, revealed one a turn, after which one candidate is left
+    after: list  # candidates left after each fact
+    whole: list  # tokens of the statement with all facts in it
+
+    def held_out(self):
+        """True for the tenth of all problems that the base model never sees."""
+        return zlib.crc32("".join(self.text).encode()) % 10 == 0
+
+
+def add(x, y):
+    """Digits of x + y mod 1000."""
+    total = sum(d * 10 ** (2 - i) for i, d in enumerate(x)) + sum(d * 10 ** (2 - i) for i, d in enumerate(y))
+    return tuple(int(c) for c in f"{total % 1000:03d}")
+
+
+def math_problem(rng, hidden):
+    """x + y mod 1000 with the given number of unreadable digits; as facts, the digits in random order."""
+    digits = [rng.randrange(10) for _ in range(6)]
+    places = rng.sample(range(6), hidden)
+
+    def possible(unknown):
+        fills = itertools.product(range(10), repeat=len(unknown))
+        filled = [[dict(zip(unknown, fill)).get(i, d) for i, d in enumerate(digits)] for fill in fills]
+        return [add(f[:3], f[3:]) for f in filled]
+
+    shown = [HIDDEN_DIGIT[i % 3] if i in places else DIGIT[i % 3][d] for i, d in enumerate(digits)]
+    text = [COMPUTE, *shown[:3], PLUS, *shown[3:], MOD]
+    facts = [[FACT[p // 3], DIGIT[p % 3][digits[p]]] for p in places]
+    after = [possible(places[k + 1 :]) for k in range(hidden)]
+    told = [DIGIT[i % 3][d] for i, d in enumerate(digits)]
+    whole = [COMPUTE, *told[:3], PLUS, *told[3:], MOD]
+    return Toy("math", text, add(digits[:3], digits[3:]), possible(places), facts, after, whole)
+
+
+def code_problem(rng, ambiguous, hidden=0):
+    """Ten items, four letters once and one six times; `ambiguous` picks are of the common letter, `hidden` picked letters unknown."""
+    letters = rng.sample(LETTERS, 5)
+    items = letters[:4] + letters[4:] * 6
+    rng.shuffle(items)
+    where = {c: [i for i, other in enumerate(items) if other == c] for c in letters}
+    vague = rng.sample(range(3), ambiguous)
+    picks = [letters[4] if s in vague else rng.choice(letters[:4]) for s in range(3)]
+    answer = tuple(rng.choice(where[c]) for c in picks)
+    secret = rng.sample(range(3), hidden)
+
+    def possible(unknown):
+        return list(itertools.product(*(range(10) if s in unknown else where[c] for s, c in enumerate(picks))))
+
+    shown = [PICKED[s]["?" if s in secret else c] for s, c in enumerate(picks)]
+    given = [WRITE, *(ITEM[i][c] for i, c in enumerate(items)), THEN]
+    facts = [[PICKED[s][picks[s]]] for s in secret]
+    after = [possible(secret[k + 1 :]) for k in range(hidden)]
+    whole = given + [PICKED[s][c] for s, c in enumerate(picks)]
+    return Toy("code", given + shown, answer, possible(secret), facts, after, whole)
+
+
+def problem(rng, domain):
+    """A full problem: everything that will ever be said about it is in its text."""
+    n = rng.choices((0, 1, 2), AMBIGUOUS)[0]
+    toy = math_problem(rng, n) if domain == "math" else code_problem(rng, n)
+    toy.facts, toy.after, toy.whole = [], [], toy.text
+    return toy
+
+
+def sharded(rng, domain):
+    """A problem of which two or three facts come later; with all facts the answer is certain."""
+    n = rng.choice((2, 3))
+    return math_problem(rng, n) if domain == "math" else code_problem(rng, 0, n)
+
+
+def attempt(domain, answer):
+    """Tokens of the turn that gives this answer (three digits)."""
+    table, left, right = (DIGIT, BOX, UNBOX) if domain == "math" else (INDEX, FENCE, UNFENCE)
+    return [left, *(table[s][v] for s, v in enumerate(answer)), right]
+
+
+def line(toy, name):
+    """The problem as a problem line (see common.load_problems)."""
+    out = {"id": name, "domain": toy.domain, "prompt": "".join(toy.whole)}
+    if toy.domain == "math":
+        out["answer"] = "".join(DIGIT[s][v] for s, v in enumerate(toy.answer))
+    else:
+        probe = {"input": PROBE, "output": json.dumps(toy.answer), "testtype": "functional"}
+        out |= {"tests": [probe], "public_tests": [probe], "func_name": "f"}
+    out["solution"] = "".join(attempt(toy.domain, toy.answer))
+    if toy.facts:
+        out["shards"] = ["".join(toy.text)] + ["".join(f) for f in toy.facts]
+    return out
+
+
+def problems(rng, domain, n, held_out, make=problem):
+    """n different problems on one side of the split."""
+    found = {}
+    while len(found) < n:
+        toy = make(rng, domain)
+        if toy.held_out() == held_out:
+            found.setdefault("".join(toy.text), toy)
+    return list(found.values())
+
+
+# ------------------------------------------------------------------------------- documents that the base model is trained on
+
+
+def agrees(candidate, feedback):
+    """Whether an answer is possible after the feedback: ("hint", attempt, flags) and ("range", slot, low) items."""
+    for kind, a, b in feedback:
+        if kind == "range" and not b <= candidate[a] <= b + 1:
+            return False
+        if kind == "hint" and any((candidate[s] == a[s]) != b[s] for s in range(3)):
+            return False
+    return True
+
+
+def slip(rng, answer, p):
+    """With probability p, one slot becomes a random value."""
+    if rng.random() >= p:
+        return answer
+    s = rng.randrange(3)
+    return tuple(rng.randrange(10) if i == s else v for i, v in enumerate(answer))
+
+
+def converse(rng, toy, habit, ask, carelessness, turns):
+    """A conversation with a truthful teacher: [(student tokens, teacher tokens, attempt or None, latest attempt)].
+
+    habit: `attentive` (answers that agree with all feedback), `repeats` (its first answer again), `afresh` (ignores feedback),
+    `random` (any digits; only teachers see such students). ask: probability of a question instead of an attempt.
+    """
+    feedback, out, latest = [], [], None
+    for _ in range(turns):
+        left = [c for c in toy.candidates if agrees(c, feedback)]
+        open_slots = [s for s in range(3) if len({c[s] for c in left}) > 1]
+        if rng.random() < ask * (0.3 if latest is None else 1) and (open_slots or habit == "random"):
+            slot = rng.choice(open_slots if open_slots and habit != "random" else range(3))
+            if latest is None and toy.domain == "code":  # the teacher of a program knows nothing before the first one has run
+                said = [TRY]
+            else:
+                low = min(8, max(0, toy.answer[slot] - rng.randrange(2)))
+                said = [RANGE[slot][low]]
+                feedback.append(("range", slot, low))
+            out.append(([QUESTION[slot]], said, None, latest))
+            continue
+        if habit == "attentive":
+            now = slip(rng, rng.choice(left), carelessness)
+        elif habit == "repeats" and latest:
+            now = latest
+        elif habit == "random":
+            near = [v if rng.random() < 0.5 else rng.randrange(10) for v in toy.answer]
+            now = tuple(near)
+        else:
+            now = slip(rng, rng.choice(toy.candidates), carelessness)
+        latest = now
+        flags = [a == b for a, b in zip(now, toy.answer)]
+        if all(flags):
+            out.append((attempt(toy.domain, now), None, now, now))
+            break
+        feedback.append(("hint", now, flags))
+        out.append((attempt(toy.domain, now), [HINT[s][ok] for s, ok in enumerate(flags)], now, now))
+    return out
+
+
+def length(rng):
+    """Turns of a conversation: mostly two to five, one in six up to ten."""
+    return rng.randint(6, 10) if rng.random() < 1 / 6 else rng.randint(2, 5)
+
+
+def knowledge(toy, latest):
+    """Tokens that the teacher reads after the student's turn: the answer, or the report on the latest program."""
+    if toy.domain == "math":
+        return [ANSWER, *(DIGIT[s][v] for s, v in enumerate(toy.answer))]
+    if latest is None:
+        return [UNTESTED]
+    got, want = ([VALUE[s][v] for s, v in enumerate(a)] for a in (latest, toy.answer))
+    return [RETURNED, *got, EXPECTED, *want, TESTED]
+
+
+def seen(rng, domain, make=problem):
+    """A problem that is not held out."""
+    while (toy := make(rng, domain)).held_out():
+        pass
+    return toy
+
+
+def doc_single(rng, domain):
+    toy = seen(rng, domain)
+    return [("user", toy.text, 0), ("assistant", attempt(domain, slip(rng, rng.choice(toy.candidates), 0.3)), 1)]
+
+
+def doc_dialogue(rng, domain, careful=False):
+    """A student's view. Default students: a quarter attentive; careful ones (a system word) all are, and they ask."""
+    toy = seen(rng, domain)
+    habit = "attentive" if careful else rng.choices(("attentive", "repeats", "afresh"), (0.25, 0.45, 0.30))[0]
+    first_slip = 0.05 if habit == "attentive" else 0.3
+    talk = converse(rng, toy, habit, 0.35 if careful else 0.03, first_slip, length(rng))
+    doc = [("system", [CAREFUL], 0)] * careful + [("user", toy.text, 0)]
+    for student, teacher, _, _ in talk:
+        doc += [("assistant", student, 1), ("user", teacher or [], 0)]
+    return doc[:-1]
+
+
+def doc_careful(rng, domain):
+    return doc_dialogue(rng, domain, careful=True)
+
+
+def doc_teacher(rng, domain):
+    """The teacher's view at a random moment of a conversation: roles swapped, private knowledge with the latest student turn."""
+    toy = seen(rng, domain)
+    habit = rng.choices(("attentive", "repeats", "afresh", "random"), (0.2, 0.15, 0.15, 0.5))[0]
+    turns = 1 if rng.random() < 0.4 else length(rng)
+    talk = [t for t in converse(rng, toy, habit, 0.25, 0.3, turns) if t[1]]
+    if not talk:
+        return doc_teacher(rng, domain)
+    doc = [("user", [TEACH], 0), ("assistant", toy.text, 0)]
+    for student, teacher, _, _ in talk[:-1]:
+        doc += [("user", student, 0), ("assistant", teacher, 0)]
+    student, teacher, _, latest = talk[-1]
+    if rng.random() < 0.03:  # a turn that is neither an attempt nor a question
+        student, teacher = rng.choices([w for s in attempt(domain, toy.answer) + QUESTION for w in [s]], k=rng.randint(0, 4)), [TRY]
+    return doc + [("user", student + knowledge(toy, latest), 0), ("assistant", teacher, 1)]
+
+
+def doc_asker(rng, domain):
+    """The asker's view: problem, a wrong attempt, the private knowledge; a question about a wrong slot."""
+    toy = seen(rng, domain)
+    now = slip(rng, rng.choice(toy.candidates), 0.4)
+    if now == toy.answer:
+        return doc_asker(rng, domain)
+    slot = rng.choice([s for s in range(3) if now[s] != toy.answer[s]])
+    view = [ASK, *toy.text, *attempt(domain, now), *knowledge(toy, now)]
+    return [("user", view, 0), ("assistant", [QUESTION[slot]], 1)]
+
+
+def doc_sharded(rng, domain):
+    """A student whose user tells one missing fact a turn. Default students mostly guess at once; careful ones ask first."""
+    toy = seen(rng, domain, sharded)
+    careful = rng.random() < 0.4
+    doc = [("system", [CAREFUL], 0)] * careful + [("user", toy.text, 0)]
+    left, missing = toy.candidates, toy.facts
+    for k in range(len(missing) + 1):
+        open_slots = [s for s in range(3) if len({c[s] for c in left}) > 1]
+        if open_slots and rng.random() < (0.85 if careful else 0.2):
+            doc.append(("assistant", [QUESTION[rng.choice(open_slots)]], 1))
+        else:
+            guess = slip(rng, rng.choice(left), 0.05 if careful else 0.3)
+            doc.append(("assistant", attempt(domain, guess), 1))
+            if guess == toy.answer:
+                return doc
+        if k < len(missing):
+            doc.append(("user", missing[k], 0))
+            left = toy.after[k]
+    return doc
+
+
+MIXTURE = {  # share of the documents
+    doc_single: 0.20,
+    doc_dialogue: 0.16,
+    doc_careful: 0.16,
+    doc_teacher: 0.30,
+    doc_asker: 0.06,
+    doc_sharded: 0.12,
+}
+
+
+def document(rng):
+    """(kind, [(role, tokens, trained)]) of one random document, both domains equally likely."""
+    kind = rng.choices(list(MIXTURE), list(MIXTURE.values()))[0]
+    return kind.__name__, kind(rng, rng.choice(("math", "code")))
+
+
+def write_data(folder, train=2000, test=500, seed=0):
+    """Writes training, test and sharded test problems of both domains, and the prompts file, into a folder."""
+    for domain in ("math", "code"):
+        rng = random.Random(f"{seed}/{domain}")
+        for name, n, held_out, make in (("train", train, False, problem), ("test", test, True, problem), ("sharded", test, True, sharded)):
+            lines = [line(toy, f"{domain}-{name}-{i}") for i, toy in enumerate(problems(rng, domain, n, held_out, make))]
+            (folder / f"{domain}_{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    (folder / "prompts.json").write_text(json.dumps(PROMPTS, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    for seed in range(12):
+        kind, doc = document(random.Random(seed))
+        print(f"--- {kind}", *(f"{role:>9}: {''.join(tokens)}" for role, tokens, _ in doc), sep="\n")
