@@ -336,12 +336,14 @@ class Dialogue:
 
     ids, mask, logprobs: equally long; mask is 1 on tokens of student turns (end tokens included), logprobs the sampler's there,
     0.0 elsewhere. messages: [{"role": "teacher" | "student", "content"}], starting with the problem. statuses, finishes: one per
-    student turn. solved: the turn (1…N) of the right answer, or None. injected: student turns that the asker wrote (Q-priming).
+    student turn. solved: the turn (1…N) of the right answer, or None. limit: N, for a sharded problem the number of its shards.
+    injected: student turns that the asker wrote (Q-priming).
     """
 
     id: str
     problem: str
     domain: str
+    limit: int
     messages: list = field(default_factory=list)
     ids: list = field(default_factory=list)
     mask: list = field(default_factory=list)

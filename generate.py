@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 from tqdm import tqdm
@@ -51,11 +52,11 @@ def converse(problem, name, student, teacher, prompts, turns, inject=None, shard
     question that the asker writes (Q-priming, Eq. 4). sharded: the problem comes in pieces from a lazy user who reveals the next
     one after each turn, whatever the student says; the dialogue is over when all are out and the student has failed.
     """
-    d = Dialogue(name, problem.id, problem.domain)
+    turns = len(problem.shards) if sharded else turns
+    d = Dialogue(name, problem.id, problem.domain, turns)
     opening = prompts[problem.domain].format(problem=problem.shards[0] if sharded else problem.prompt)
     d.hear(student.view([{"role": "user", "content": opening}]), opening)  # u_1^T is the problem
     report = NO_PROGRAM
-    turns = len(problem.shards) if sharded else turns
     for t in range(1, turns + 1):
         turn = yield Speak("student", d.ids, name, t)
         text = student.text(turn.ids)
@@ -124,7 +125,7 @@ def play(talks, engines, grader, live=256, seconds=None):
     """
     talks, running, ended = iter(talks), {}, []
     seconds = Counter() if seconds is None else seconds
-    by_engine = {id(e): (role, e) for role, e in reversed(engines.items())}.values()
+    by_engine = list({id(e): (role, e) for role, e in reversed(engines.items())}.values())
 
     def advance(name, value):
         try:
@@ -152,11 +153,11 @@ def play(talks, engines, grader, live=256, seconds=None):
         for name, verdict in grader.poll(block=all(e.batching or not e.pending for _, e in by_engine)):
             advance(name, verdict)
         seconds["grading"] += time.perf_counter() - clock
-        for role, engine in by_engine:
-            clock = time.perf_counter()
-            for (name, _, _), turn in engine.poll():
-                advance(name, turn)
-            seconds[role] += time.perf_counter() - clock
+        role, engine = max(by_engine, key=lambda pair: len(pair[1].pending))  # the fullest batch first
+        clock = time.perf_counter()
+        for (name, _, _), turn in engine.poll():
+            advance(name, turn)
+        seconds[role] += time.perf_counter() - clock
         yield from ended
         ended.clear()
 
@@ -164,12 +165,12 @@ def play(talks, engines, grader, live=256, seconds=None):
 # ------------------------------------------------------------------------------------------------------------------ the script
 
 
-def add_arguments(parser, turns=4):
-    """The arguments of every stage that plays dialogues."""
+def add_arguments(parser, turns=4, many=False):
+    """The arguments of every stage that plays dialogues. many: whether it takes several problem files."""
     group = parser.add_argument_group("dialogues")
     group.add_argument("--model", required=True, help="student: a transformers folder or hub name")
     group.add_argument("--teacher", help="teacher; default: a frozen copy of the initial student")
-    group.add_argument("--problems", required=True, help="file of problem lines")
+    group.add_argument("--problems", required=True, nargs="+" if many else None, help="file of problem lines" + ", or several" * many)
     group.add_argument("--prompts", help="JSON file that replaces prompts of common.py")
     group.add_argument("--turns", type=int, default=turns, help="N, student turns a dialogue has at most; 1 is single-turn")
     group.add_argument("--out", required=True, help="run folder; an unfinished one is resumed")
@@ -201,42 +202,47 @@ def check_arguments(args):
     torch.set_num_threads(args.threads)
 
 
-def setting(args, model=None):
-    """(student model, its Chat, teacher's Chat, prompts, engines, grader) of a script's arguments."""
-    prompts = load_prompts(args.prompts)
-    if model is None:
-        model, chat = load_model(args.model, args.device, args.dtype)
-    else:
-        model, chat = model
-    student = HFEngine(model, chat, args.max_tokens, args.temperature, args.seed, args.live)
-    frozen, teacher_chat = load_model(args.teacher or args.model, args.device, args.dtype)
-    teacher = HFEngine(frozen, teacher_chat, args.max_tokens, args.teacher_temperature, args.seed, args.live)
-    asker = teacher if not args.teacher else HFEngine(model, chat, args.max_tokens, args.teacher_temperature, args.seed, args.live)
-    return model, chat, teacher_chat, prompts, {"student": student, "teacher": teacher, "asker": asker}, Grader()
+class Setting:
+    """Who talks, with which prompts, sampled by what: made of a script's arguments once, for any number of dialogues."""
+
+    def __init__(self, args):
+        self.args, self.prompts, self.grader = args, load_prompts(args.prompts), Grader()
+        self.model, self.chat = load_model(args.model, args.device, args.dtype)
+        frozen, self.teacher_chat = load_model(args.teacher or args.model, args.device, args.dtype)
+
+        def engine(model, chat, temperature):
+            return HFEngine(model, chat, args.max_tokens, temperature, args.seed, args.live)
+
+        teacher = engine(frozen, self.teacher_chat, args.teacher_temperature)
+        asker = engine(self.model, self.chat, args.teacher_temperature) if args.teacher else teacher
+        self.engines = {"student": engine(self.model, self.chat, args.temperature), "teacher": teacher, "asker": asker}
+
+    def talk(self, named, inject=None, sharded=False, seconds=None):
+        """Plays a dialogue of each (problem, name) pair; yields each Dialogue as it ends.
+
+        inject(name, t): whether a wrong turn t of that dialogue becomes a question. seconds: see play().
+        """
+
+        def coroutine(problem, name):
+            own = inject and partial(inject, name)
+            return converse(problem, name, self.chat, self.teacher_chat, self.prompts, self.args.turns, own, sharded)
+
+        talks = ((name, coroutine(problem, name)) for problem, name in named)
+        return play(talks, self.engines, self.grader, self.args.live, seconds)
 
 
-def generate(args, run, injection=None):
-    """Plays args.samples dialogues of each problem into the run folder; returns all rows of its dialogues.jsonl.
-
-    injection(name, t): whether a wrong turn t of the dialogue is to become a question.
-    """
-    problems = load_problems(args.problems)
+def generate(args, run, problems, setting=None, inject=None, sharded=False):
+    """Plays args.samples dialogues of each problem into the run folder; returns all rows of its dialogues.jsonl."""
     done = {row["id"] for row in read_jsonl(run.path / "dialogues.jsonl")}
     names = [(p, f"{p.id}/{k}") for k in range(args.samples) for p in problems if f"{p.id}/{k}" not in done]
     if names:
-        _, chat, teacher_chat, prompts, engines, grader = setting(args)
-
-        def talks():
-            for problem, name in names:
-                inject = injection and (lambda t, name=name: injection(name, t))
-                yield name, converse(problem, name, chat, teacher_chat, prompts, args.turns, inject)
-
+        setting = setting or Setting(args)
         total = len(problems) * args.samples
-        bar = tqdm(play(talks(), engines, grader, args.live), initial=len(done), total=total, desc="dialogues", mininterval=1)
-        solved = tried = 0
-        for d in bar:
+        bar = tqdm(setting.talk(names, inject, sharded), initial=len(done), total=total, desc="dialogues", mininterval=1)
+        solved = 0
+        for tried, d in enumerate(bar, 1):
             run.append("dialogues.jsonl", [asdict(d)])
-            solved, tried = solved + (d.solved is not None), tried + 1
+            solved += d.solved is not None
             bar.set_postfix(solved=f"{solved / tried:.2f}", refresh=False)
     return read_jsonl(run.path / "dialogues.jsonl")
 
@@ -267,9 +273,9 @@ def main():
     parser.add_argument("--samples", type=int, default=1, help="dialogues of each problem")
     args = parser.parse_args()
     check_arguments(args)
-    load_problems(args.problems)
+    problems = load_problems(args.problems)
     run = Run(args, NEUTRAL)
-    rows = generate(args, run)
+    rows = generate(args, run, problems)
     result = summary(rows, args.turns)
     run.keep("metrics.jsonl", lambda row: False)
     run.append("metrics.jsonl", [{"dialogues": len(rows), **result}])

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from common import (Run, advantages, arguments, discounted_reward, fail, grpo_loss, load_model, load_problems, masked_logprobs,
                     micro_batches, padded)  # fmt: skip
-from generate import NEUTRAL, add_arguments, check_arguments, converse, play, setting, summary
+from generate import NEUTRAL, Setting, add_arguments, check_arguments, summary
 from sft import make_optimizer
 
 
@@ -57,7 +57,7 @@ def turn_lengths(d):
     return [d.mask.index(0, i) - i if 0 in d.mask[i:] else len(d.mask) - i for i in starts]
 
 
-def update(model, optimizer, dialogues, advantage, args, reference=None):
+def update(setting.model, optimizer, dialogues, advantage, args, reference=None):
     """One optimiser step on dialogues and the advantages of their student tokens. Returns loss, gradient norm, log-prob gap."""
     model.train()
     denominator = sum(len(a) for a in advantage)
@@ -82,11 +82,12 @@ def update(model, optimizer, dialogues, advantage, args, reference=None):
     return {"loss": total, "grad_norm": norm, "gap_mean": gap.mean().item(), "gap_max": gap.max().item()}
 
 
-def train_step(number, problems, model, optimizer, talk, args, reference):
-    """Plays and trains one step. talk(problem, name): a dialogue coroutine and its driver. Returns (metrics row, dialogue rows)."""
-    seconds, clock = Counter(), time.perf_counter()
+def train_step(number, problems, setting, optimizer, reference):
+    """Plays and trains one step. Returns (metrics row, dialogue rows)."""
+    args, seconds, clock = setting.args, Counter(), time.perf_counter()
     chosen = epoch_order(problems, number, args.batch, args.seed)
-    played = {d.id: d for d in talk([(p, f"{number}/{j}-{p.id}/{k}") for j, p in enumerate(chosen) for k in range(args.group)], seconds)}
+    named = [(p, f"{number}/{j}-{p.id}/{k}") for j, p in enumerate(chosen) for k in range(args.group)]
+    played = {d.id: d for d in setting.talk(named, seconds=seconds)}
     groups = [[played[f"{number}/{j}-{p.id}/{k}"] for k in range(args.group)] for j, p in enumerate(chosen)]
     weights = [token_advantages(group, args) for group in groups]
     rewards = [discounted_reward(d.solved, args.gamma) for group in groups for d in group]
@@ -95,7 +96,7 @@ def train_step(number, problems, model, optimizer, talk, args, reference):
     start = time.perf_counter()
     trained = {"loss": 0.0, "grad_norm": 0.0, "gap_mean": 0.0, "gap_max": 0.0}
     if dialogues:
-        trained = update(model, optimizer, dialogues, [w for ws, ok in zip(weights, live) if ok for w in ws], args, reference)
+        trained = update(setting.model, optimizer, dialogues, [w for ws, ok in zip(weights, live) if ok for w in ws], args, reference)
     seconds["training"] = time.perf_counter() - start
     rows = [asdict(d) for group in groups for d in group]
     tokens = sum(sum(d.mask) for group in groups for d in group)
@@ -136,7 +137,8 @@ def main():
 def train(args, run, problems):
     """The training loop: plays, trains, logs, saves; goes on from the run folder's last state."""
     args.dtype = "float32" if args.dtype == "auto" else args.dtype
-    model, chat, teacher_chat, prompts, engines, grader = setting(args)
+    setting = Setting(args)
+    model = setting.model
     print(f"the teacher is frozen: {args.teacher or args.model}")
     reference = load_model(args.model, args.device, args.dtype)[0] if args.beta else None
     optimizer = make_optimizer(model, args.lr)
@@ -148,13 +150,9 @@ def train(args, run, problems):
     for name in ("metrics.jsonl", "dialogues.jsonl"):
         run.keep(name, lambda row: row["step"] <= start)
 
-    def talk(named, seconds):
-        coroutines = ((n, converse(p, n, chat, teacher_chat, prompts, args.turns)) for p, n in named)
-        return play(coroutines, engines, grader, args.live, seconds)
-
     bar = tqdm(range(start + 1, steps + 1), initial=start, total=steps, desc="grpo", mininterval=1)
     for number in bar:
-        row, rows = train_step(number, problems, model, optimizer, talk, args, reference)
+        row, rows = train_step(number, problems, setting, optimizer, reference)
         run.append("dialogues.jsonl", rows)
         run.append("metrics.jsonl", [row])
         bar.set_postfix(reward=f"{row['reward']:.3f}", questions=f"{row['questions']:.2f}", gap=f"{row['gap_max']:.1e}", refresh=False)
@@ -162,7 +160,7 @@ def train(args, run, problems):
             tqdm.write(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}))
         if number % args.save_every == 0 or number == steps:
             run.save_state({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": number})
-    run.save_model(model, chat.tokenizer)
+    run.save_model(model, setting.chat.tokenizer)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from there. What is trained on holds the public dialogue only. The question is w
 
 import random
 import sys
+from functools import partial
 
 from common import Dialogue, Run, arguments, load_model, load_problems
 from generate import NEUTRAL, add_arguments, check_arguments, generate, summary
@@ -32,11 +33,11 @@ def main():
     add_training_arguments(parser)
     args = parser.parse_args()
     check_arguments(args)
-    load_problems(args.problems)
+    problems = load_problems(args.problems)
     run = Run(args, NEUTRAL)
     if (run.path / "model").exists():
         return print(f"{run.path} is finished")
-    rows = generate(args, run, None if args.no_questions else lambda name, t: injected(args.seed, name, t))
+    rows = generate(args, run, problems, inject=None if args.no_questions else partial(injected, args.seed))
     print(", ".join(f"{k} {v:.3f}" for k, v in summary(rows, args.turns).items()))
     dialogues = successful([Dialogue(**{k: r[k] for k in Dialogue.__dataclass_fields__}) for r in rows])
     model, chat = load_model(args.model, args.device, "float32" if args.dtype == "auto" else args.dtype)

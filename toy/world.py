@@ -153,6 +153,11 @@ def problem(rng, domain):
     return toy
 
 
+def certain(rng, domain):
+    """A problem that leaves one answer."""
+    return math_problem(rng, 0) if domain == "math" else code_problem(rng, 0)
+
+
 def sharded(rng, domain):
     """A problem of which two or three facts come later; with all facts the answer is certain."""
     n = rng.choice((2, 3))
@@ -271,6 +276,12 @@ def seen(rng, domain, make=problem):
     return toy
 
 
+def doc_certain(rng, domain):
+    """A problem whose answer is certain, answered rightly: the first lesson."""
+    toy = seen(rng, domain, certain)
+    return [("user", toy.text, 0), ("assistant", attempt(domain, toy.answer), 1)]
+
+
 def doc_single(rng, domain):
     toy = seen(rng, domain)
     return [("user", toy.text, 0), ("assistant", attempt(domain, slip(rng, rng.choice(toy.candidates), 0.3)), 1)]
@@ -292,21 +303,25 @@ def doc_careful(rng, domain):
     return doc_dialogue(rng, domain, careful=True)
 
 
-def doc_teacher(rng, domain):
+def doc_teacher(rng, domain, turns=None):
     """The teacher's view at a random moment of a conversation: roles swapped, private knowledge with the latest student turn."""
     toy = seen(rng, domain)
     habit = rng.choices(("attentive", "repeats", "afresh", "random"), (0.2, 0.15, 0.15, 0.5))[0]
-    turns = 1 if rng.random() < 0.4 else length(rng)
-    talk = [t for t in converse(rng, toy, habit, 0.25, 0.3, turns) if t[1]]
+    talk = [t for t in converse(rng, toy, habit, 0.25, 0.3, turns or length(rng)) if t[1]]
     if not talk:
-        return doc_teacher(rng, domain)
+        return doc_teacher(rng, domain, turns)
     doc = [("user", [TEACH], 0), ("assistant", toy.text, 0)]
     for student, teacher, _, _ in talk[:-1]:
         doc += [("user", student, 0), ("assistant", teacher, 0)]
     student, teacher, _, latest = talk[-1]
     if rng.random() < 0.03:  # a turn that is neither an attempt nor a question
-        student, teacher = rng.choices([w for s in attempt(domain, toy.answer) + QUESTION for w in [s]], k=rng.randint(0, 4)), [TRY]
+        student, teacher = rng.choices(attempt(domain, toy.answer) + QUESTION, k=rng.randint(0, 4)), [TRY]
     return doc + [("user", student + knowledge(toy, latest), 0), ("assistant", teacher, 1)]
+
+
+def doc_reply(rng, domain):
+    """The teacher's view of a first student turn."""
+    return doc_teacher(rng, domain, turns=1)
 
 
 def doc_asker(rng, domain):
@@ -341,20 +356,16 @@ def doc_sharded(rng, domain):
     return doc
 
 
-MIXTURE = {  # share of the documents
-    doc_single: 0.20,
-    doc_dialogue: 0.16,
-    doc_careful: 0.16,
-    doc_teacher: 0.30,
-    doc_asker: 0.06,
-    doc_sharded: 0.12,
-}
+LESSONS = [  # (share of the training so far, {document: share of the documents}): what is certain first, then all habits
+    (0.08, {doc_certain: 0.4, doc_reply: 0.6}),
+    (1.00, {doc_single: 0.16, doc_dialogue: 0.18, doc_careful: 0.18, doc_reply: 0.12, doc_teacher: 0.13, doc_asker: 0.06, doc_sharded: 0.17}),
+]
 
 
-def document(rng):
-    """(kind, [(role, tokens, trained)]) of one random document, both domains equally likely."""
-    kind = rng.choices(list(MIXTURE), list(MIXTURE.values()))[0]
-    return kind.__name__, kind(rng, rng.choice(("math", "code")))
+def document(rng, progress=1.0):
+    """[(role, tokens, trained)] of a random document at a moment (0…1) of the training, both domains equally likely."""
+    mixture = next(m for until, m in LESSONS if progress <= until)
+    return rng.choices(list(mixture), list(mixture.values()))[0](rng, rng.choice(("math", "code")))
 
 
 def write_data(folder, train=2000, test=500, seed=0):
@@ -369,5 +380,4 @@ def write_data(folder, train=2000, test=500, seed=0):
 
 if __name__ == "__main__":
     for seed in range(12):
-        kind, doc = document(random.Random(seed))
-        print(f"--- {kind}", *(f"{role:>9}: {''.join(tokens)}" for role, tokens, _ in doc), sep="\n")
+        print("---", *(f"{role:>9}: {''.join(tokens)}" for role, tokens, _ in document(random.Random(seed))), sep="\n")

@@ -1,0 +1,316 @@
+"""Every table and figure: plays test dialogues with a model, then compares any number of such runs.
+
+    python evaluate.py play --model runs/mt-rl/model --teacher google/gemma-3-12b-it --problems test.jsonl --out runs/eval/mt-rl
+    python evaluate.py compare runs/eval/* runs/mt-rl --out runs/figures
+
+`play` writes a run folder OUT/NAME for each problem file NAME.jsonl (with --sharded: OUT/NAME-sharded). `compare` takes such
+folders, and those of grpo.py for the curves over training; the label of a model is the name of the run that trained it, the seeds
+of a label are averaged problem by problem. It writes table.md and the pictures.
+
+Accuracy within n turns: the share of problems solved at turn n or before. Intervals: 95 %, normal, over problems, for the mean of
+the seeds at hand; a difference of two labels is taken problem by problem before (paired), as both were tested on the same ones.
+Log-loss of the right answer: mean negative log-likelihood of a token of the answer turn, right after a teacher turn. At later turns
+only unsolved dialogues are left, so it is averaged twice: a solved dialogue keeps its last value, or drops out (then the rest is
+ever harder problems).
+"""
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from common import Dialogue, Run, arguments, fail, load_problems, masked_logprobs, padded, read_jsonl, visible
+from generate import NEUTRAL, Setting, add_arguments, check_arguments, generate, summary
+
+# -------------------------------------------------------------------------------------------------------------------- playing
+
+
+def answer_turn(problem):
+    """The student turn that states the right answer: boxed in math, the solution's program in code; None if there is none."""
+    if problem.domain == "math":
+        return f"\\boxed{{{problem.answer}}}"
+    if not problem.solution:
+        return None
+    return problem.solution if "```" in problem.solution else f"```python\n{problem.solution.strip()}\n```"
+
+
+def answer_losses(setting, dialogue, problem):
+    """Nats a token of the answer turn, its end token included, after each teacher turn of a dialogue (the first is the problem)."""
+    chat, answer = setting.chat, answer_turn(problem)
+    said = chat.tokenizer.encode(answer, add_special_tokens=False) + [chat.end]
+    starts = [i for i, m in enumerate(dialogue.mask) if m and not dialogue.mask[i - 1]]
+    rows = [dialogue.ids[:n] + said for n in starts]
+    with torch.no_grad():
+        ids = padded(rows, setting.model.device)
+        mask = padded([[0] * n + [1] * len(said) for n in starts], setting.model.device)
+        return (-masked_logprobs(setting.model, ids, mask).view(len(rows), len(said)).mean(1)).tolist()
+
+
+def play(args):
+    """Plays the test dialogues of all problem files, and measures the log-loss of the answer in the first of them."""
+    files = [Path(p) for p in args.problems]
+    if len({f.stem for f in files}) < len(files):
+        fail("two problem files have the same name; their results would share a folder")
+    tests, setting = [(f, load_problems(f)) for f in files], None
+    for file, problems in tests:
+        without = next((p.id for p in problems if args.sharded and len(p.shards) < 2), None)
+        if without:
+            fail(f"{file}: problem {without!r} has no shards, so it cannot be played with --sharded")
+    for file, problems in tests:
+        own = argparse.Namespace(**vars(args))
+        own.problems, own.out = str(file), str(Path(args.out) / (file.stem + "-sharded" * args.sharded))
+        run = Run(own, NEUTRAL)
+        if (run.path / "metrics.jsonl").exists():
+            print(f"{run.path} is finished")
+            continue
+        setting = setting or Setting(args)
+        rows = generate(args, run, problems, setting, sharded=args.sharded)
+        by_id, measured = {p.id: p for p in problems}, {r["id"] for r in read_jsonl(run.path / "losses.jsonl")}
+        chosen = sorted((r for r in rows if answer_turn(by_id[r["problem"]])), key=lambda r: r["id"])[: args.losses]
+        for row in tqdm([r for r in chosen if r["id"] not in measured], desc="log-loss", mininterval=1):
+            dialogue = Dialogue(**{k: row[k] for k in Dialogue.__dataclass_fields__})
+            losses = answer_losses(setting, dialogue, by_id[row["problem"]])
+            run.append("losses.jsonl", [{"id": row["id"], "solved": row["solved"], "losses": losses}])
+        result = summary(rows, args.turns)
+        run.append("metrics.jsonl", [{"dialogues": len(rows), **result}])
+        print(f"{run.path}: " + ", ".join(f"{k} {v:.3f}" for k, v in result.items()))
+
+
+# ------------------------------------------------------------------------------------------------------------------ comparing
+
+
+def load_run(folder):
+    """("test" | "training", arguments, rows of the run) of a finished run folder; ends the program for anything else."""
+    folder = Path(folder)
+    try:
+        arguments = json.loads((folder / "config.json").read_text())["arguments"]
+    except (OSError, ValueError, KeyError):
+        fail(f"{folder}: holds no run; give folders written by `evaluate.py play` or grpo.py")
+    if arguments["script"] == "grpo.py":
+        return "training", {**arguments, "label": folder.name}, read_jsonl(folder / "metrics.jsonl")
+    if arguments["script"] != "evaluate.py" or not (folder / "metrics.jsonl").exists():
+        fail(f"{folder}: is not a finished test run; give folders written by `evaluate.py play`, or run it again to finish it")
+    model = Path(arguments["model"])
+    label = model.parent.name if model.name == "model" else model.name
+    test = Path(arguments["problems"]).stem + "-sharded" * arguments["sharded"]
+    dialogues = read_jsonl(folder / "dialogues.jsonl")
+    return "test", {**arguments, "label": label, "test": test}, (dialogues, read_jsonl(folder / "losses.jsonl"))
+
+
+def collect(folders):
+    """(tests, training): {test: {label: [(arguments, dialogues, losses)]}} and {label: [metrics rows]}, one list entry a seed."""
+    tests, training = defaultdict(lambda: defaultdict(list)), defaultdict(list)
+    for folder in folders:
+        kind, arguments, rows = load_run(folder)
+        if kind == "training":
+            training[arguments["label"]].append(rows)
+            continue
+        first = next(iter(tests[arguments["test"]].values()), [(arguments, *rows)])[0]
+        if {r["problem"] for r in rows[0]} != {r["problem"] for r in first[1]}:
+            fail(f"{folder} and {first[0]['out']} were played on different problems, so they cannot be compared")
+        if arguments["turns"] != first[0]["turns"]:
+            fail(f"{folder} has {arguments['turns']} turns, {first[0]['out']} {first[0]['turns']}; play both with the same --turns")
+        tests[arguments["test"]][arguments["label"]].append((arguments, *rows))
+    return tests, training
+
+
+def by_problem(runs, value):
+    """float64 [problems, …]: value(dialogue row), averaged over the seeds and samples of each problem, in the order of the ids."""
+    values = defaultdict(list)
+    for _, dialogues, _ in runs:
+        for row in dialogues:
+            values[row["problem"]].append(value(row))
+    return torch.stack([torch.tensor(values[k], dtype=torch.float64).mean(0) for k in sorted(values)])
+
+
+def within(turns):
+    """Value of a dialogue row for by_problem: whether it was solved within 1, 2, … turns."""
+    return lambda row: [float(row["solved"] is not None and row["solved"] <= n) for n in range(1, turns + 1)]
+
+
+def interval(x, resamples=2000):
+    """(mean, low, high) over the first dimension: percentile bootstrap over problems, 95 %. x: float64 [problems, …]."""
+    generator = torch.Generator().manual_seed(0)
+    picks = torch.randint(len(x), (resamples, len(x)), generator=generator)
+    weights = torch.zeros(resamples, len(x), dtype=x.dtype).scatter_add_(1, picks, torch.ones_like(picks, dtype=x.dtype)) / len(x)
+    means = weights @ x.reshape(len(x), -1)
+    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=x.dtype), dim=0)
+    return x.mean(0), low.reshape(x.shape[1:]), high.reshape(x.shape[1:])
+
+
+def turn_types(row):
+    """[attempts, questions, other turns] of a dialogue: no attempt with a question mark is a question."""
+    said = [m["content"] for m in row["messages"] if m["role"] == "student"]
+    kinds = ["attempt" if s != "no attempt" else "question" if "?" in visible(t) else "other" for s, t in zip(row["statuses"], said)]
+    return [float(kinds.count(kind)) for kind in ("attempt", "question", "other")]
+
+
+def premature(row):
+    """Whether a dialogue about a sharded problem has an attempt before the last turn, the only one when all shards are out."""
+    return [float(any(s != "no attempt" for s in row["statuses"][: row["limit"] - 1]))]
+
+
+def loss_curves(runs, turns):
+    """Mean log-loss of the answer after teacher turns 1…N, two ways: solved dialogues keep their last value; drop out."""
+    rows = [r["losses"] for _, _, losses in runs for r in losses]
+    kept = [sum(r[min(t, len(r) - 1)] for r in rows) / len(rows) for t in range(turns)]
+    left = [[r[t] for r in rows if t < len(r)] for t in range(turns)]
+    return kept, [sum(r) / len(r) if r else float("nan") for r in left]
+
+
+def cell(x, seeds=()):
+    """`mean ± half width` of the interval in percent, followed by the seeds' means where there are several."""
+    mean, low, high = (float(v) for v in interval(x))
+    apart = f" ({', '.join(f'{100 * s:.0f}' for s in seeds)})" if len(seeds) > 1 else ""
+    return f"{100 * mean:.1f} ± {50 * (high - low):.1f}{apart}"
+
+
+def test_table(test, labels, against):
+    """Markdown table of one test: accuracy within 1, 4 and all turns, differences to a label, questions, and what went wrong."""
+    runs = next(iter(labels.values()))
+    turns, n = max(r["limit"] for r in runs[0][1]), len({r["problem"] for r in runs[0][1]})
+    shown, sharded = sorted({1, min(4, turns), turns}), runs[0][0]["sharded"]
+    head = ["model", *(f"solved within {t}" for t in shown), *(f"− {against}, within {t}" for t in shown), "questions a dialogue"]
+    head += ["premature answers"] * sharded + ["turns without attempt", "undecided", "tokens a solved problem"]
+    lines = [f"### {test}: {n} problems, up to {turns} turns\n", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    accuracy = {label: by_problem(runs, within(turns)) for label, runs in labels.items()}
+    for label, runs in labels.items():
+        cells = [cell(accuracy[label][:, t - 1], [by_problem([r], within(turns))[:, t - 1].mean() for r in runs]) for t in shown]
+        for t in shown:
+            different = against in accuracy and label != against
+            cells.append(cell(accuracy[label][:, t - 1] - accuracy[against][:, t - 1]) if different else "")
+        types, rows = by_problem(runs, turn_types), [row for r in runs for row in r[1]]
+        mean, low, high = (v[1] for v in interval(types))
+        cells.append(f"{mean:.2f} ± {(high - low) / 2:.2f}")
+        cells += [cell(by_problem(runs, premature)[:, 0])] * sharded
+        spoken, solved = sum(len(r["statuses"]) for r in rows), sum(r["solved"] is not None for r in rows)
+        statuses = [s for r in rows for s in r["statuses"]]
+        cells += [f"{100 * statuses.count(s) / spoken:.1f} %" for s in ("no attempt", "undecided")]
+        cells.append(f"{sum(len(r['ids']) for r in rows) / solved:.0f}" if solved else "–")
+        lines.append("| " + " | ".join([label, *cells]) + " |")
+    return "\n".join(lines)
+
+
+# ------------------------------------------------------------------------------------------------------------------- pictures
+
+STYLES = [("#000000", "-", "o"), ("#d55e00", "--", "s"), ("#0072b2", "-", "^"), ("#009e73", "-.", "D"), ("#cc79a7", "-", "v"),
+          ("#56b4e9", "--", "P"), ("#e69f00", ":", "X"), ("#7f7f7f", "-", "*")]  # fmt: skip
+
+
+def draw(file, panels, columns=2):
+    """One picture. panels: [(title, x label, y label, {label: (x, y, low, high)})]; low and high may be None. Lines are labelled
+    at their right ends; each has a line style and a marker of its own, so that the picture can be read in grey."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    rows = -(-len(panels) // columns)
+    columns = min(columns, len(panels))
+    figure, axes = plt.subplots(rows, columns, figsize=(6.2 * columns, 3.9 * rows), squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
+    for axis, (title, x_label, y_label, lines) in zip(axes.flat, panels):
+        for (label, (x, y, low, high)), (color, line, marker) in zip(lines.items(), STYLES * 9):
+            axis.plot(x, y, line, color=color, marker=marker, markersize=4, markevery=max(1, len(x) // 10), linewidth=1.4)
+            if low is not None:
+                axis.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
+        axis.set(title=title, xlabel=x_label, ylabel=y_label)
+        axis.spines[["top", "right"]].set_visible(False)
+        bottom, top = axis.get_ylim()
+        ends = sorted((y[-1], label, color) for (label, (_, y, _, _)), (color, _, _) in zip(lines.items(), STYLES * 9) if y[-1] == y[-1])
+        place = bottom - 1e9
+        for y, label, color in ends:  # labels at least a line apart
+            place = max(y, place + (top - bottom) / 18)
+            x = next(iter(lines.values()))[0][-1]
+            axis.annotate(label, (x, y), xytext=(8, (place - y) / (top - bottom) * 210), textcoords="offset points", color=color, va="center", fontsize=8)
+    figure.tight_layout()
+    figure.savefig(file, dpi=130)
+    plt.close(figure)
+
+
+def smooth(values, window):
+    """Mean over the last `window` values at each place."""
+    return [sum(values[max(0, i - window + 1) : i + 1]) / len(values[max(0, i - window + 1) : i + 1]) for i in range(len(values))]
+
+
+def accuracy_panels(tests):
+    """Accuracy within n turns (Fig. 1, 4), a panel for each test."""
+    panels = []
+    for test, labels in tests.items():
+        turns, lines = max(r["limit"] for r in next(iter(labels.values()))[0][1]), {}
+        for label, runs in labels.items():
+            lines[label] = (list(range(1, turns + 1)), *(v.tolist() for v in interval(100 * by_problem(runs, within(turns)))))
+        panels.append((test, "turns n", "solved within n turns, %", lines))
+    return panels
+
+
+def loss_panels(tests):
+    """Log-loss of the right answer after each teacher turn (Fig. 3), both averages, for the tests where it was measured."""
+    panels = []
+    for test, labels in tests.items():
+        turns = max(r["limit"] for r in next(iter(labels.values()))[0][1])
+        curves = {label: loss_curves(runs, turns) for label, runs in labels.items() if any(losses for _, _, losses in runs)}
+        for i, how in enumerate(("solved dialogues keep their last value", "unsolved dialogues only")):
+            lines = {label: (list(range(1, turns + 1)), curve[i], None, None) for label, curve in curves.items()}
+            if lines:
+                panels.append((f"{test}: {how}", "teacher turns heard", "log-loss of the answer, nats a token", lines))
+    return panels
+
+
+def training_panels(training):
+    """Questions a dialogue and reward over the steps of RL (Fig. 5), mean of the seeds, over the last ten steps."""
+    panels = []
+    for key, name in (("questions", "questions a dialogue"), ("reward", "reward (discounted)")):
+        lines = {}
+        for label, seeds in training.items():
+            steps = min(len(rows) for rows in seeds)
+            values = smooth([sum(rows[i][key] for rows in seeds) / len(seeds) for i in range(steps)], 10)
+            lines[label] = (list(range(1, steps + 1)), values, None, None)
+        panels.append(("", "GRPO steps", name, lines))
+    return panels
+
+
+def compare(args):
+    """Writes table.md and the pictures of all given runs into the folder args.out, and prints the tables."""
+    tests, training = collect(args.runs)
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    pictures = {"accuracy.png": accuracy_panels(tests), "losses.png": loss_panels(tests), "training.png": training_panels(training) if training else []}
+    for name, panels in pictures.items():
+        if panels:
+            draw(out / name, panels)
+    tables = "\n\n".join(test_table(test, labels, args.against) for test, labels in tests.items())
+    note = "Mean ± half width of the 95 % interval over problems, in percent (mean of each seed). Differences are paired problem by problem."
+    (out / "table.md").write_text(f"{tables}\n\n{note}\n")
+    print(f"{tables}\n\n{note}\n\nwritten to {out}: table.md " + " ".join(name for name, panels in pictures.items() if panels))
+
+
+def main():
+    parser = arguments(__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("play", help="play test dialogues with one model", formatter_class=parser.formatter_class)
+    add_arguments(one, turns=10, many=True)
+    one.add_argument("--samples", type=int, default=1, help="dialogues of each problem")
+    one.add_argument("--sharded", action="store_true", help="the problem comes in pieces, a new one each turn")
+    one.add_argument("--losses", type=int, default=0, help="dialogues of each file to measure the answer's log-loss in")
+    many = commands.add_parser("compare", help="tables and pictures of several runs", formatter_class=parser.formatter_class)
+    many.add_argument("runs", nargs="+", help="run folders of `evaluate.py play` and of grpo.py")
+    many.add_argument("--out", required=True, help="folder for table.md and the pictures")
+    many.add_argument("--against", default="base", help="label that the others are subtracted from")
+    args = parser.parse_args()
+    if args.command == "compare":
+        return compare(args)
+    check_arguments(args)
+    play(args)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on from here")
