@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,6 +22,8 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import sandbox
+
+transformers.utils.logging.disable_progress_bar()
 
 
 def fail(message):

@@ -10,6 +10,7 @@ Chosen where the paper is silent: temperature 1 and full distributions for the s
 student's latest turn; a teacher of code sees the report of the public tests on the latest program; reasoning modes are off.
 """
 
+import re
 import sys
 import time
 from collections import Counter
@@ -107,12 +108,10 @@ def asker_view(problem, turn, knowledge, prompts):
 
 
 def leaks(problem, said):
-    """1 if a hint holds the right answer of a math problem or the solution of a code problem, word for word."""
-    import re
-
-    secret = problem.answer if problem.domain == "math" else problem.solution
-    squeezed = [re.sub(r"\s+", "", text or "") for text in (secret, said)]
-    return int(bool(squeezed[0]) and re.search(rf"(?<!\w){re.escape(squeezed[0])}(?!\w)", squeezed[1]) is not None)
+    """1 if a hint holds the right answer of a math problem or the solution of a code problem, whatever the blanks."""
+    secret = "".join(((problem.answer if problem.domain == "math" else problem.solution) or "").split())
+    pattern = r"\s*".join(map(re.escape, secret))
+    return int(bool(secret) and re.search(rf"(?<!\w){pattern}(?!\w)", said) is not None)
 
 
 # ---------------------------------------------------------------------------------------------------------- driving dialogues

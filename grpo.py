@@ -57,7 +57,7 @@ def turn_lengths(d):
     return [d.mask.index(0, i) - i if 0 in d.mask[i:] else len(d.mask) - i for i in starts]
 
 
-def update(setting.model, optimizer, dialogues, advantage, args, reference=None):
+def update(model, optimizer, dialogues, advantage, args, reference=None):
     """One optimiser step on dialogues and the advantages of their student tokens. Returns loss, gradient norm, log-prob gap."""
     model.train()
     denominator = sum(len(a) for a in advantage)

@@ -1,0 +1,101 @@
+"""Small models for the tests: the toy base, and random ones of the shapes and with templates of the form of Gemma 3 and Qwen 3."""
+
+import os
+import string
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may need the network
+
+import pytest
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from common import HFEngine, load_model, load_problems, load_prompts
+
+torch.set_num_threads(1)
+SIZES = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+             max_position_embeddings=4096)  # fmt: skip
+
+# Alternating roles are insisted on, a system message is put into the first user turn, the assistant is called model.
+GEMMA = (
+    "{{ bos_token }}{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate') }}{% endif %}"
+    "{{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else 'user') + '\n' + m['content'] | trim + '<end_of_turn>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+# Reasoning is taken out of earlier assistant turns; without thinking, the new turn starts behind an empty block of it.
+QWEN = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'].split('</think>')[-1].lstrip('\n') + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+    "{% if enable_thinking is defined and not enable_thinking %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}"
+)
+
+
+def characters(special, template, bos, eos):
+    """A tokenizer of single characters with the given special tokens."""
+    vocab = {w: i for i, w in enumerate([*special, "<unk>", *string.printable])}
+    core = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    core.decoder = decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", pad_token="<pad>", bos_token=bos, eos_token=eos,
+                                        additional_special_tokens=list(special), clean_up_tokenization_spaces=False)  # fmt: skip
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def base():
+    """Folder of the toy base model."""
+    return str(ROOT / "toy" / "base")
+
+
+@pytest.fixture(scope="session")
+def shapes(base, tmp_path_factory):
+    """{name: model folder}: the toy base (Llama), random Gemma 3 (local and global attention, soft-capping) and Qwen 3 models."""
+    torch.manual_seed(0)
+    folders = {"llama": base}
+    gemma = characters(["<pad>", "<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"], GEMMA, "<bos>", "<eos>")
+    qwen = characters(["<pad>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"], QWEN, None, "<|im_end|>")
+    layers = ["sliding_attention", "sliding_attention", "full_attention"]
+    made = {
+        "gemma": (Gemma3ForCausalLM(Gemma3TextConfig(vocab_size=len(gemma), sliding_window=16, layer_types=layers, query_pre_attn_scalar=8,
+                                                     final_logit_softcapping=20.0, bos_token_id=1, eos_token_id=[2, 4], pad_token_id=0, **SIZES)), gemma),
+        "qwen": (Qwen3ForCausalLM(Qwen3Config(vocab_size=len(qwen), bos_token_id=None, eos_token_id=2, pad_token_id=0, **SIZES)), qwen),
+    }  # fmt: skip
+    for name, (model, tokenizer) in made.items():
+        folder = tmp_path_factory.mktemp(name)
+        for p in model.parameters():  # sharper than fresh weights, so that a wrong mask or position shows
+            p.data.mul_(3 if p.ndim > 1 else 1)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        folders[name] = str(folder)
+    return folders
+
+
+@pytest.fixture(scope="session", params=["llama", "gemma", "qwen"])
+def shape(request, shapes):
+    """(name, model, chat) of each shape."""
+    return request.param, *load_model(shapes[request.param], "cpu", "float32")
+
+
+@pytest.fixture(scope="session")
+def toy(base):
+    """(model, chat, prompts, {domain: problems}) of the toy world."""
+    model, chat = load_model(base, "cpu", "float32")
+    return model, chat, load_prompts(ROOT / "toy" / "prompts.json"), {d: load_problems(ROOT / "toy" / f"{d}_test.jsonl") for d in ("math", "code")}
+
+
+@pytest.fixture
+def engines():
+    """A function (model, chat, options…) → engines of all three roles."""
+
+    def make(model, chat, **options):
+        options = {"max_tokens": 8, "temperature": 1.0, **options}
+        engine = HFEngine(model, chat, **options)
+        return {"student": HFEngine(model, chat, **options), "teacher": engine, "asker": engine}
+
+    return make
