@@ -3,8 +3,7 @@
     python evaluate.py play --model runs/mt-rl/model --teacher google/gemma-3-12b-it --problems test.jsonl --out runs/eval/mt-rl
     python evaluate.py compare runs/eval/* runs/mt-rl --out runs/figures
 
-`play` writes a run folder OUT/NAME for each problem file NAME.jsonl (with --sharded: OUT/NAME-sharded). `compare` takes such
-folders, and those of grpo.py for the curves over training; the label of a model is the name of the run that trained it, the seeds
+`play` writes a run folder OUT/NAME for each problem file NAME.jsonl. `compare` takes such folders, and those of grpo.py for the curves over training; the label of a model is the name of the run that trained it, the seeds
 of a label are averaged problem by problem. It writes table.md and the pictures.
 
 Accuracy within n turns: the share of problems solved at turn n or before. Intervals: 95 %, normal, over problems, for the mean of
@@ -62,7 +61,7 @@ def play(args):
             fail(f"{file}: problem {without!r} has no shards, so it cannot be played with --sharded")
     for file, problems in tests:
         own = argparse.Namespace(**vars(args))
-        own.problems, own.out = str(file), str(Path(args.out) / (file.stem + "-sharded" * args.sharded))
+        own.problems, own.out = str(file), str(Path(args.out) / file.stem)
         run = Run(own, NEUTRAL)
         if (run.path / "metrics.jsonl").exists():
             print(f"{run.path} is finished")
@@ -96,7 +95,7 @@ def load_run(folder):
         fail(f"{folder}: is not a finished test run; give folders written by `evaluate.py play`, or run it again to finish it")
     model = Path(arguments["model"])
     label = model.parent.name if model.name == "model" else model.name
-    test = Path(arguments["problems"]).stem + "-sharded" * arguments["sharded"]
+    test = Path(arguments["problems"]).stem + " (sharded)" * arguments["sharded"]
     dialogues = read_jsonl(folder / "dialogues.jsonl")
     return "test", {**arguments, "label": label, "test": test}, (dialogues, read_jsonl(folder / "losses.jsonl"))
 

@@ -67,14 +67,14 @@ def encode(doc, vocab):
     return ids[:WIDTH], mask[:WIDTH]
 
 
-def batches(vocab, seed, step, steps):
-    """Packed batches from the given step on: ids, mask, document number, position; all int64 [ROWS, WIDTH]."""
-    while step < steps:
+def batches(vocab, seed, step):
+    """Endless packed batches from the given step on: ids, mask, document number, position; all int64 [ROWS, WIDTH]."""
+    while True:
         rng = random.Random(f"{seed}/{step}")
         ids, mask, doc, pos = (torch.zeros(ROWS, WIDTH, dtype=torch.long) for _ in range(4))
         used, number = [0] * ROWS, 0
         while True:
-            new, learn = encode(world.document(rng, step / steps), vocab)
+            new, learn = encode(world.document(rng, step * ROWS * WIDTH), vocab)
             row = next((r for r in range(ROWS) if used[r] + len(new) <= WIDTH), None)
             if row is None:
                 break
@@ -123,7 +123,7 @@ def train(out, tokens, seed):
     out.mkdir(parents=True, exist_ok=True)
     bar = tqdm(range(start, steps), initial=start, total=steps, desc="base", unit="step", mininterval=5)
     clock, recent = time.time(), []
-    for step, batch in zip(bar, batches(vocab, seed, start, steps)):
+    for step, batch in zip(bar, batches(vocab, seed, start)):
         loss = loss_of(model, *batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -145,7 +145,7 @@ def train(out, tokens, seed):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--tokens", type=int, default=30_000_000)
+    parser.add_argument("--tokens", type=int, default=22_000_000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -356,15 +356,16 @@ def doc_sharded(rng, domain):
     return doc
 
 
-LESSONS = [  # (share of the training so far, {document: share of the documents}): what is certain first, then all habits
-    (0.08, {doc_certain: 0.4, doc_reply: 0.6}),
-    (1.00, {doc_single: 0.16, doc_dialogue: 0.18, doc_careful: 0.18, doc_reply: 0.12, doc_teacher: 0.13, doc_asker: 0.06, doc_sharded: 0.17}),
+LESSONS = [  # (until so many tokens were seen, {document: share of the documents}): one skill after the other, then all habits
+    (2_100_000, {doc_certain: 1.0}),
+    (6_000_000, {doc_certain: 0.3, doc_reply: 0.7}),
+    (1e99, {doc_single: 0.16, doc_dialogue: 0.18, doc_careful: 0.18, doc_reply: 0.12, doc_teacher: 0.13, doc_asker: 0.06, doc_sharded: 0.17}),
 ]
 
 
-def document(rng, progress=1.0):
-    """[(role, tokens, trained)] of a random document at a moment (0…1) of the training, both domains equally likely."""
-    mixture = next(m for until, m in LESSONS if progress <= until)
+def document(rng, tokens=1e9):
+    """[(role, tokens, trained)] of a random document when the model has seen so many tokens; both domains equally likely."""
+    mixture = next(m for until, m in LESSONS if tokens <= until)
     return rng.choices(list(mixture), list(mixture.values()))[0](rng, rng.choice(("math", "code")))
 
 
@@ -372,7 +373,7 @@ def write_data(folder, train=2000, test=500, seed=0):
     """Writes training, test and sharded test problems of both domains, and the prompts file, into a folder."""
     for domain in ("math", "code"):
         rng = random.Random(f"{seed}/{domain}")
-        for name, n, held_out, make in (("train", train, False, problem), ("test", test, True, problem), ("sharded", test, True, sharded)):
+        for name, n, held_out, make in (("train", train, False, problem), ("test", test, True, problem), ("shards", test, True, sharded)):
             lines = [line(toy, f"{domain}-{name}-{i}") for i, toy in enumerate(problems(rng, domain, n, held_out, make))]
             (folder / f"{domain}_{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
     (folder / "prompts.json").write_text(json.dumps(PROMPTS, indent=1) + "\n")
