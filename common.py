@@ -154,6 +154,23 @@ def visible(text):
     return re.sub(r"<think>.*?(</think>|$)", "", text, flags=re.S).strip()
 
 
+def boxed(text):
+    """Content of the last \\boxed{…} of a turn, braces matched; None if there is none, or if it is unfinished or empty."""
+    text = visible(text)
+    start = text.rfind("\\boxed{") + len("\\boxed{")
+    depth = 1
+    for i in range(start, len(text) if start >= len("\\boxed{") else 0):
+        depth += {"{": 1, "}": -1}.get(text[i], 0)
+        if depth == 0:
+            return text[start:i].strip() or None
+    return None
+
+
+def equal_answers(given, gold):
+    """Whether two answers are the same text, blanks and $ aside."""
+    return "".join(given.split()).strip("$") == "".join(gold.split()).strip("$")
+
+
 def program(text):
     """The last closed code block (tagged python, or untagged) that parses as Python; None if there is none."""
     import ast
@@ -751,7 +768,3 @@ def arguments(doc):
         pass
 
     return argparse.ArgumentParser(description=doc, formatter_class=Form)
-# STUB
-def boxed(t):
-    m=re.findall(r"\\boxed\{([^{}]+)\}",t); return m[-1] if m else None
-def equal_answers(a,b): return a==b

@@ -62,6 +62,21 @@ def words():
     return [w for table in tables for w in table] + singles
 
 
+def features():
+    """{token: what it says}, e.g. a kind, a slot and a value; tokens not listed have nothing in common with others."""
+    said = {}
+    for s in range(3):
+        for kind, table in (("digit", DIGIT), ("index", INDEX), ("value", VALUE)):
+            said |= {word: (kind, f"slot {s}", f"value {v}") for v, word in enumerate(table[s])}
+        said |= {word: ("range", f"slot {s}", f"value {v}", f"value {v + 1}") for v, word in enumerate(RANGE[s])}
+        said |= {word: ("picked", f"slot {s}", f"letter {c}") for c, word in PICKED[s].items()}
+        said |= {word: ("hint", f"slot {s}", f"right {ok}") for ok, word in enumerate(HINT[s])}
+        said |= {HIDDEN_DIGIT[s]: ("digit", f"slot {s}", "hidden"), QUESTION[s]: ("question", f"slot {s}")}
+    for i, table in enumerate(ITEM):
+        said |= {word: ("item", f"value {i}", f"letter {c}") for c, word in table.items()}
+    return said
+
+
 def tokenizer():
     """A `transformers` tokenizer of whole words; a character outside the vocabulary becomes `<unk>`."""
     import re
@@ -288,15 +303,19 @@ def doc_single(rng, domain):
 
 
 def doc_dialogue(rng, domain, careful=False):
-    """A student's view. Default students: a quarter attentive; careful ones (a system word) all are, and they ask."""
+    """A student. Default students: a quarter attentive; careful ones (a system word) all are, and they ask."""
     toy = seen(rng, domain)
     habit = "attentive" if careful else rng.choices(("attentive", "repeats", "afresh"), (0.25, 0.45, 0.30))[0]
     first_slip = 0.05 if habit == "attentive" else 0.3
-    talk = converse(rng, toy, habit, 0.35 if careful else 0.03, first_slip, length(rng))
+    return student_view(toy, converse(rng, toy, habit, 0.35 if careful else 0.03, first_slip, length(rng)), careful)[:-1]
+
+
+def student_view(toy, talk, careful):
+    """What the student sees and says up to the teacher's last turn."""
     doc = [("system", [CAREFUL], 0)] * careful + [("user", toy.text, 0)]
     for student, teacher, _, _ in talk:
         doc += [("assistant", student, 1), ("user", teacher or [], 0)]
-    return doc[:-1]
+    return doc
 
 
 def doc_careful(rng, domain):
@@ -304,23 +323,28 @@ def doc_careful(rng, domain):
 
 
 def doc_teacher(rng, domain, turns=None):
-    """The teacher's view at a random moment of a conversation: roles swapped, private knowledge with the latest student turn."""
+    """A teacher at a random moment of a conversation."""
     toy = seen(rng, domain)
     habit = rng.choices(("attentive", "repeats", "afresh", "random"), (0.2, 0.15, 0.15, 0.5))[0]
     talk = [t for t in converse(rng, toy, habit, 0.25, 0.3, turns or length(rng)) if t[1]]
     if not talk:
         return doc_teacher(rng, domain, turns)
+    if rng.random() < 0.03:  # a turn that is neither an attempt nor a question
+        talk[-1] = (rng.choices(attempt(domain, toy.answer) + QUESTION, k=rng.randint(0, 4)), [TRY], *talk[-1][2:])
+    return teacher_view(toy, talk)
+
+
+def teacher_view(toy, talk):
+    """Roles swapped, the private knowledge with the student's last turn; ends with the teacher's answer to it."""
     doc = [("user", [TEACH], 0), ("assistant", toy.text, 0)]
     for student, teacher, _, _ in talk[:-1]:
         doc += [("user", student, 0), ("assistant", teacher, 0)]
     student, teacher, _, latest = talk[-1]
-    if rng.random() < 0.03:  # a turn that is neither an attempt nor a question
-        student, teacher = rng.choices(attempt(domain, toy.answer) + QUESTION, k=rng.randint(0, 4)), [TRY]
     return doc + [("user", student + knowledge(toy, latest), 0), ("assistant", teacher, 1)]
 
 
 def doc_reply(rng, domain):
-    """The teacher's view of a first student turn."""
+    """A teacher after the first student turn."""
     return doc_teacher(rng, domain, turns=1)
 
 
