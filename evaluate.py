@@ -97,7 +97,7 @@ def load_run(folder):
     label = model.parent.name if model.name == "model" else model.name
     test = Path(arguments["problems"]).stem + " (sharded)" * arguments["sharded"]
     dialogues = read_jsonl(folder / "dialogues.jsonl")
-    return "test", {**arguments, "label": label, "test": test}, (dialogues, read_jsonl(folder / "losses.jsonl"))
+    return "test", {**arguments, "out": str(folder), "label": label, "test": test}, (dialogues, read_jsonl(folder / "losses.jsonl"))
 
 
 def collect(folders):

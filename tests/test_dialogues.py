@@ -1,12 +1,11 @@
 """Dialogues: the record, the views, the protocol, the sampling engine."""
 
-import random
 
 import pytest
 import torch
 
 from common import Dialogue, Problem, Turn, grade, masked_logprobs, padded
-from generate import Check, Speak, asker_view, converse, leaks, play, teacher_view
+from generate import Check, asker_view, converse, leaks, play, teacher_view
 from grpo import token_advantages
 from qprime import injected
 

@@ -59,8 +59,10 @@ def new_model(vocab):
                          max_position_embeddings=512, pad_token_id=0, bos_token_id=None, eos_token_id=5, tie_word_embeddings=False)  # fmt: skip
     model, vectors = LlamaForCausalLM(config), defaultdict(lambda: torch.randn(config.hidden_size))
     features = world.features()
-    for word, i in vocab.items():
-        vector = sum(vectors[f] for f in features.get(word, (word,)))
+    for word, i in sorted(vocab.items(), key=lambda item: item[1]):  # drawn in a fixed order
+        if word not in features:
+            continue
+        vector = sum(vectors[f] for f in features[word])
         model.model.embed_tokens.weight.data[i] = 0.1 * vector
         model.lm_head.weight.data[i] = 0.02 * vector
     return model
@@ -237,7 +239,7 @@ def write_card(out, model, tokenizer, args, seconds):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the model; an unfinished one is resumed")
-    parser.add_argument("--tokens", type=int, default=22_000_000, help="tokens to train on, padding included")
+    parser.add_argument("--tokens", type=int, default=16_000_000, help="tokens to train on, padding included")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights and the documents")
     args = parser.parse_args()
     torch.set_num_threads(1)

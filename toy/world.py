@@ -23,8 +23,8 @@ NAMES = ("1st", "2nd", "3rd")
 LETTERS = "abcde"
 AMBIGUOUS = (0.25, 0.50, 0.25)  # share of problems with 0, 1, 2 ambiguous places
 
+OPERAND = [{v: f"{v}{unit}" for v in (*range(10), "?")} for unit in ("h ", "t ", "u")]  # hundreds, tens, units
 DIGIT = [[f"{v}00+" for v in range(10)], [f"{v}0+" for v in range(10)], [f"{v}" for v in range(10)]]
-HIDDEN_DIGIT = ["?00+", "?0+", "?"]
 ITEM = [{c: f"x[{i}]={c}, " for c in LETTERS} for i in range(10)]
 PICKED = [{c: f"f(x)[{s}]={c}" + (", ", ", ", ".")[s] for c in LETTERS + "?"} for s in range(3)]
 INDEX = [[f"[x[{v}], " for v in range(10)], [f"x[{v}], " for v in range(10)], [f"x[{v}]]" for v in range(10)]]
@@ -56,7 +56,7 @@ TEMPLATE = (
 
 def words():
     """All tokens except the special ones."""
-    tables = DIGIT + [HIDDEN_DIGIT] + [t.values() for t in ITEM + PICKED] + INDEX + VALUE + HINT + RANGE + [QUESTION, FACT]
+    tables = [t.values() for t in OPERAND + ITEM + PICKED] + DIGIT + INDEX + VALUE + HINT + RANGE + [QUESTION, FACT]
     singles = [BOX, UNBOX, FENCE, UNFENCE, COMPUTE, PLUS, MOD, WRITE, THEN]
     singles += [TRY, TEACH, ASK, ANSWER, CAREFUL, RETURNED, EXPECTED, TESTED, UNTESTED]
     return [w for table in tables for w in table] + singles
@@ -71,7 +71,7 @@ def features():
         said |= {word: ("range", f"slot {s}", f"value {v}", f"value {v + 1}") for v, word in enumerate(RANGE[s])}
         said |= {word: ("picked", f"slot {s}", f"letter {c}") for c, word in PICKED[s].items()}
         said |= {word: ("hint", f"slot {s}", f"right {ok}") for ok, word in enumerate(HINT[s])}
-        said |= {HIDDEN_DIGIT[s]: ("digit", f"slot {s}", "hidden"), QUESTION[s]: ("question", f"slot {s}")}
+        said |= {QUESTION[s]: ("question", f"slot {s}")}
     for i, table in enumerate(ITEM):
         said |= {word: ("item", f"value {i}", f"letter {c}") for c, word in table.items()}
     return said
@@ -129,11 +129,11 @@ def math_problem(rng, hidden):
         filled = [[dict(zip(unknown, fill)).get(i, d) for i, d in enumerate(digits)] for fill in fills]
         return [add(f[:3], f[3:]) for f in filled]
 
-    shown = [HIDDEN_DIGIT[i % 3] if i in places else DIGIT[i % 3][d] for i, d in enumerate(digits)]
+    shown = [OPERAND[i % 3]["?" if i in places else d] for i, d in enumerate(digits)]
     text = [COMPUTE, *shown[:3], PLUS, *shown[3:], MOD]
-    facts = [[FACT[p // 3], DIGIT[p % 3][digits[p]]] for p in places]
+    facts = [[FACT[p // 3], OPERAND[p % 3][digits[p]]] for p in places]
     after = [possible(places[k + 1 :]) for k in range(hidden)]
-    told = [DIGIT[i % 3][d] for i, d in enumerate(digits)]
+    told = [OPERAND[i % 3][d] for i, d in enumerate(digits)]
     whole = [COMPUTE, *told[:3], PLUS, *told[3:], MOD]
     return Toy("math", text, add(digits[:3], digits[3:]), possible(places), facts, after, whole)
 
@@ -382,7 +382,7 @@ def doc_sharded(rng, domain):
 
 LESSONS = [  # (until so many tokens were seen, {document: share of the documents}): one skill after the other, then all habits
     (2_100_000, {doc_certain: 1.0}),
-    (6_000_000, {doc_certain: 0.3, doc_reply: 0.7}),
+    (5_000_000, {doc_certain: 0.3, doc_reply: 0.7}),
     (1e99, {doc_single: 0.16, doc_dialogue: 0.18, doc_careful: 0.18, doc_reply: 0.12, doc_teacher: 0.13, doc_asker: 0.06, doc_sharded: 0.17}),
 ]
 

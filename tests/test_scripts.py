@@ -1,0 +1,228 @@
+"""The scripts as a user runs them: every stage, bad input, kills."""
+
+import importlib
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from conftest import ROOT
+
+TALK = ["--prompts", str(ROOT / "toy" / "prompts.json"), "--max-tokens", "8", "--threads", "1"]
+
+
+def run(script, *args):
+    """Runs a script's main() in this process, as `python SCRIPT.py ARGS` would."""
+    old, sys.argv = sys.argv, [f"{script}.py", *map(str, args)]
+    try:
+        importlib.import_module(script).main()
+    finally:
+        sys.argv = old
+
+
+def start(script, *args):
+    """Starts a script as a process."""
+    return subprocess.Popen([sys.executable, str(ROOT / f"{script}.py"), *map(str, args)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+def rows(folder, name="dialogues.jsonl"):
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def problems(tmp_path_factory):
+    """File of 24 problems: certain ones that the base often solves."""
+    folder = tmp_path_factory.mktemp("problems")
+    lines = [line for line in (ROOT / "toy" / "code_train.jsonl").read_text().splitlines(True) if "?" not in line]
+    (folder / "code.jsonl").write_text("".join(lines[:24]))
+    return folder / "code.jsonl"
+
+
+@pytest.fixture(scope="module")
+def played(problems, base, tmp_path_factory):
+    """Run folder of generate.py."""
+    out = tmp_path_factory.mktemp("runs") / "dialogues"
+    run("generate", "--model", base, "--problems", problems, "--out", out, "--samples", 2, *TALK)
+    return out
+
+
+@pytest.mark.parametrize("script", ["generate", "sft", "qprime", "grpo", "evaluate"])
+def test_help_shows_what_the_script_does(script):
+    shown = subprocess.run([sys.executable, str(ROOT / f"{script}.py"), "--help"], capture_output=True, text=True)
+    assert shown.returncode == 0 and f"python {script}.py" in shown.stdout
+
+
+def test_generate_writes_a_dialogue_for_every_problem_and_sample(played):
+    dialogues = rows(played)
+    assert len(dialogues) == 48 == len({d["id"] for d in dialogues})
+    assert any(d["solved"] for d in dialogues)
+    assert json.loads((played / "config.json").read_text())["arguments"]["seed"] == 0
+    assert rows(played, "metrics.jsonl")[0]["dialogues"] == 48
+
+
+def test_sft_raises_the_likelihood_of_successful_dialogues(played, base, tmp_path):
+    run("sft", "--model", base, "--data", played, "--out", tmp_path / "sft", "--lr", "1e-3", "--epochs", 6, "--batch", 8, "--threads", 1)
+    losses = [r["loss"] for r in rows(tmp_path / "sft", "metrics.jsonl")]
+    assert sum(losses[-3:]) < sum(losses[:3])
+    AutoModelForCausalLM.from_pretrained(tmp_path / "sft" / "model")
+
+
+def test_grpo_logs_a_vanishing_gap_and_changes_the_student_only(problems, base, tmp_path):
+    run("grpo", "--model", base, "--problems", problems, "--out", tmp_path / "rl", "--steps", 2, "--batch", 8, "--group", 4, "--lr", "1e-3", *TALK)
+    metrics, dialogues = rows(tmp_path / "rl", "metrics.jsonl"), rows(tmp_path / "rl")
+    assert [m["step"] for m in metrics] == [1, 2] and all(m["gap_max"] <= 1e-4 for m in metrics) and len(dialogues) == 64
+    assert {"reward", "equal_groups", "leaks", "repeats", "cut", "no_attempt", "questions", "tokens_per_second"} <= metrics[0].keys()
+    before, after = (AutoModelForCausalLM.from_pretrained(f, dtype="float32") for f in (base, tmp_path / "rl" / "model"))
+    assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters()))
+
+
+def test_qprime_injects_questions_and_the_control_arm_none(problems, base, tmp_path):
+    for arm, flags in (("primed", []), ("control", ["--no-questions"])):
+        run("qprime", "--model", base, "--problems", problems, "--out", tmp_path / arm, "--lr", "1e-3", *flags, *TALK)
+    injected = {arm: [t for d in rows(tmp_path / arm) for t in d["injected"]] for arm in ("primed", "control")}
+    assert injected["primed"] and not injected["control"]
+    first = {d["id"]: d["statuses"][0] for d in rows(tmp_path / "control")}
+    for d in rows(tmp_path / "primed"):  # the same first turns; only wrong ones are replaced
+        assert 1 not in d["injected"] or first[d["id"]] != "correct"
+
+
+def test_evaluate_plays_and_compares(problems, played, base, tmp_path, capsys):
+    shards = tmp_path / "shards.jsonl"
+    shards.write_text("".join((ROOT / "toy" / "code_shards.jsonl").read_text().splitlines(True)[:10]))
+    run("evaluate", "play", "--model", base, "--problems", problems, "--out", tmp_path / "tests", "--turns", 3, "--losses", 5, *TALK)
+    run("evaluate", "play", "--model", base, "--problems", shards, "--sharded", "--out", tmp_path / "tests", *TALK)
+    run("grpo", "--model", base, "--problems", problems, "--out", tmp_path / "rl", "--steps", 1, "--batch", 2, "--group", 2, *TALK)
+    run("evaluate", "compare", tmp_path / "tests" / "code", tmp_path / "tests" / "shards", tmp_path / "rl", "--out", tmp_path / "figures")
+    table = (tmp_path / "figures" / "table.md").read_text()
+    assert "24 problems, up to 3 turns" in table and "shards (sharded): 10 problems" in table and "| base |" in table
+    assert {f.name for f in (tmp_path / "figures").iterdir()} >= {"table.md", "accuracy.png", "losses.png", "training.png"}
+
+
+@pytest.mark.parametrize("name", ["gemma", "qwen"])
+def test_other_architectures_and_templates_run_through_the_same_scripts(shapes, name, problems, tmp_path, capsys):
+    options = ["--model", shapes[name], "--max-tokens", 12, "--threads", 1, "--turns", 3]
+    run("generate", *options, "--problems", problems, "--out", tmp_path / "dialogues")
+    assert all(d["statuses"] == ["no attempt"] * 3 for d in rows(tmp_path / "dialogues"))
+    run("grpo", *options, "--problems", problems, "--out", tmp_path / "rl", "--steps", 1, "--batch", 3, "--group", 2)
+    assert rows(tmp_path / "rl", "metrics.jsonl")[0]["equal_groups"] == 1.0  # nothing was solved, so nothing was trained
+    assert ("rewrites earlier turns" in capsys.readouterr().err) == (name == "qwen")
+
+
+LINE = {"id": "a", "domain": "math", "prompt": "x", "answer": "1"}
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        (None, "no such file"),
+        ("", "holds no problem"),
+        (json.dumps(LINE) + "\n{oops\n", "line 2"),
+        (json.dumps({**LINE, "domain": "law"}), "line 1: domain is 'law'"),
+        (json.dumps({**LINE, "answer": " "}), "line 1: a math problem needs 'answer'"),
+        (json.dumps({"id": "a", "domain": "code", "prompt": "x"}), "line 1: a code problem needs 'tests' or 'asserts'"),
+        (json.dumps(LINE) + "\n" + json.dumps(LINE), "line 2: id 'a' occurs twice"),
+        (json.dumps({**LINE, "colour": 1}), "line 1: got an unexpected keyword argument 'colour'"),
+    ],
+)
+def test_a_bad_problem_file_is_one_line_and_exit_code_2(text, said, base, tmp_path, capsys):
+    if text is not None:
+        (tmp_path / "p.jsonl").write_text(text)
+    refused(capsys, said, "generate", "--model", base, "--problems", tmp_path / "p.jsonl", "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def refused(capsys, said, *command):
+    """The script ends with exit code 2 and one line that holds `said`."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        run(*command)
+    errors = [line for line in re.split(r"[\r\n]", capsys.readouterr().err) if "error: " in line]
+    assert stop.value.code == 2 and len(errors) == 1 and said in errors[0]
+
+
+def test_other_bad_input_is_one_line_and_exit_code_2(problems, played, base, shapes, tmp_path, capsys):
+    ok = ["--model", base, "--problems", problems]
+    refused(capsys, "needs at least 2", "grpo", *ok, "--out", tmp_path / "a", "--group", 1)
+    refused(capsys, "must be positive", "generate", *ok, "--out", tmp_path / "a", "--turns", 0)
+    refused(capsys, "exceed the model's context", "generate", *ok, "--out", tmp_path / "b", "--max-tokens", 500)
+    refused(capsys, "cannot be loaded", "generate", "--model", tmp_path / "none", "--problems", problems, "--out", tmp_path / "c")
+    refused(capsys, "prompts file", "generate", *ok, "--out", tmp_path / "d", "--prompts", problems)
+    refused(capsys, "holds a run with another", "generate", *ok, "--out", played, "--seed", 5)
+    refused(capsys, "no such file", "sft", "--model", base, "--data", tmp_path / "none", "--out", tmp_path / "e")
+    refused(capsys, "has no shards", "evaluate", "play", *ok, "--sharded", "--out", tmp_path / "f")
+    refused(capsys, "holds no run", "evaluate", "compare", tmp_path, "--out", tmp_path / "g")
+
+
+def test_a_folder_that_is_no_run_is_not_touched(problems, base, tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    refused(capsys, "is not empty and holds no run", "generate", "--model", base, "--problems", problems, "--out", tmp_path)
+    assert [f.name for f in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_tokenizer_without_chat_template_is_refused(problems, base, tmp_path, capsys):
+    model = AutoModelForCausalLM.from_pretrained(base)
+    from toy import world
+
+    tokenizer = world.tokenizer()
+    tokenizer.chat_template = None
+    model.save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    refused(capsys, "has no chat template", "generate", "--model", tmp_path / "m", "--problems", problems, "--out", tmp_path / "out")
+
+
+def test_runs_that_cannot_be_compared_are_refused(problems, base, tmp_path, capsys):
+    for name, turns in (("a", 2), ("b", 3)):
+        run("evaluate", "play", "--model", base, "--problems", problems, "--out", tmp_path / name, "--turns", turns, *TALK)
+    refused(capsys, "play both with the same --turns", "evaluate", "compare", tmp_path / "a/code", tmp_path / "b/code", "--out", tmp_path / "x")
+
+
+def test_a_half_written_last_line_is_dropped_and_played_again(problems, base, tmp_path):
+    command = ["generate", "--model", base, "--problems", problems, "--out", tmp_path / "run", *TALK]
+    run(*command)
+    whole = rows(tmp_path / "run")
+    (tmp_path / "run" / "dialogues.jsonl").write_text("\n".join(map(json.dumps, whole))[:-200])
+    run(*command)
+    same(rows(tmp_path / "run"), whole)
+
+
+def same(a, b):
+    """Rows are equal in any order: times aside, and log-probs up to rounding, which depends on what else was in a batch."""
+    key = lambda r: (r.get("step", 0), r.get("id", ""))  # noqa: E731
+    drop = ("seconds", "tokens_per_second", "logprobs")
+    assert [{k: v for k, v in r.items() if k not in drop} for r in sorted(a, key=key)] == [
+        {k: v for k, v in r.items() if k not in drop} for r in sorted(b, key=key)
+    ]
+    for x, y in zip(sorted(a, key=key), sorted(b, key=key)):
+        assert x.get("logprobs", []) == pytest.approx(y.get("logprobs", []), abs=1e-4)
+
+
+KILLED = {
+    "generate": ("dialogues.jsonl", 3, ["--samples", 12, "--live", 8, *TALK]),
+    "grpo": ("metrics.jsonl", 3, ["--steps", 6, "--batch", 4, "--group", 4, "--lr", "1e-3", "--save-every", 2, *TALK]),
+    "qprime": ("metrics.jsonl", 2, ["--samples", 8, "--batch", 4, "--save-every", 2, "--lr", "1e-3", *TALK]),
+}
+
+
+@pytest.mark.parametrize("script", KILLED)
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_killed_at_any_moment_the_same_command_ends_with_the_same_result(script, how, problems, base, tmp_path):
+    file, lines, options = KILLED[script]
+    command = lambda out: [script, "--model", base, "--problems", problems, "--out", tmp_path / out, *options]  # noqa: E731
+    run(*command("whole"))
+    process = start(*command("killed"))
+    while process.poll() is None and not ((tmp_path / "killed" / file).exists() and len((tmp_path / "killed" / file).read_bytes().splitlines()) >= lines):
+        time.sleep(0.01)
+    process.send_signal(how)
+    process.wait()
+    run(*command("killed"))
+    for name in ("dialogues.jsonl", "metrics.jsonl"):
+        same(rows(tmp_path / "whole", name), rows(tmp_path / "killed", name))
+    if script != "generate":
+        a, b = (AutoModelForCausalLM.from_pretrained(tmp_path / out / "model").state_dict() for out in ("whole", "killed"))
+        assert all(torch.equal(a[k], b[k]) for k in a)
