@@ -31,7 +31,7 @@ def record(shape, engines, prompts=None, turns=4, n=6, **options):
     name, model, chat = shape
     prompts = prompts or {"math": "{problem}", "teacher": "T", "teacher_math": "{turn} {knowledge}", "asker_math": "{problem} {turn} {knowledge}"}
     if name == "llama":
-        prompts = {**prompts, "math": "Compute 100+20+3 plus 300+10+1 mod 1000."}
+        prompts = {**prompts, "math": "Compute 1h 2t 3u plus 3h 1t 1u mod 1000."}
     talks = [(f"d{i}", converse(MATH, f"d{i}", chat, chat, prompts, turns)) for i in range(n)]
     return sorted(play(talks, engines(model, chat, **options), Instant()), key=lambda d: d.id)
 
@@ -95,7 +95,7 @@ def test_cached_keys_and_values_change_nothing(shape, engines, monkeypatch):
 def test_sampled_tokens_follow_the_models_distribution(toy, engines):
     model, chat, _, _ = toy
     engine = engines(model, chat, max_tokens=1, batch=4000)["student"]
-    ids = chat.view([{"role": "user", "content": "Compute 100+20+? plus 300+10+1 mod 1000."}])
+    ids = chat.view([{"role": "user", "content": "Compute 1h 2t ?u plus 3h 1t 1u mod 1000."}])
     opening = chat.tokenizer.encode("\\boxed{400+30+", add_special_tokens=False)
     for i in range(4000):
         engine.submit(i, i, ids + opening)
