@@ -5,23 +5,33 @@ Notation as in the paper (arXiv 2602.16488): student, teacher, private knowledge
 """
 
 import argparse
+import ast
+import base64
+import gzip
+import io
 import json
 import math
 import os
+import pickle
 import random
 import re
+import shutil
 import subprocess
 import sys
+import zlib
+from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import mpmath
 import torch
 import torch.nn.functional as F
 import transformers
+from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import sandbox
@@ -74,11 +84,29 @@ class Problem:
             raise ValueError("functional tests and asserts need 'func_name'")
 
 
-def load_problems(path):
+def load_problems(source, answers="rule"):
+    """Problems of a JSONL file of problem lines, or of a data set: a name of SOURCES, or NAME:PATH for a local copy of it.
+
+    answers: "rule" leaves out math problems of a data set whose answer no rule can judge (prose), "all" keeps them. A data set
+    is read once and kept as problem lines under ~/.cache/sml. Ends the program naming what is wrong and where.
+    """
+    name, _, copy = str(source).partition(":")
+    if name not in SOURCES:
+        return read_problems(source)
+    content = Path(__file__).read_bytes() + b"".join(f"{f}{f.stat().st_mtime_ns}".encode() for f in local_files(copy))
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "sml" / f"{name}-{answers}-{zlib.crc32(content):08x}.jsonl".replace("/", "-")
+    if not cache.exists():
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        problems = list(import_problems(name, copy, answers))
+        write_atomically(cache, "".join(json.dumps(asdict(p)) + "\n" for p in problems))
+    return read_problems(cache)
+
+
+def read_problems(path):
     """Problems of a JSONL file, in its order. Ends the program naming file and line where a line is not a problem."""
     path, problems, seen = Path(path), [], set()
     if not path.is_file():
-        fail(f"{path}: no such file; give a file of problem lines (JSONL)")
+        fail(f"{path}: no such file; give a file of problem lines (JSONL), or one of {', '.join(SOURCES)}, or NAME:PATH for a local copy")
     with path.open(encoding="utf-8", errors="replace") as file:
         for number, text in enumerate(file, 1):
             if not text.strip():
@@ -92,6 +120,185 @@ def load_problems(path):
             seen.add(problem.id)
             problems.append(problem)
     return problems or fail(f"{path}: holds no problem; each line must be a JSON object with id, domain, prompt, …")
+
+
+# ------------------------------------------------------------------------------------------------------------------ data sets
+
+
+class Unusable(Exception):
+    """A row of a data set that makes no problem; the reason is counted and reported."""
+
+
+@dataclass
+class Source:
+    """A data set: where the hub has it, which rows are meant, how a row becomes the fields of a Problem."""
+
+    hub: str
+    make: Callable  # row → fields of a Problem without its id; raises Unusable, or KeyError if the schema is another
+    read: dict = field(default_factory=dict)  # further arguments of datasets.load_dataset
+    files: tuple = ()  # of the hub's repository, read as they are
+    side: str = ""  # "train" | "test": a problem's side is drawn from its text, the same in any copy of the data
+    most: int = 10**9  # problems that are taken
+
+
+def import_problems(name, copy, answers):
+    """Yields the Problems of a data set and prints how many rows were left out, and why."""
+    source, out, seen, taken = SOURCES[name], Counter(), set(), 0
+    rows = local_rows(copy) if copy else hub_rows(name, source)
+    for number, row in enumerate(tqdm(rows, desc=name, unit="row", mininterval=1), 1):
+        try:
+            fields = source.make(row)
+            side = "test" if zlib.crc32(fields["prompt"].encode()) % 5 == 0 else "train"
+            if source.side not in ("", side):
+                raise Unusable(f"not on the {source.side} side")
+            if fields["prompt"] in seen:
+                raise Unusable("the same problem again")
+            if fields["domain"] == "math" and answers == "rule" and not judgeable(fields["answer"]):
+                raise Unusable("the answer cannot be judged by a rule")
+            yield Problem(f"{name.split('/')[0]}-{number}", **fields)
+        except (KeyError, TypeError) as e:
+            fail(f"{copy or source.hub}, row {number}: no usable field {e}; the rows must be as in the data set {source.hub}")
+        except (Unusable, ValueError) as e:
+            out[str(e)] += 1
+            continue
+        seen.add(fields["prompt"])
+        taken += 1
+        if taken == source.most:
+            break
+    print(f"{name}: {taken} problems" + "".join(f"; {n} left out: {why}" for why, n in out.most_common()), file=sys.stderr)
+
+
+def local_files(copy):
+    """The files of a local copy: the path itself, or all data files of a folder."""
+    path = Path(copy)
+    if copy and not path.exists():
+        fail(f"{path}: no such file; give a local copy of the data set after the colon")
+    return [] if not copy else sorted(f for f in path.iterdir() if f.suffix in (".jsonl", ".json")) if path.is_dir() else [path]
+
+
+def local_rows(copy):
+    """Rows of JSONL, JSON (a list) or Parquet files; the first two also gzipped."""
+    import datasets  # here, because it takes a second
+
+    for path in local_files(copy):
+        if path.suffix == ".parquet":
+            yield from datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True)
+            continue
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
+            whole = path.with_suffix("" if path.suffix == ".gz" else path.suffix).suffix == ".json"
+            try:
+                yield from json.load(file) if whole else (json.loads(line) for line in file if line.strip())
+            except ValueError as e:
+                fail(f"{path}: not {'JSON' if whole else 'JSONL'} ({e})")
+
+
+def hub_rows(name, source):
+    """Rows of a data set on the hub, one after the other. Ends the program if it cannot be reached."""
+    import datasets
+    import huggingface_hub
+
+    try:
+        if source.files:
+            yield from (row for f in source.files for row in local_rows(huggingface_hub.hf_hub_download(source.hub, f, repo_type="dataset")))
+        else:
+            yield from datasets.load_dataset(source.hub, **{"split": "test", **source.read}, streaming=True)
+    except (OSError, ValueError, RuntimeError) as e:
+        reason = (str(e).splitlines() or [type(e).__name__])[0]
+        fail(f"data set {source.hub} cannot be read from the hub ({short(reason)}); check the network, or give a local copy: {name}:PATH")
+
+
+def math_row(row):
+    return {"domain": "math", "prompt": row["problem"], "answer": filled(row["answer"], "answer"), "solution": row["solution"]}
+
+
+def filled(text, what):
+    return text if text and text.strip() else (_ for _ in ()).throw(Unusable(f"no {what}"))
+
+
+def gsm8k_row(row):
+    solution, mark, answer = row["answer"].rpartition("####")
+    return {"domain": "math", "prompt": row["question"], "answer": filled(answer.strip().replace(",", "") if mark else "", "answer"), "solution": solution.strip()}
+
+
+def check_assert(name, prompt, test):
+    """HumanEval's tests as one assert snippet; the prompt stands before because some tests call its helper functions."""
+    return f"candidate = {name}\n{prompt}\n    pass\n{name} = candidate\n{test}\ncheck(candidate)"
+
+
+def humaneval_row(row):
+    name, prompt = row["entry_point"], row["prompt"]
+    return {"domain": "code", "prompt": f"Complete this program; keep the name `{name}`.\n\n{prompt}", "func_name": name,
+            "asserts": [check_assert(name, prompt, row["test"])], "solution": prompt + row["canonical_solution"]}  # fmt: skip
+
+
+def opencode_row(row):
+    """Rows with score 1 and three tests or more, of which eight are taken, whose own program passes them in the sandbox."""
+    asserts = [text.strip() for text in json.loads(row["unit_tests"])][:8]
+    if float(row["average_test_score"]) < 1:
+        raise Unusable("its program fails its tests")
+    if len(asserts) < 3:
+        raise Unusable("fewer than three tests")
+    source = program(row["output"]) or program(f"```python\n{row['output']}\n```")
+    defined = {n.name for n in ast.parse(source or "").body if isinstance(n, ast.FunctionDef)}
+    called = [{n.func.id for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)} for text in asserts]
+    names = sorted(defined.intersection(*called))
+    if len(names) != 1:
+        raise Unusable("its tests do not call one function")
+    if any(r.status != "ok" for r in sandbox.run_asserts(source, names[0], asserts)):
+        raise Unusable("its program fails in the sandbox")
+    prompt = f"{row['input']}\n\nThe function must be called `{names[0]}`."
+    return {"domain": "code", "prompt": prompt, "func_name": names[0], "asserts": asserts, "solution": source}
+
+
+class NoObjects(pickle.Unpickler):
+    """Unpickles plain values only."""
+
+    def find_class(self, *_):
+        raise Unusable("private tests hold an object")
+
+
+def livecode_row(row):
+    """Public tests are for the teacher, all tests decide. Private ones are JSON, or base64 of a zlib-packed pickle of JSON."""
+    hidden = row.get("private_test_cases") or "[]"
+    if not hidden.lstrip().startswith("["):
+        hidden = NoObjects(io.BytesIO(zlib.decompress(base64.b64decode(hidden)))).load()
+    public, start = json.loads(row["public_test_cases"]), row["starter_code"]
+    how = f"Start from this code:\n```python\n{start}\n```" if start else "Read from standard input and print to standard output."
+    return {"domain": "code", "prompt": f"{row['question_content']}\n\n{how}", "tests": public + json.loads(hidden), "public_tests": public,
+            "func_name": json.loads(row["metadata"]).get("func_name")}  # fmt: skip
+
+
+def lost_row(task, joined, row):
+    """Math or code of Lost in Conversation. joined: the pieces as one list of bullet points instead of the full text."""
+    if row["task"] != task:
+        raise Unusable(f"not {task}")
+    shards = [s["shard"] for s in row["shards"]]
+    if task == "math":
+        fields = gsm8k_row(row)
+    else:
+        meta = row["metadata"] if isinstance(row["metadata"], dict) else json.loads(row["metadata"])
+        name, public = meta["func_name"], json.loads(row["public_test_cases"])
+        shards = [f"{shards[0]} (The function must be called `{name}`.)", *shards[1:]]
+        fields = {"domain": "code", "prompt": row["prompt"], "public_tests": public, "func_name": name}
+        checked = "def check(" in row["test"]
+        fields |= {"asserts": [check_assert(name, row["prompt"], row["test"])]} if checked else {"tests": public + json.loads(row["test"])}
+    return {**fields, "prompt": "\n".join(f"- {s}" for s in shards) if joined else fields["prompt"], "shards": shards}
+
+
+LIVECODE = tuple(f"test{n}.jsonl" for n in ("", 2, 3, 4, 5, 6))
+OMNI, GSM8K, LOST = "KbsdJames/Omni-MATH", "openai/gsm8k", "microsoft/lost_in_conversation"
+SOURCES = {
+    "omni-math": Source(OMNI, math_row),
+    "omni-math/train": Source(OMNI, math_row, side="train", most=2000),
+    "omni-math/test": Source(OMNI, math_row, side="test", most=500),
+    "opencodeinstruct": Source("nvidia/OpenCodeInstruct", opencode_row, {"name": "train", "split": "train"}, most=2000),
+    **{f"livecodebench/v{n}": Source("livecodebench/code_generation_lite", livecode_row, files=LIVECODE[:n]) for n in range(1, 7)},
+    **{f"lost-in-conversation/{task}{'-joined' * joined}": Source(LOST, partial(lost_row, task, joined), files=("lost_in_conversation.json",))
+       for task in ("math", "code") for joined in (False, True)},
+    **{f"gsm8k/{split}": Source(GSM8K, gsm8k_row, {"name": "main", "split": split}) for split in ("train", "test")},
+    "math-500": Source("HuggingFaceH4/MATH-500", math_row),
+    "humaneval": Source("openai/openai_humaneval", humaneval_row),
+}  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------------------- prompts
@@ -159,8 +366,6 @@ def visible(text):
 
 def program(text):
     """The last closed code block (tagged python, or untagged) that parses as Python; None if there is none."""
-    import ast
-
     for block in reversed(re.findall(r"^```(?:python3?|py)?[ \t]*\n(.*?)^```[ \t]*$", visible(text), flags=re.S | re.M | re.I)):
         try:
             ast.parse(block)
@@ -185,8 +390,6 @@ def same_output(got, want):
 
 def plain(text):
     """Value of a Python or JSON literal, tuples as lists; ValueError if it is none. Never evaluates."""
-    import ast
-
     def lists(v):
         if isinstance(v, (list, tuple)):
             return [lists(x) for x in v]
@@ -250,6 +453,7 @@ def grade_code(problem, source):
         status, _ = run_test(source, problem.func_name, test)
         if status != "correct":
             break
+    results = []
     if status == "correct" and problem.asserts:
         results = sandbox.run_asserts(source, problem.func_name, problem.asserts)
         status = next((r.status if r.status == "timeout" else "wrong" for r in results if r.status != "ok"), "correct")
@@ -260,9 +464,8 @@ def grade_code(problem, source):
         result, line = run_test(source, problem.func_name, test)
         if result != "correct" and len(lines) < 3:
             lines.append(f"Test {number}: {line}")
-    if not lines and problem.asserts and not problem.public_tests:
-        failed = next((i for i, r in enumerate(results) if r.status != "ok"), 0) if not problem.tests else 0
-        lines = [f"Failed: {short(problem.asserts[failed])}"]
+    if not lines and not problem.public_tests:
+        lines = [f"Failed: {short(r.error)}" for r in results if r.status != "ok"][:3]
     return Verdict(status, "\n".join(lines) or "The public tests pass; a hidden test fails.")
 
 
@@ -312,6 +515,7 @@ UNIT = (
     "years?|sq(?:uare)?|cubic|per|mph|ways?|points?|pairs?|solutions?|people|students?|cubes?|integers?|numbers?|triples?"
 )
 FUNCTIONS = {"sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "log", "ln", "exp", "lg", "gcd", "max", "min"}
+WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}")
 DIGITS = 1200  # bounds what is computed: digits of precision, and of any number that may arise
 
 
@@ -345,6 +549,11 @@ def equal_answers(given, gold):
         return same_answer(a, b, 0)
     except (Undecided, RecursionError, ArithmeticError, ValueError, TypeError, MemoryError, mpmath.libmp.libhyper.NoConvergence):
         return None
+
+
+def judgeable(gold):
+    """Whether equal_answers can tell other answers from this one: at most two words, and its value can be computed."""
+    return len(WORD.findall(tidy(gold))) <= 2 and equal_answers(gold, "0") is not None
 
 
 def squeeze(text):
@@ -489,7 +698,7 @@ def matrix(text):
 
 def same_expression(a, b):
     """Whether two expressions have the same value wherever they have one."""
-    words = [re.findall(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}", t) for t in (a, b)]
+    words = [WORD.findall(t) for t in (a, b)]
     words = [[w for w in ws if w.lower() not in FUNCTIONS | {"sqrt", "frac"}] for ws in words]
     if words[0] or words[1]:  # prose, names, "yes": equal as text only
         short = [re.fullmatch(r"\(?[a-zA-Z]+\)?", t) for t in (a, b)]
@@ -1169,8 +1378,6 @@ class Run:
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
         if final.exists():
-            import shutil
-
             shutil.rmtree(final)
         part.replace(final)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from common import Dialogue, Run, arguments, fail, load_problems, masked_logprobs, padded, read_jsonl, visible
+from common import SOURCES, Dialogue, Run, arguments, fail, load_problems, masked_logprobs, padded, read_jsonl, visible
 from generate import NEUTRAL, Setting, add_arguments, check_arguments, generate, summary
 
 # -------------------------------------------------------------------------------------------------------------------- playing
@@ -49,19 +49,24 @@ def answer_losses(setting, dialogue, problem):
         return (-masked_logprobs(setting.model, ids, mask).view(len(rows), len(said)).mean(1)).tolist()
 
 
+def test_name(source):
+    """A short name of a problem file or data set, fit for a folder."""
+    name = source.partition(":")[0]
+    return name.replace("/", "-") if name in SOURCES else Path(source).stem
+
+
 def play(args):
     """Plays the test dialogues of all problem files, and measures the log-loss of the answer in the first of them."""
-    files = [Path(p) for p in args.problems]
-    if len({f.stem for f in files}) < len(files):
+    if len({test_name(source) for source in args.problems}) < len(args.problems):
         fail("two problem files have the same name; their results would share a folder")
-    tests, setting = [(f, load_problems(f)) for f in files], None
-    for file, problems in tests:
+    tests, setting = [(source, load_problems(source, args.answers)) for source in args.problems], None
+    for source, problems in tests:
         without = next((p.id for p in problems if args.sharded and len(p.shards) < 2), None)
         if without:
-            fail(f"{file}: problem {without!r} has no shards, so it cannot be played with --sharded")
-    for file, problems in tests:
+            fail(f"{source}: problem {without!r} has no shards, so it cannot be played with --sharded")
+    for source, problems in tests:
         own = argparse.Namespace(**vars(args))
-        own.problems, own.out = str(file), str(Path(args.out) / file.stem)
+        own.problems, own.out = source, str(Path(args.out) / test_name(source))
         run = Run(own, NEUTRAL)
         if (run.path / "metrics.jsonl").exists():
             print(f"{run.path} is finished")
@@ -95,7 +100,7 @@ def load_run(folder):
         fail(f"{folder}: is not a finished test run; give folders written by `evaluate.py play`, or run it again to finish it")
     model = Path(arguments["model"])
     label = model.parent.name if model.name == "model" else model.name
-    test = Path(arguments["problems"]).stem + " (sharded)" * arguments["sharded"]
+    test = test_name(arguments["problems"]) + " (sharded)" * arguments["sharded"]
     dialogues = read_jsonl(folder / "dialogues.jsonl")
     return "test", {**arguments, "out": str(folder), "label": label, "test": test}, (dialogues, read_jsonl(folder / "losses.jsonl"))
 

@@ -127,7 +127,7 @@ def main():
     check_arguments(args)
     if args.group < 2:
         fail(f"--group is {args.group}: advantages compare the dialogues of a group, so it needs at least 2")
-    problems = load_problems(args.problems)
+    problems = load_problems(args.problems, args.answers)
     run = Run(args, NEUTRAL)
     if (run.path / "model").exists():
         return print(f"{run.path} is finished")

@@ -33,7 +33,7 @@ def main():
     add_training_arguments(parser)
     args = parser.parse_args()
     check_arguments(args)
-    problems = load_problems(args.problems)
+    problems = load_problems(args.problems, args.answers)
     run = Run(args, NEUTRAL)
     if (run.path / "model").exists():
         return print(f"{run.path} is finished")

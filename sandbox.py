@@ -399,7 +399,9 @@ def check_asserts(task, _):
         try:
             exec(compile(snippet, "test", "exec"), names)
         except Exception as e:
-            outcome = ["error", "", complaint(e)]
+            at = [frame.lineno for frame in traceback.extract_tb(e.__traceback__) if frame.filename == "test"]
+            text = snippet.splitlines()[at[-1] - 1].strip() if at else ""
+            outcome = ["error", "", text if isinstance(e, AssertionError) else f"{text} ({complaint(e)})"]
         os.write(3, (json.dumps(outcome) + "\n").encode())
 
 
