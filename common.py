@@ -41,7 +41,7 @@ transformers.utils.logging.disable_progress_bar()
 
 def fail(message):
     """Ends the program with one line for the user and exit code 2: what is wrong, where, what to do."""
-    print(f"error: {message}", file=sys.stderr)
+    tqdm.write(f"error: {message}", file=sys.stderr)  # on a line of its own, whatever bar is shown
     raise SystemExit(2)
 
 
@@ -145,7 +145,7 @@ def import_problems(name, copy, answers):
     """Yields the Problems of a data set and prints how many rows were left out, and why."""
     source, out, seen, taken = SOURCES[name], Counter(), set(), 0
     rows = local_rows(copy) if copy else hub_rows(name, source)
-    for number, row in enumerate(tqdm(rows, desc=name, unit="row", mininterval=1), 1):
+    for number, row in enumerate(tqdm(rows, desc=name, unit="row", mininterval=1, leave=False), 1):
         try:
             fields = source.make(row)
             side = "test" if zlib.crc32(fields["prompt"].encode()) % 5 == 0 else "train"
