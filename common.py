@@ -1001,7 +1001,8 @@ class Dialogue:
     ids, mask, logprobs: equally long; mask is 1 on tokens of student turns (end tokens included), logprobs the sampler's there,
     0.0 elsewhere. messages: [{"role": "teacher" | "student", "content"}], starting with the problem. statuses, finishes: one per
     student turn. solved: the turn (1…N) of the right answer, or None. limit: N, for a sharded problem the number of its shards.
-    injected: student turns that the asker wrote (Q-priming).
+    injected: student turns that the asker wrote (Q-priming). knowledge: the teacher's private k_t after each student turn, for
+    the reader of a log; it is in no view of the student's.
     """
 
     id: str
@@ -1015,6 +1016,7 @@ class Dialogue:
     statuses: list = field(default_factory=list)
     finishes: list = field(default_factory=list)
     injected: list = field(default_factory=list)
+    knowledge: list = field(default_factory=list)
     leaks: int = 0
     solved: int | None = None
 

@@ -3,8 +3,9 @@
     python evaluate.py play --model runs/mt-rl/model --teacher google/gemma-3-12b-it --problems test.jsonl --out runs/eval/mt-rl
     python evaluate.py compare runs/eval/* runs/mt-rl --out runs/figures
 
-`play` writes a run folder OUT/NAME for each problem file NAME.jsonl. `compare` takes such folders, and those of grpo.py for the curves over training; the label of a model is the name of the run that trained it, the seeds
-of a label are averaged problem by problem. It writes table.md and the pictures.
+`play` writes a run folder OUT/NAME for each problem file NAME.jsonl. `compare` takes such folders, and those of grpo.py for the
+curves over training; the label of a model is the name of the run that trained it, the seeds of a label are averaged problem by
+problem. It writes table.md, pictures, and page.html, which shows both and lets you read the dialogues, two models side by side.
 
 Accuracy within n turns: the share of problems solved at turn n or before. Intervals: 95 %, normal, over problems, for the mean of
 the seeds at hand; a difference of two labels is taken problem by problem before (paired), as both were tested on the same ones.
@@ -14,7 +15,9 @@ ever harder problems).
 """
 
 import argparse
+import base64
 import json
+import math
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -22,7 +25,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from common import SOURCES, Dialogue, Run, arguments, fail, load_problems, masked_logprobs, padded, read_jsonl, visible
+from common import SOURCES, Dialogue, Run, arguments, fail, load_problems, masked_logprobs, padded, read_jsonl, visible, write_atomically
 from generate import NEUTRAL, Setting, add_arguments, check_arguments, generate, summary
 
 # -------------------------------------------------------------------------------------------------------------------- playing
@@ -100,7 +103,8 @@ def load_run(folder):
         fail(f"{folder}: is not a finished test run; give folders written by `evaluate.py play`, or run it again to finish it")
     model = Path(arguments["model"])
     label = model.parent.name if model.name == "model" else model.name
-    test = test_name(arguments["problems"]) + " (sharded)" * arguments["sharded"]
+    teacher = "" if arguments["sharded"] else f", teacher {(arguments['teacher'] or 'frozen self').removesuffix('/model').rpartition('/')[2]}"
+    test = test_name(arguments["problems"]) + (" (sharded)" if arguments["sharded"] else teacher)
     dialogues = read_jsonl(folder / "dialogues.jsonl")
     return "test", {**arguments, "out": str(folder), "label": label, "test": test}, (dialogues, read_jsonl(folder / "losses.jsonl"))
 
@@ -146,6 +150,11 @@ def interval(x, resamples=2000):
     return x.mean(0), low.reshape(x.shape[1:]), high.reshape(x.shape[1:])
 
 
+def pass_at(k, n, right):
+    """Unbiased estimate of the chance that one of k samples is right, of n samples of which `right` are (Chen et al., 2021)."""
+    return 1 - math.comb(n - right, k) / math.comb(n, k)
+
+
 def turn_types(row):
     """[attempts, questions, other turns] of a dialogue: no attempt with a question mark is a question."""
     said = [m["content"] for m in row["messages"] if m["role"] == "student"]
@@ -173,30 +182,43 @@ def cell(x, seeds=()):
     return f"{100 * mean:.1f} ± {50 * (high - low):.1f}{apart}"
 
 
+PAPER = {  # Table 1, Gemma-3-12B trained on Omni-MATH: % solved
+    "lost-in-conversation-math": "baseline 92.0, ST-SFT 92.5 ± 2, ST-RL 94.4 ± 1, MT-SFT 93.2 ± 2, MT-RL 94.1 ± 2",
+    "lost-in-conversation-math (sharded)": "baseline 62.7, ST-SFT 63.3 ± 1, ST-RL 63.7 ± 2, MT-SFT 67.1 ± 2, MT-RL 69.9 ± 1",
+    "lost-in-conversation-code": "baseline 76.3, ST-SFT 76.7 ± 3, ST-RL 77.1 ± 2, MT-SFT 75.8 ± 1, MT-RL 76.2 ± 2",
+    "lost-in-conversation-code (sharded)": "baseline 51.5, ST-SFT 48.9 ± 3, ST-RL 51.6 ± 2, MT-SFT 53.0 ± 3, MT-RL 54.8 ± 2",
+}
+
+
 def test_table(test, labels, against):
     """Markdown table of one test: accuracy within 1, 4 and all turns, differences to a label, questions, and what went wrong."""
-    runs = next(iter(labels.values()))
-    turns, n = max(r["limit"] for r in runs[0][1]), len({r["problem"] for r in runs[0][1]})
-    shown, sharded = sorted({1, min(4, turns), turns}), runs[0][0]["sharded"]
-    head = ["model", *(f"solved within {t}" for t in shown), *(f"− {against}, within {t}" for t in shown), "questions a dialogue"]
-    head += ["premature answers"] * sharded + ["turns without attempt", "undecided", "tokens a solved problem"]
-    lines = [f"### {test}: {n} problems, up to {turns} turns\n", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    first = next(iter(labels.values()))
+    turns, n, sharded = max(r["limit"] for r in first[0][1]), len({r["problem"] for r in first[0][1]}), first[0][0]["sharded"]
     accuracy = {label: by_problem(runs, within(turns)) for label, runs in labels.items()}
+    table = []
     for label, runs in labels.items():
-        cells = [cell(accuracy[label][:, t - 1], [by_problem([r], within(turns))[:, t - 1].mean() for r in runs]) for t in shown]
-        for t in shown:
+        rows, row = [r for run in runs for r in run[1]], {"model": label}
+        for t in sorted({1, min(4, turns), turns}):
+            row[f"solved within {t}"] = cell(accuracy[label][:, t - 1], [by_problem([r], within(turns))[:, t - 1].mean() for r in runs])
             different = against in accuracy and label != against
-            cells.append(cell(accuracy[label][:, t - 1] - accuracy[against][:, t - 1]) if different else "")
-        types, rows = by_problem(runs, turn_types), [row for r in runs for row in r[1]]
-        mean, low, high = (v[1] for v in interval(types))
-        cells.append(f"{mean:.2f} ± {(high - low) / 2:.2f}")
-        cells += [cell(by_problem(runs, premature)[:, 0])] * sharded
-        spoken, solved = sum(len(r["statuses"]) for r in rows), sum(r["solved"] is not None for r in rows)
-        statuses = [s for r in rows for s in r["statuses"]]
-        cells += [f"{100 * statuses.count(s) / spoken:.1f} %" for s in ("no attempt", "undecided")]
-        cells.append(f"{sum(len(r['ids']) for r in rows) / solved:.0f}" if solved else "–")
-        lines.append("| " + " | ".join([label, *cells]) + " |")
-    return "\n".join(lines)
+            row[f"− {against}, within {t}"] = cell(accuracy[label][:, t - 1] - accuracy[against][:, t - 1]) if different else ""
+        samples = len(rows) // n
+        if len(rows) > n * len(runs):  # several samples a problem: what as many single turns would solve
+            right = (accuracy[label][:, 0] * samples).round().int().tolist()
+            row[f"pass@{samples}, first turns"] = cell(torch.tensor([pass_at(samples, samples, c) for c in right], dtype=torch.float64))
+        mean, low, high = (v[1] for v in interval(by_problem(runs, turn_types)))
+        row["questions a dialogue"] = f"{mean:.2f} ± {(high - low) / 2:.2f}"
+        if sharded:
+            row["premature answers"] = cell(by_problem(runs, premature)[:, 0])
+        counts, solved = summary(rows, turns), sum(r["solved"] is not None for r in rows)
+        for key, name in (("no_attempt", "turns without attempt"), ("undecided", "undecided"), ("repeats", "repeated turns"), ("leaks", "hints with the answer")):
+            row[name] = f"{100 * counts[key]:.1f}"
+        row["tokens a solved problem"] = f"{sum(len(r['ids']) for r in rows) / solved:.0f}" if solved else "–"
+        table.append(row)
+    lines = [f"### {test}: {n} problems, up to {turns} turns\n", "| " + " | ".join(table[0]) + " |", "|---" * len(table[0]) + "|"]
+    lines += ["| " + " | ".join(row.values()) + " |" for row in table]
+    paper = next((numbers for name, numbers in PAPER.items() if test.split(",")[0] == name), None)
+    return "\n".join(lines) + (f"\n\nIn the paper: {paper}" if paper else "")
 
 
 # ------------------------------------------------------------------------------------------------------------------- pictures
@@ -279,19 +301,78 @@ def training_panels(training):
     return panels
 
 
+# --------------------------------------------------------------------------------------------------------------------- page
+
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Dialogues</title><style>
+body{font:15px/1.45 system-ui,sans-serif;margin:1.5rem auto;max-width:1250px;padding:0 1rem;color:#222}
+table{border-collapse:collapse;font-size:13px;margin:.5rem 0 1.5rem}td,th{border-bottom:1px solid #ccc;padding:.2rem .6rem;text-align:left}
+img{max-width:100%}.controls{display:flex;flex-wrap:wrap;gap:1rem;margin:.8rem 0}.sides{display:grid;grid-template-columns:1fr 1fr;gap:1.2rem}
+.turn{display:grid;grid-template-columns:3fr 2fr;gap:.6rem;margin:.35rem 0}.said{padding:.35rem .6rem;border-radius:.4rem;white-space:pre-wrap;overflow-wrap:anywhere}
+.teacher{background:#eee}.student{background:#cfe3f7}.private{color:#666;font-size:12px;white-space:pre-wrap;overflow-wrap:anywhere}
+#list{height:11rem;width:100%}.correct{color:#064;font-weight:600}</style>
+<h1>Dialogues</h1><div id="figures"></div><div id="tables"></div><h2>Read the dialogues</h2>
+<p>Blue: the student's turns, the tokens that training uses. Grey: the teacher's. Small print: verdict, and what only the teacher sees.</p>
+<div class="controls"><label>test <select id="test"></select></label><label>left <select id="left"></select></label>
+<label>right <select id="right"></select></label><label>outcome on the left <select id="outcome"></select></label>
+<label>text <input id="text" placeholder="in either dialogue"></label><span id="count"></span></div>
+<select id="list" size="8"></select><div class="sides"><div id="l"></div><div id="r"></div></div>
+<script type="application/json" id="data">DATA</script><script>
+"use strict";const D=JSON.parse(document.getElementById("data").textContent),$=id=>document.getElementById(id);
+const put=(at,tag,text,kind)=>{const e=document.createElement(tag);e.textContent=text||"";if(kind)e.className=kind;at.append(e);return e};
+const fill=(at,values)=>{at.replaceChildren();for(const v of values)put(at,"option",v).value=v};
+for(const [name,picture] of D.figures){put($("figures"),"h2",name);put($("figures"),"img").src=picture}
+for(const [name,rows] of D.tables){put($("tables"),"h3",name);const t=put($("tables"),"table");
+ rows.forEach((row,i)=>{const tr=put(t,"tr");for(const c of row)put(tr,i?"td":"th",c)})}
+const find=(model,id)=>(D.tests[$("test").value][model]||[]).find(d=>d.id===id);
+const spoken=d=>d?d.messages.map(m=>m.content).join("\\n"):"";
+function choose(){const models=Object.keys(D.tests[$("test").value]);fill($("left"),models);fill($("right"),models);
+ $("right").value=models[models.length-1];filter()}
+function filter(){const rows=D.tests[$("test").value][$("left").value],text=$("text").value,want=$("outcome").value;
+ const kept=rows.filter(d=>(want==="all"||(want==="not solved"?d.solved===null:"solved at turn "+d.solved===want))
+  &&(spoken(d)+spoken(find($("right").value,d.id))).includes(text));
+ $("list").replaceChildren();for(const d of kept){const o=put($("list"),"option",d.id+"  "+(d.solved===null?"not solved":"solved at turn "+d.solved));o.value=d.id}
+ $("count").textContent=kept.length+" of "+rows.length;$("list").selectedIndex=0;show()}
+function show(){for(const [at,model] of [[$("l"),$("left").value],[$("r"),$("right").value]]){at.replaceChildren();const d=find(model,$("list").value);
+ if(!d)continue;put(at,"h3",model);let n=0;for(const m of d.messages){const row=put(at,"div","","turn");put(row,"div",m.content,"said "+m.role);
+  const note=put(row,"div","","private");if(m.role==="student"){put(note,"div",d.statuses[n],d.statuses[n]);put(note,"div","teacher sees: "+d.knowledge[n]);n++}}}}
+fill($("test"),Object.keys(D.tests));fill($("outcome"),["all","not solved",...Array.from({length:D.turns},(_,i)=>"solved at turn "+(i+1))]);
+$("test").onchange=choose;for(const id of ["left","right","outcome"])$(id).onchange=filter;$("text").oninput=filter;$("list").onchange=show;
+if(Object.keys(D.tests).length)choose();
+</script></html>"""
+
+
+def page(out, tests, tables, pictures, most):
+    """Writes out/page.html: pictures, tables, and the dialogues of `most` problems a test, of each label's first seed."""
+    shown = {}
+    for test, labels in tests.items():
+        for label, runs in labels.items():
+            rows = sorted(runs[0][1], key=lambda r: r["id"])[:most]
+            shown.setdefault(test, {})[label] = [{k: r[k] for k in ("id", "solved", "messages", "statuses", "knowledge")} for r in rows]
+    data = {
+        "figures": [(name, "data:image/png;base64," + base64.b64encode((out / name).read_bytes()).decode()) for name in pictures],
+        "tables": [(t.splitlines()[0].lstrip("# "), [r.strip("| ").split(" | ") for r in t.splitlines()[2:] if not r.startswith("|---")]) for t in tables],
+        "tests": shown,
+        "turns": max((d["solved"] or 0 for labels in shown.values() for rows in labels.values() for d in rows), default=0),
+    }
+    text = json.dumps(data).replace("<", "\\u003c")  # what a model wrote must not end the script element
+    write_atomically(out / "page.html", PAGE.replace("DATA", text))
+
+
 def compare(args):
-    """Writes table.md and the pictures of all given runs into the folder args.out, and prints the tables."""
+    """Writes table.md, the pictures and the page of all given runs into the folder args.out, and prints the tables."""
     tests, training = collect(args.runs)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     pictures = {"accuracy.png": accuracy_panels(tests), "losses.png": loss_panels(tests), "training.png": training_panels(training) if training else []}
+    pictures = {name: panels for name, panels in pictures.items() if panels}
     for name, panels in pictures.items():
-        if panels:
-            draw(out / name, panels)
-    tables = "\n\n".join(test_table(test, labels, args.against) for test, labels in tests.items())
+        draw(out / name, panels)
+    tables = [test_table(test, labels, args.against) for test, labels in tests.items()]
     note = "Mean ± half width of the 95 % interval over problems, in percent (mean of each seed). Differences are paired problem by problem."
-    (out / "table.md").write_text(f"{tables}\n\n{note}\n")
-    print(f"{tables}\n\n{note}\n\nwritten to {out}: table.md " + " ".join(name for name, panels in pictures.items() if panels))
+    text = "\n\n".join([*tables, note]) + "\n"
+    (out / "table.md").write_text(text)
+    page(out, tests, tables, pictures, args.dialogues)
+    print(f"{text}\nwritten to {out}: table.md page.html " + " ".join(pictures))
 
 
 def main():
@@ -306,6 +387,7 @@ def main():
     many.add_argument("runs", nargs="+", help="run folders of `evaluate.py play` and of grpo.py")
     many.add_argument("--out", required=True, help="folder for table.md and the pictures")
     many.add_argument("--against", default="base", help="label that the others are subtracted from")
+    many.add_argument("--dialogues", type=int, default=50, help="problems of each test whose dialogues the page holds")
     args = parser.parse_args()
     if args.command == "compare":
         return compare(args)

@@ -64,6 +64,7 @@ def converse(problem, name, student, teacher, prompts, turns, inject=None, shard
         verdict = yield Check(problem, text, name)
         report = verdict.report if problem.domain == "code" and verdict.attempted else report
         knowledge = problem.answer if problem.domain == "math" else report  # k_t
+        d.knowledge.append(knowledge)
         if inject and not verdict.correct and inject(t):
             question = yield Speak("asker", student.view(asker_view(problem, text, knowledge, prompts)), name, t)
             asked = student.text(question.ids)

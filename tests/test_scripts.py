@@ -150,7 +150,7 @@ def test_other_bad_input_is_one_line_and_exit_code_2(problems, played, base, sha
     ok = ["--model", base, "--problems", problems]
     refused(capsys, "needs at least 2", "grpo", *ok, "--out", tmp_path / "a", "--group", 1)
     refused(capsys, "must be positive", "generate", *ok, "--out", tmp_path / "a", "--turns", 0)
-    refused(capsys, "exceed the model's context", "generate", *ok, "--out", tmp_path / "b", "--max-tokens", 500)
+    refused(capsys, "exceed the model's context", "generate", *ok, "--out", tmp_path / "b", "--max-tokens", 5000)
     refused(capsys, "cannot be loaded", "generate", "--model", tmp_path / "none", "--problems", problems, "--out", tmp_path / "c")
     refused(capsys, "prompts file", "generate", *ok, "--out", tmp_path / "d", "--prompts", problems)
     refused(capsys, "holds a run with another", "generate", *ok, "--out", played, "--seed", 5)
