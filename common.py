@@ -7,6 +7,7 @@ Notation as in the paper (arXiv 2602.16488): student, teacher, private knowledge
 import argparse
 import ast
 import base64
+import copy
 import gzip
 import io
 import json
@@ -90,14 +91,14 @@ def load_problems(source, answers="rule"):
     answers: "rule" leaves out math problems of a data set whose answer no rule can judge (prose), "all" keeps them. A data set
     is read once and kept as problem lines under ~/.cache/sml. Ends the program naming what is wrong and where.
     """
-    name, _, copy = str(source).partition(":")
+    name, _, local = str(source).partition(":")
     if name not in SOURCES:
         return read_problems(source)
-    content = Path(__file__).read_bytes() + b"".join(f"{f}{f.stat().st_mtime_ns}".encode() for f in local_files(copy))
+    content = Path(__file__).read_bytes() + b"".join(f"{f}{f.stat().st_mtime_ns}".encode() for f in local_files(local))
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "sml" / f"{name}-{answers}-{zlib.crc32(content):08x}.jsonl".replace("/", "-")
     if not cache.exists():
         cache.parent.mkdir(parents=True, exist_ok=True)
-        problems = list(import_problems(name, copy, answers))
+        problems = list(import_problems(name, local, answers))
         write_atomically(cache, "".join(json.dumps(asdict(p)) + "\n" for p in problems))
     return read_problems(cache)
 
@@ -141,10 +142,10 @@ class Source:
     most: int = 10**9  # problems that are taken
 
 
-def import_problems(name, copy, answers):
+def import_problems(name, local, answers):
     """Yields the Problems of a data set and prints how many rows were left out, and why."""
     source, out, seen, taken = SOURCES[name], Counter(), set(), 0
-    rows = local_rows(copy) if copy else hub_rows(name, source)
+    rows = local_rows(local) if local else hub_rows(name, source)
     for number, row in enumerate(tqdm(rows, desc=name, unit="row", mininterval=1, leave=False), 1):
         try:
             fields = source.make(row)
@@ -157,7 +158,7 @@ def import_problems(name, copy, answers):
                 raise Unusable("the answer cannot be judged by a rule")
             yield Problem(f"{name.split('/')[0]}-{number}", **fields)
         except (KeyError, TypeError) as e:
-            fail(f"{copy or source.hub}, row {number}: no usable field {e}; the rows must be as in the data set {source.hub}")
+            fail(f"{local or source.hub}, row {number}: no usable field {e}; the rows must be as in the data set {source.hub}")
         except (Unusable, ValueError) as e:
             out[str(e)] += 1
             continue
@@ -168,19 +169,19 @@ def import_problems(name, copy, answers):
     print(f"{name}: {taken} problems" + "".join(f"; {n} left out: {why}" for why, n in out.most_common()), file=sys.stderr)
 
 
-def local_files(copy):
+def local_files(local):
     """The files of a local copy: the path itself, or all data files of a folder."""
-    path = Path(copy)
-    if copy and not path.exists():
+    path = Path(local)
+    if local and not path.exists():
         fail(f"{path}: no such file; give a local copy of the data set after the colon")
-    return [] if not copy else sorted(f for f in path.iterdir() if f.suffix in (".jsonl", ".json")) if path.is_dir() else [path]
+    return [] if not local else sorted(f for f in path.iterdir() if f.suffix in (".jsonl", ".json")) if path.is_dir() else [path]
 
 
-def local_rows(copy):
+def local_rows(local):
     """Rows of JSONL, JSON (a list) or Parquet files; the first two also gzipped."""
     import datasets  # here, because it takes a second
 
-    for path in local_files(copy):
+    for path in local_files(local):
         if path.suffix == ".parquet":
             yield from datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True)
             continue
@@ -1177,6 +1178,13 @@ class RaggedCache:
         return 0
 
 
+def check_length(name, ids, max_tokens, context):
+    """Ends the program if a turn of max_tokens does not fit behind `ids`."""
+    if len(ids) + max_tokens > context:
+        fail(f"dialogue {name}: {len(ids)} tokens and a turn of {max_tokens} exceed the model's context of {context}; "
+             "lower --max-tokens or --turns, or use a model with a longer context")  # fmt: skip
+
+
 class HFEngine:
     """Samples turns with plain `transformers` (written for 5.x): batches what is pending, feeds only what a dialogue has new.
 
@@ -1188,7 +1196,7 @@ class HFEngine:
     batching = True  # poll() works through everything submitted, so callers gather requests first
 
     def __init__(self, model, chat, max_tokens=512, temperature=1.0, seed=0, batch=256):
-        self.model, self.stops = model, torch.tensor(chat.stops, device=model.device)
+        self.model, self.chat, self.stops = model, chat, torch.tensor(chat.stops, device=model.device)
         self.max_tokens, self.temperature, self.seed, self.batch = max_tokens, temperature, seed, batch
         self.decoder, self.head = decoder_and_head(model)
         self.config = model.config.get_text_config()
@@ -1198,9 +1206,7 @@ class HFEngine:
 
     def submit(self, key, name, ids):
         """key: what poll() gives back, and the seed. name: of the conversation that `ids` continues."""
-        if len(ids) + self.max_tokens > self.context:
-            fail(f"dialogue {name}: {len(ids)} tokens and a turn of {self.max_tokens} exceed the model's context of {self.context}; "
-                 "lower --max-tokens or --turns, or use a model with a longer context")  # fmt: skip
+        check_length(name, ids, self.max_tokens, self.context)
         self.pending.append((key, name, ids))
 
     def poll(self):
@@ -1212,6 +1218,13 @@ class HFEngine:
     def forget(self, name):
         """Drops the keys and values of a conversation that is over."""
         self.kept.pop(name, None)
+
+    def twin(self, temperature):
+        """An engine of its own with the same weights."""
+        return HFEngine(self.model, self.chat, self.max_tokens, temperature, self.seed, self.batch)
+
+    def sync(self, model):
+        """Takes over a model's weights. Here they are the same ones."""
 
     @torch.no_grad()
     def sample(self, requests):
@@ -1281,6 +1294,81 @@ class HFEngine:
         return done
 
 
+class VLLMEngine:
+    """Samples turns with vLLM (written for 0.32), in this process: requests join when a dialogue moves on, poll() is one engine step.
+
+    Earlier turns of a conversation are found again in vLLM's prefix cache. Log-probs are those of the distribution that was
+    sampled from. The interface is HFEngine's.
+    """
+
+    batching = False  # a turn comes back as soon as it is finished; nobody has to wait for others
+
+    def __init__(self, path, chat, max_tokens=512, temperature=1.0, seed=0, batch=256, device="cuda", context=4096, memory=0.4):
+        """context: tokens that a dialogue may have. memory: share of the GPU's memory for weights, keys and values."""
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # in this process, so that weights can be handed over
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GB
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        import vllm
+
+        cpu = {} if device.startswith("cuda") else {"enforce_eager": True, "enable_chunked_prefill": False, "block_size": 32}
+        try:
+            self.llm = vllm.LLM(model=path, dtype="float32" if cpu else "bfloat16", seed=seed, max_num_seqs=batch, max_model_len=context,
+                                gpu_memory_utilization=memory, logprobs_mode="processed_logprobs", enable_prefix_caching=True, **cpu)  # fmt: skip
+        except (OSError, ValueError, RuntimeError) as e:
+            fail(f"vLLM cannot run {path} ({short(str(e).splitlines()[0])}); lower --max-tokens or --live, raise --vllm-memory, or use --engine hf")
+        self.chat, self.max_tokens, self.temperature, self.seed, self.context = chat, max_tokens, temperature, seed, context
+        self.pending, self.all_pending, self.tokens = {}, {}, 0
+
+    def twin(self, temperature):
+        """An engine with the same weights, in the same vLLM."""
+        other = copy.copy(self)
+        other.temperature, other.pending, other.tokens = temperature, {}, 0
+        return other
+
+    def submit(self, key, name, ids):
+        import vllm
+
+        check_length(name, ids, self.max_tokens, self.context)
+        draw = zlib.crc32(f"{self.seed}/{key}".encode())
+        options = vllm.SamplingParams(temperature=self.temperature, max_tokens=self.max_tokens, stop_token_ids=self.chat.stops, seed=draw,
+                                      logprobs=0, detokenize=False)  # fmt: skip
+        request = f"{id(self)}/{key}"
+        self.llm.llm_engine.add_request(request, {"prompt_token_ids": ids}, options)
+        self.pending[request] = None
+        self.all_pending[request] = self, key
+
+    def poll(self):
+        """[(key, Turn)] of what one step of vLLM finished; a twin's turns wait for its own poll()."""
+        if not all(self.pending.values()):
+            for result in self.llm.llm_engine.step():
+                if result.finished:
+                    engine, key = self.all_pending.pop(result.request_id)
+                    said = result.outputs[0]
+                    chances = [at[token].logprob for at, token in zip(said.logprobs, said.token_ids)]
+                    engine.pending[result.request_id] = key, Turn(list(said.token_ids), chances, said.finish_reason)
+                    engine.tokens += len(said.token_ids)
+        done = [value for value in self.pending.values() if value]
+        self.pending = {request: value for request, value in self.pending.items() if not value}
+        return done
+
+    def forget(self, name):
+        """The prefix cache drops what is not used."""
+
+    def sync(self, model):
+        """Takes over a model's weights, and forgets keys and values of the old ones."""
+        weights = ((name, p.detach()) for name, p in model.named_parameters())
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        self.llm.apply_model(repack_head)
+        self.llm.reset_prefix_cache()
+
+
+def repack_head(model):
+    """On CPUs vLLM keeps a packed copy of the head, which reloading leaves stale where the head is tied to the embeddings."""
+    head = getattr(model, "lm_head", None)
+    if hasattr(head, "cpu_linear"):
+        head.quant_method.process_weights_after_loading(head)
+
+
 class Grader:
     """Grades turns as an engine samples them: math at once, programs in threads while the sampling goes on."""
 
@@ -1305,17 +1393,24 @@ class Grader:
 # ---------------------------------------------------------------------------------------------------- models and run folders
 
 
-def load_model(path, device, dtype="auto"):
-    """(model, Chat) of a local folder or hub name. Ends the program if there is none."""
+def load_chat(path):
+    """The Chat of a local folder or hub name; what its template changes is said once. Ends the program if there is none."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device)
+        chat = Chat(AutoTokenizer.from_pretrained(path), path)
     except (OSError, ValueError, KeyError) as e:
         fail(f"model {path}: cannot be loaded ({str(e).splitlines()[0]}); give a transformers folder or a hub name")
-    chat = Chat(tokenizer, path)
     if chat.note:
         print(chat.note, file=sys.stderr)
-    return model, chat
+    return chat
+
+
+def load_model(path, device, dtype="auto"):
+    """(model, Chat) of a local folder or hub name. Ends the program if there is none."""
+    chat = load_chat(path)
+    try:
+        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device), chat
+    except (OSError, ValueError, KeyError) as e:
+        fail(f"model {path}: cannot be loaded ({str(e).splitlines()[0]}); give a transformers folder or a hub name")
 
 
 def default_device():

