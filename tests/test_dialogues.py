@@ -214,9 +214,9 @@ def test_a_sharded_problem_comes_in_pieces_and_ends_when_all_are_out(toy):
 def test_a_rephrasing_user_is_told_the_next_piece_and_nothing_else(toy):
     _, chat, _, _ = toy
     prompts = {"math": "{problem}", "user": "U", "user_math": "{turn} tell: {knowledge}"}
-    said = {"student": ["8", "8", "8"], "teacher": ["more", "most"]}
+    said = {"student": ["8", "8", "8"], "teacher": ["Which 1st?", "Which 2nd?"]}
     d, asked = scripted(converse(MATH, "x", chat, chat, prompts, 10, sharded="rephrased"), chat, said)
-    assert [m["content"] for m in d.messages if m["role"] == "teacher"] == [MATH.shards[0], "more", "most"]
+    assert [m["content"] for m in d.messages if m["role"] == "teacher"] == [MATH.shards[0], "Which 1st?", "Which 2nd?"]
     views = [teacher_view(d, MATH.shards[1], MATH, prompts, "user")[-1]["content"]]
     assert views == ["8 tell: 1 +"] and [role for role, _ in asked].count("teacher") == 2
 
