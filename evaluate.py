@@ -3,8 +3,8 @@
     python evaluate.py play --model runs/mt-rl/model --teacher google/gemma-3-12b-it --problems test.jsonl --out runs/eval/mt-rl
     python evaluate.py compare runs/eval/* runs/mt-rl --out runs/figures
 
-`play` writes a run folder OUT/NAME for each problem file NAME.jsonl. `compare` takes such folders, and those of grpo.py for the
-curves over training; the label of a model is the name of the run that trained it, the seeds of a label are averaged problem by
+`play` writes a run folder OUT/NAME for each problem file NAME.jsonl. `compare` takes such folders, and those of training runs for
+the sizes of their data and the curves over RL; the label of a model is the name of the run that trained it, the seeds of a label are averaged problem by
 problem. It writes table.md, pictures, and page.html, which shows both and lets you read the dialogues, two models side by side.
 
 Accuracy within n turns: the share of problems solved at turn n or before. Intervals: 95 %, normal, over problems, for the mean of
@@ -96,9 +96,11 @@ def load_run(folder):
     try:
         arguments = json.loads((folder / "config.json").read_text())["arguments"]
     except (OSError, ValueError, KeyError):
-        fail(f"{folder}: holds no run; give folders written by `evaluate.py play` or grpo.py")
-    if arguments["script"] == "grpo.py":
-        return "training", {**arguments, "label": folder.name}, read_jsonl(folder / "metrics.jsonl")
+        fail(f"{folder}: holds no run; give folders written by `evaluate.py play`, or training runs")
+    if arguments["script"] in ("grpo.py", "sft.py", "qprime.py"):
+        played = map(Path, arguments.get("data", [folder]))
+        seen = sum((d / "dialogues.jsonl").read_bytes().count(b"\n") for d in played if (d / "dialogues.jsonl").exists())
+        return "training", {**arguments, "label": folder.name, "seen": seen}, read_jsonl(folder / "metrics.jsonl")
     if arguments["script"] != "evaluate.py" or not (folder / "metrics.jsonl").exists():
         fail(f"{folder}: is not a finished test run; give folders written by `evaluate.py play`, or run it again to finish it")
     model = Path(arguments["model"])
@@ -110,12 +112,12 @@ def load_run(folder):
 
 
 def collect(folders):
-    """(tests, training): {test: {label: [(arguments, dialogues, losses)]}} and {label: [metrics rows]}, one list entry a seed."""
+    """(tests, training): {test: {label: [(arguments, dialogues, losses)]}} and {label: [(arguments, metrics rows)]}, one list entry a seed."""
     tests, training = defaultdict(lambda: defaultdict(list)), defaultdict(list)
     for folder in folders:
         kind, arguments, rows = load_run(folder)
         if kind == "training":
-            training[arguments["label"]].append(rows)
+            training[arguments["label"]].append((arguments, rows))
             continue
         first = next(iter(tests[arguments["test"]].values()), [(arguments, *rows)])[0]
         if {r["problem"] for r in rows[0]} != {r["problem"] for r in first[1]}:
@@ -221,6 +223,15 @@ def test_table(test, labels, against):
     return "\n".join(lines) + (f"\n\nIn the paper: {paper}" if paper else "")
 
 
+def sizes_table(training):
+    """Markdown table of what each training run played and learned from, mean of its seeds."""
+    lines = ["### Training\n", "| model | stage | dialogues played | student tokens (SFT: of successful dialogues) | optimiser steps |", "|---|---|---|---|---|"]
+    for label, runs in training.items():
+        played, tokens = (sum(values) / len(runs) for values in ([a["seen"] for a, _ in runs], [sum(r["tokens"] for r in rows) for _, rows in runs]))
+        lines.append(f"| {label} | {runs[0][0]['script']} | {played:,.0f} | {tokens:,.0f} | {len(runs[0][1])} |")
+    return "\n".join(lines)
+
+
 # ------------------------------------------------------------------------------------------------------------------- pictures
 
 STYLES = [("#000000", "-", "o"), ("#d55e00", "--", "s"), ("#0072b2", "-", "^"), ("#009e73", "-.", "D"), ("#cc79a7", "-", "v"),
@@ -319,14 +330,15 @@ def loss_panels(tests):
 def training_panels(training):
     """Questions a dialogue and reward over the steps of RL (Fig. 5), mean of the seeds, over the last ten steps."""
     panels = []
+    online = {label: [rows for _, rows in runs] for label, runs in training.items() if runs[0][0]["script"] == "grpo.py"}
     for key, name in (("questions", "questions a dialogue"), ("reward", "reward (discounted)")):
         lines = {}
-        for label, seeds in training.items():
+        for label, seeds in online.items():
             steps = min(len(rows) for rows in seeds)
             values = smooth([sum(rows[i][key] for rows in seeds) / len(seeds) for i in range(steps)], 10)
             lines[label] = (list(range(1, steps + 1)), values, None, None)
         panels.append(("", "GRPO steps", name, lines))
-    return panels
+    return panels if online else []
 
 
 # --------------------------------------------------------------------------------------------------------------------- page
@@ -391,12 +403,12 @@ def compare(args):
     tests, training = collect(args.runs)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    pictures = {"accuracy.png": accuracy_panels(tests), "losses.png": loss_panels(tests), "training.png": training_panels(training) if training else []}
+    pictures = {"accuracy.png": accuracy_panels(tests), "losses.png": loss_panels(tests), "training.png": training_panels(training)}
     pictures = {name: panels for name, panels in pictures.items() if panels}
     for name, panels in pictures.items():
         draw(out / name, panels)
     draw_turn_types(out / "turns.png", tests)
-    tables = [test_table(test, labels, args.against) for test, labels in tests.items()]
+    tables = [test_table(test, labels, args.against) for test, labels in tests.items()] + [sizes_table(training)] * bool(training)
     note = "Mean ± half width of the 95 % interval over problems, in percent (mean of each seed). Differences are paired problem by problem."
     text = "\n\n".join([*tables, note]) + "\n"
     (out / "table.md").write_text(text)
@@ -414,7 +426,7 @@ def main():
                      help="the problem comes in pieces, a new one each turn, as written or in the teacher model's words")  # fmt: skip
     one.add_argument("--losses", type=int, default=0, help="dialogues of each file to measure the answer's log-loss in")
     many = commands.add_parser("compare", help="tables and pictures of several runs", formatter_class=parser.formatter_class)
-    many.add_argument("runs", nargs="+", help="run folders of `evaluate.py play` and of grpo.py")
+    many.add_argument("runs", nargs="+", help="run folders of `evaluate.py play`, and of sft.py, qprime.py, grpo.py")
     many.add_argument("--out", required=True, help="folder for table.md and the pictures")
     many.add_argument("--against", default="base", help="label that the others are subtracted from")
     many.add_argument("--dialogues", type=int, default=50, help="problems of each test whose dialogues the page holds")

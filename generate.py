@@ -239,7 +239,7 @@ class Setting:
             if not fast:
                 return HFEngine(model, chat, args.max_tokens, temperature, args.seed, args.live)
             longest = AutoConfig.from_pretrained(path).get_text_config().max_position_embeddings
-            context = min(longest, 4096 + 2 * args.turns * args.max_tokens)  # a problem, and turns of both sides
+            context = min(longest, 8192 + 2 * args.turns * args.max_tokens)  # a problem, and turns of both sides
             return VLLMEngine(path, chat, args.max_tokens, temperature, args.seed, args.live, args.device, context, args.vllm_memory)
 
         student = engine(args.model, self.model, self.chat, args.temperature)

@@ -21,8 +21,8 @@ arms() { # all arms that are trained on one domain, with one seed
     local seed=$1 domain=$2 dir=$out/seed$1/$2 problems=toy/$2_train.jsonl
     mkdir -p "$dir/logs"
     local common="$talk --seed $seed"
-    stage dialogues python generate.py --model toy/base --problems "$problems" --samples 4 --turns 4 --out "$dir/dialogues" $common
-    stage single-turns python generate.py --model toy/base --problems "$problems" --samples 4 --turns 1 --out "$dir/single-turns" $common
+    stage dialogues python generate.py --model toy/base --problems "$problems" --samples 5 --turns 4 --out "$dir/dialogues" $common
+    stage single-turns python generate.py --model toy/base --problems "$problems" --samples 5 --turns 1 --out "$dir/single-turns" $common
     stage st-sft python sft.py --model toy/base --data "$dir/single-turns" --out "$dir/st-sft" --lr 1e-3 --threads 1 --seed "$seed"
     stage mt-sft python sft.py --model toy/base --data "$dir/dialogues" --out "$dir/mt-sft" --lr 1e-3 --threads 1 --seed "$seed"
     stage st-rl python grpo.py --model toy/base --problems "$problems" --turns 1 --out "$dir/st-rl" $rl $common
@@ -47,6 +47,6 @@ for seed in $(seq 0 $((${SEEDS:-1} - 1))); do
     wait $math && wait $code || { echo "a stage failed, see above; the same command goes on from there" >&2; exit 1; }
 done
 for domain in math code; do
-    python evaluate.py compare $out/seed*/$domain/tests/*/* $out/seed*/$domain/*-rl --out "$out/figures-$domain" >/dev/null
+    python evaluate.py compare $out/seed*/$domain/tests/*/* $out/seed*/$domain/{st-sft,mt-sft,primed,unprimed,st-rl,mt-rl,primed-rl,unprimed-rl} --out "$out/figures-$domain" >/dev/null
 done
-echo "done: $out/figures-math and $out/figures-code hold table.md, accuracy.png, losses.png, training.png"
+echo "done: $out/figures-math and $out/figures-code hold table.md, page.html and the pictures"
