@@ -19,6 +19,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -710,8 +711,7 @@ def same_expression(a, b):
         short = [re.fullmatch(r"\(?[a-zA-Z]+\)?", t) for t in (a, b)]
         bare = [re.fullmatch(r"[-+\d./ ]+", t) for t in (a, b)]
         return squeeze(a) == squeeze(b) or (False if all(x or y for x, y in zip(short, bare)) else None)
-    approximate, ctx = ("." in a) != ("." in b), mpmath.mp.clone()  # of its own: mpmath's shared context is not safe in threads
-    ctx.dps = DIGITS  # so many that differences such as 2^1006 √(2^2010 + 2) − 2^2011 keep digits
+    approximate, ctx = ("." in a) != ("." in b), numbers()
     for place in range(5):
         x, y = Expression(a, place, ctx), Expression(b, place, ctx)
         p, q = x.whole(), y.whole()
@@ -726,6 +726,18 @@ def same_expression(a, b):
         if not (x.names or y.names):
             break
     return True
+
+
+CONTEXTS = threading.local()
+
+
+def numbers():
+    """This thread's mpmath context (mpmath's own is not safe in threads), with so many digits that differences such as
+    2^1006 √(2^2010 + 2) − 2^2011 keep some."""
+    if not hasattr(CONTEXTS, "own"):
+        CONTEXTS.own = mpmath.mp.clone()
+        CONTEXTS.own.dps = DIGITS
+    return CONTEXTS.own
 
 
 def number(value, ctx):
