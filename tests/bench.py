@@ -74,6 +74,7 @@ def rollout():
 
 def one_trainer_case(kind, vocabulary, length):
     """Forward and backward of one row, an eighth of whose tokens are the student's; prints seconds and peak memory in MB."""
+    resource.setrlimit(resource.RLIMIT_AS, (16 * 2**30, 16 * 2**30))  # rather an error than a machine that swaps
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=2,
                                          max_position_embeddings=length))  # fmt: skip

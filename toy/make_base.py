@@ -56,7 +56,7 @@ def new_model(vocab):
     """A fresh model. Tokens that say something in common start with something in common in their embeddings, so that what it learns
     of one digit helps with the others."""
     config = LlamaConfig(vocab_size=len(vocab), hidden_size=128, num_hidden_layers=3, num_attention_heads=4, intermediate_size=384,
-                         max_position_embeddings=512, pad_token_id=0, bos_token_id=None, eos_token_id=5, tie_word_embeddings=False)  # fmt: skip
+                         max_position_embeddings=4096, pad_token_id=0, bos_token_id=None, eos_token_id=5, tie_word_embeddings=False)  # fmt: skip
     model, vectors = LlamaForCausalLM(config), defaultdict(lambda: torch.randn(config.hidden_size))
     features = world.features()
     for word, i in sorted(vocab.items(), key=lambda item: item[1]):  # drawn in a fixed order
@@ -239,7 +239,7 @@ def write_card(out, model, tokenizer, args, seconds):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the model; an unfinished one is resumed")
-    parser.add_argument("--tokens", type=int, default=16_000_000, help="tokens to train on, padding included")
+    parser.add_argument("--tokens", type=int, default=22_000_000, help="tokens to train on, padding included")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights and the documents")
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -322,13 +322,13 @@ def doc_careful(rng, domain):
     return doc_dialogue(rng, domain, careful=True)
 
 
-def doc_teacher(rng, domain, turns=None):
+def doc_teacher(rng, domain, turns=None, ask=0.25):
     """A teacher at a random moment of a conversation."""
     toy = seen(rng, domain)
     habit = rng.choices(("attentive", "repeats", "afresh", "random"), (0.2, 0.15, 0.15, 0.5))[0]
-    talk = [t for t in converse(rng, toy, habit, 0.25, 0.3, turns or length(rng)) if t[1]]
+    talk = [t for t in converse(rng, toy, habit, ask, 0.3, turns or length(rng)) if t[1]]
     if not talk:
-        return doc_teacher(rng, domain, turns)
+        return doc_teacher(rng, domain, turns, ask)
     if rng.random() < 0.03:  # a turn that is neither an attempt nor a question
         talk[-1] = (rng.choices(attempt(domain, toy.answer) + QUESTION, k=rng.randint(0, 4)), [TRY], *talk[-1][2:])
     return teacher_view(toy, talk)
@@ -344,8 +344,8 @@ def teacher_view(toy, talk):
 
 
 def doc_reply(rng, domain):
-    """A teacher after the first student turn."""
-    return doc_teacher(rng, domain, turns=1)
+    """A teacher after the first or second student turn."""
+    return doc_teacher(rng, domain, turns=rng.randint(1, 2), ask=0.5)
 
 
 def doc_asker(rng, domain):
@@ -381,9 +381,9 @@ def doc_sharded(rng, domain):
 
 
 LESSONS = [  # (until so many tokens were seen, {document: share of the documents}): one skill after the other, then all habits
-    (2_100_000, {doc_certain: 1.0}),
-    (5_000_000, {doc_certain: 0.3, doc_reply: 0.7}),
-    (1e99, {doc_single: 0.16, doc_dialogue: 0.18, doc_careful: 0.18, doc_reply: 0.12, doc_teacher: 0.13, doc_asker: 0.06, doc_sharded: 0.17}),
+    (2_500_000, {doc_reply: 1.0}),
+    (9_000_000, {doc_certain: 0.8, doc_reply: 0.2}),
+    (1e99, {doc_certain: 0.06, doc_single: 0.13, doc_dialogue: 0.18, doc_careful: 0.18, doc_reply: 0.10, doc_teacher: 0.14, doc_asker: 0.06, doc_sharded: 0.15}),
 ]
 
 
