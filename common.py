@@ -33,6 +33,9 @@ import mpmath
 import torch
 import torch.nn.functional as F
 import transformers
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_model_state_dict, set_optimizer_state_dict
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -43,7 +46,8 @@ transformers.utils.logging.disable_progress_bar()
 
 def fail(message):
     """Ends the program with one line for the user and exit code 2: what is wrong, where, what to do."""
-    tqdm.write(f"error: {message}", file=sys.stderr)  # on a line of its own, whatever bar is shown
+    if os.environ.get("RANK", "0") == "0":
+        tqdm.write(f"error: {message}", file=sys.stderr)  # on a line of its own, whatever bar is shown
     raise SystemExit(2)
 
 
@@ -1172,6 +1176,104 @@ def micro_batches(dialogues, tokens):
     return batches
 
 
+# ------------------------------------------------------------------------------------------------------------------- training
+
+
+def start_processes(args, several):
+    """Joins the processes of torchrun. Ends the program if there are several and the script cannot share its work among them."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return
+    if not several:
+        fail(f"{Path(sys.argv[0]).name} runs in one process; torchrun is for sft.py and grpo.py")
+    if args.device.startswith("cuda"):
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    torch.distributed.init_process_group("nccl" if args.device.startswith("cuda") else "gloo")
+
+
+def world():
+    """(rank of this process, number of processes)."""
+    started = torch.distributed.is_initialized()
+    return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if started else (0, 1)
+
+
+def gathered(value):
+    """The value of each process, as a list."""
+    values = [None] * world()[1]
+    if len(values) == 1:
+        return [value]
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+class Policy(torch.nn.Module):
+    """A model whose forward() is masked_logprobs, so that what shards it sees decoder and head as one module."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids, mask, temperature):
+        return masked_logprobs(self.model, ids, mask, temperature)
+
+
+class Trainer:
+    """A model and its AdamW, without weight decay; sharded by FSDP2 where torchrun has started several processes.
+
+    A step comes out the same however its dialogues are spread over processes and micro-batches.
+    """
+
+    def __init__(self, model, lr):
+        self.model, self.policy, (self.rank, self.world) = model, Policy(model), world()
+        if model.device.type == "cuda":
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if self.world > 1:
+            for layer in model.get_decoder().layers:
+                fully_shard(layer)
+            fully_shard(self.policy, reshard_after_forward=False)
+        self.optimizer = torch.optim.AdamW(self.policy.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
+
+    def step(self, dialogues, loss_of, micro_tokens, temperature=1.0):
+        """One optimiser step on the dialogues of this process and of the others.
+
+        loss_of(rows, logprobs, denominator): loss of the dialogues with the given indices; logprobs: float32, their student tokens'
+        one after the other; denominator: the number of all student tokens of the step.
+        """
+        self.policy.train()
+        denominator = sum(gathered(sum(sum(d.mask[1:]) for d in dialogues)))
+        batches, total = micro_batches(dialogues, micro_tokens), 0.0
+        most = max(gathered(len(batches)))
+        for rows in batches + [[]] * (most - len(batches)):  # every process must take part in every forward and backward pass
+            ids, mask = (padded([getattr(dialogues[i], name) for i in rows] or [[0, bool(name == "mask")]], self.model.device) for name in ("ids", "mask"))
+            logprobs = self.policy(ids, mask.long(), temperature)
+            loss = loss_of(rows, logprobs, denominator) if rows else 0 * logprobs.sum()
+            (loss * self.world).backward()  # FSDP takes the mean over processes; the denominator has seen to that already
+            total += loss.item()
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return {"loss": sum(gathered(total)), "grad_norm": whole(norm).item(), "tokens": denominator}
+
+    def weights(self):
+        """(name, whole tensor) of each parameter; all processes must go through it together."""
+        return ((name, whole(p.detach())) for name, p in self.model.named_parameters())
+
+    def state(self):
+        """What load() takes: weights and optimiser state, whole, on the CPU; empty on all processes but the first."""
+        return get_state_dict(self.policy, self.optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+    def load(self, state):
+        """Goes on from a state() that the first process has (the others: None), also one of another number of processes."""
+        model, optimizer = state or ({}, {})
+        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=self.world > 1)
+        set_model_state_dict(self.policy, model, options=options)
+        set_optimizer_state_dict(self.policy, self.optimizer, optimizer, options=options)
+
+
+def whole(tensor):
+    """A tensor that may be sharded, put together."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
 # ------------------------------------------------------------------------------------------------------------ sampling engine
 
 
@@ -1240,8 +1342,12 @@ class HFEngine:
         """An engine of its own with the same weights."""
         return HFEngine(self.model, self.chat, self.max_tokens, temperature, self.seed, self.batch)
 
-    def sync(self, model):
-        """Takes over a model's weights. Here they are the same ones."""
+    def sync(self, weights):
+        """Takes over the (name, tensor) pairs that are not the engine's own."""
+        own = dict(self.model.named_parameters())
+        for name, tensor in weights:
+            if own[name].data_ptr() != tensor.data_ptr():
+                own[name].data.copy_(tensor)
 
     @torch.no_grad()
     def sample(self, requests):
@@ -1371,9 +1477,8 @@ class VLLMEngine:
     def forget(self, name):
         """The prefix cache drops what is not used."""
 
-    def sync(self, model):
-        """Takes over a model's weights, and forgets keys and values of the old ones."""
-        weights = ((name, p.detach()) for name, p in model.named_parameters())
+    def sync(self, weights):
+        """Takes over (name, tensor) pairs, and forgets keys and values of the old ones."""
         self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         self.llm.apply_model(repack_head)
         self.llm.reset_prefix_cache()
@@ -1465,6 +1570,9 @@ class Run:
                 fail(f"{self.path} holds a run with another {k} ({old.get(k)!r}, now {config.get(k)!r}); choose another --out or remove it")
         elif self.path.exists() and any(self.path.iterdir()):
             fail(f"{self.path} is not empty and holds no run; choose another --out")
+        self.writes = gathered(world()[0])[0] == world()[0]  # the first process does; all have checked the folder by now
+        if not self.writes:
+            return
         self.path.mkdir(parents=True, exist_ok=True)
         for log in self.path.glob("*.jsonl"):  # a kill may have left the last line half-written
             data = log.read_bytes()
@@ -1476,34 +1584,44 @@ class Run:
 
     def append(self, name, rows):
         """Appends rows to a JSONL file of the folder."""
+        if not self.writes:
+            return
         with (self.path / name).open("a", encoding="utf-8") as file:
             file.write("".join(json.dumps(row) + "\n" for row in rows))
 
     def keep(self, name, wanted):
         """Rewrites a JSONL file to the rows for which wanted(row) holds: what was logged after the last saved state goes."""
-        path = self.path / name
-        rows = [r for r in read_jsonl(path) if wanted(r)]
-        write_atomically(path, "".join(json.dumps(r) + "\n" for r in rows))
-        return rows
+        if self.writes:
+            rows = [r for r in read_jsonl(self.path / name) if wanted(r)]
+            write_atomically(self.path / name, "".join(json.dumps(r) + "\n" for r in rows))
 
-    def save_model(self, model, tokenizer):
-        """Writes the checkpoint folder `model`; it appears only when it is complete."""
+    def save_model(self, trainer, tokenizer):
+        """Writes the checkpoint folder `model`, of ordinary `transformers` form; it appears only when it is complete."""
         part, final = self.path / "model.part", self.path / "model"
-        model.save_pretrained(part)
+        weights = {name: tensor.cpu() for name, tensor in trainer.weights() if self.writes}
+        if not self.writes:
+            return
+        trainer.model.save_pretrained(part, state_dict=weights)
         tokenizer.save_pretrained(part)
         if final.exists():
             shutil.rmtree(final)
         part.replace(final)
 
-    def save_state(self, state):
+    def save_state(self, trainer, step):
         """Writes resume.pt, whole or not at all."""
-        torch.save(state, self.path / "resume.part")
-        (self.path / "resume.part").replace(self.path / "resume.pt")
+        state = trainer.state()
+        if self.writes:
+            torch.save({"step": step, "state": state}, self.path / "resume.part")
+            (self.path / "resume.part").replace(self.path / "resume.pt")
 
-    def load_state(self):
-        """The last saved state, or None."""
+    def load_state(self, trainer):
+        """Sets the trainer to the last saved state and returns its step; 0 if there is none."""
         path = self.path / "resume.pt"
-        return torch.load(path, map_location="cpu", weights_only=False) if path.exists() else None
+        saved = torch.load(path, map_location="cpu", weights_only=False) if self.writes and path.exists() else {"step": 0, "state": None}
+        step = gathered(saved["step"])[0]
+        if step:
+            trainer.load(saved["state"])
+        return step
 
 
 def write_atomically(path, text):

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from transformers import AutoConfig
 
 from common import (NO_PROGRAM, Dialogue, Grader, HFEngine, Problem, Run, VLLMEngine, arguments, default_device, fail, load_chat, load_model,
-                    load_problems, load_prompts, read_jsonl, visible)  # fmt: skip
+                    load_problems, load_prompts, read_jsonl, start_processes, visible, world)  # fmt: skip
 
 
 @dataclass
@@ -203,13 +203,14 @@ def add_device_arguments(parser, dtype="auto"):
 NEUTRAL = ("out", "live", "device", "threads")  # arguments that may change when a run is resumed
 
 
-def check_arguments(args):
-    """Ends the program if a number makes no sense."""
+def check_arguments(args, several=False):
+    """Ends the program if a number makes no sense. several: whether the script can share its work among processes."""
     for name in ("turns", "max_tokens", "live", "samples", "batch", "epochs", "steps", "lr"):
         value = getattr(args, name, None)
         if value is not None and value <= 0:
             fail(f"--{name.replace('_', '-')} is {value}; it must be positive")
     torch.set_num_threads(args.threads)
+    start_processes(args, several)
 
 
 def uses_vllm(args):
@@ -242,7 +243,8 @@ class Setting:
             context = min(longest, 8192 + 2 * args.turns * args.max_tokens)  # a problem, and turns of both sides
             return VLLMEngine(path, chat, args.max_tokens, temperature, args.seed, args.live, args.device, context, args.vllm_memory)
 
-        student = engine(args.model, self.model, self.chat, args.temperature)
+        sampler = self.model if world()[1] == 1 else load_model(args.model, args.device, args.dtype)[0]  # the trained one is sharded
+        student = engine(args.model, sampler, self.chat, args.temperature)
         teacher = student.twin(args.teacher_temperature) if together else engine(other, frozen, self.teacher_chat, args.teacher_temperature)
         self.engines = {"student": student, "teacher": teacher, "asker": student.twin(args.teacher_temperature) if args.teacher else teacher}
 

@@ -22,10 +22,9 @@ from dataclasses import asdict
 import torch
 from tqdm import tqdm
 
-from common import (Run, advantages, arguments, discounted_reward, fail, grpo_loss, load_model, load_problems, masked_logprobs,
-                    micro_batches, padded)  # fmt: skip
+from common import (Run, Trainer, advantages, arguments, discounted_reward, fail, gathered, grpo_loss, load_model, load_problems,
+                    masked_logprobs, padded, world)  # fmt: skip
 from generate import NEUTRAL, Setting, add_arguments, check_arguments, summary
-from sft import make_optimizer
 
 
 def epoch_order(problems, step, batch, seed):
@@ -57,56 +56,51 @@ def turn_lengths(d):
     return [d.mask.index(0, i) - i if 0 in d.mask[i:] else len(d.mask) - i for i in starts]
 
 
-def update(model, optimizer, dialogues, advantage, args, reference=None):
+def update(trainer, dialogues, advantage, args, reference=None):
     """One optimiser step on dialogues and the advantages of their student tokens. Returns loss, gradient norm, log-prob gap."""
-    model.train()
-    denominator = sum(len(a) for a in advantage)
-    total, gaps = 0.0, []
-    for rows in micro_batches(dialogues, args.micro_tokens):
-        ids, mask = (padded([getattr(dialogues[i], name) for i in rows], model.device) for name in ("ids", "mask"))
-        logprobs = masked_logprobs(model, ids, mask, args.temperature)
-        sampled = torch.tensor([p for i in rows for p, m in zip(dialogues[i].logprobs, dialogues[i].mask) if m], device=model.device)
+    gaps = []
+
+    def loss_of(rows, logprobs, denominator):
+        sampled = torch.tensor([p for i in rows for p, m in zip(dialogues[i].logprobs, dialogues[i].mask) if m], device=logprobs.device)
         gaps.append((logprobs.detach() - sampled).abs())
         kl = None
         if args.beta:
+            ids, mask = (padded([getattr(dialogues[i], name) for i in rows], logprobs.device) for name in ("ids", "mask"))
             with torch.no_grad():
                 kl = masked_logprobs(reference, ids, mask, args.temperature)
-        weights = torch.cat([advantage[i] for i in rows]).to(model.device)
-        loss = grpo_loss(logprobs, sampled, weights, denominator, args.clip, kl, args.beta)
-        loss.backward()
-        total += loss.item()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item()
-    optimizer.step()
-    optimizer.zero_grad()
-    gap = torch.cat(gaps)
-    return {"loss": total, "grad_norm": norm, "gap_mean": gap.mean().item(), "gap_max": gap.max().item()}
+        weights = torch.cat([advantage[i] for i in rows]).to(logprobs.device)
+        return grpo_loss(logprobs, sampled, weights, denominator, args.clip, kl, args.beta)
+
+    trained = trainer.step(dialogues, loss_of, args.micro_tokens, args.temperature)
+    gap = [x for part in gathered(torch.cat(gaps).tolist() if gaps else []) for x in part]
+    return {"loss": trained["loss"], "grad_norm": trained["grad_norm"], "gap_mean": sum(gap) / len(gap), "gap_max": max(gap)}
 
 
-def train_step(number, problems, setting, optimizer, reference):
-    """Plays and trains one step. Returns (metrics row, dialogue rows)."""
+def train_step(number, problems, setting, trainer, reference):
+    """Plays and trains one step, each process its share of the groups. Returns (metrics row, dialogue rows) of all of them."""
     args, seconds, clock = setting.args, Counter(), time.perf_counter()
-    chosen = epoch_order(problems, number, args.batch, args.seed)
-    named = [(p, f"{number}/{j}-{p.id}/{k}") for j, p in enumerate(chosen) for k in range(args.group)]
+    chosen = list(enumerate(epoch_order(problems, number, args.batch, args.seed)))[trainer.rank :: trainer.world]
+    named = [(p, f"{number}/{j}-{p.id}/{k}") for j, p in chosen for k in range(args.group)]
     played = {d.id: d for d in setting.talk(named, seconds=seconds)}
-    groups = [[played[f"{number}/{j}-{p.id}/{k}"] for k in range(args.group)] for j, p in enumerate(chosen)]
+    groups = [[played[f"{number}/{j}-{p.id}/{k}"] for k in range(args.group)] for j, p in chosen]
     weights = [token_advantages(group, args) for group in groups]
-    rewards = [discounted_reward(d.solved, args.gamma) for group in groups for d in group]
     live = [any(w.abs().max() > 0 for w in ws) for ws in weights]
     dialogues = [d for group, ok in zip(groups, live) if ok for d in group]
     start = time.perf_counter()
     trained = {"loss": 0.0, "grad_norm": 0.0, "gap_mean": 0.0, "gap_max": 0.0}
-    if dialogues:
-        trained = update(setting.model, optimizer, dialogues, [w for ws, ok in zip(weights, live) if ok for w in ws], args, reference)
+    if any(gathered(bool(dialogues))):
+        trained = update(trainer, dialogues, [w for ws, ok in zip(weights, live) if ok for w in ws], args, reference)
     seconds["training"] = time.perf_counter() - start
-    setting.engines["student"].sync(setting.model)
+    setting.engines["student"].sync(trainer.weights())
     seconds["sync"] = time.perf_counter() - start - seconds["training"]
-    rows = [asdict(d) for group in groups for d in group]
-    tokens = sum(sum(d.mask) for group in groups for d in group)
-    extra = [{"reward": r, "advantage": w[0].item()} for r, w in zip(rewards, (w for ws in weights for w in ws))]
-    row = {"step": number, "reward": sum(rewards) / len(rewards), **summary(rows, args.turns), "equal_groups": 1 - sum(live) / len(live),
+    own = [{"step": number, **asdict(d), "reward": discounted_reward(d.solved, args.gamma), "advantage": w[0].item()}
+           for group, ws in zip(groups, weights) for d, w in zip(group, ws)]  # fmt: skip
+    rows = sum(gathered(own), [])
+    rewards, tokens = [r["reward"] for r in rows], sum(sum(r["mask"]) for r in rows)
+    row = {"step": number, "reward": sum(rewards) / len(rewards), **summary(rows, args.turns), "equal_groups": 1 - sum(sum(gathered(live), [])) / args.batch,
            **trained, "tokens": tokens, "tokens_per_second": tokens / (time.perf_counter() - clock)}  # fmt: skip
     row["seconds"] = {k: round(v, 4) for k, v in (*seconds.items(), ("all", time.perf_counter() - clock))}
-    return row, [{"step": number, **r, **e} for r, e in zip(rows, extra)]
+    return row, rows
 
 
 def main():
@@ -126,9 +120,11 @@ def main():
     group.add_argument("--micro-tokens", type=int, default=16384, help="tokens of a micro-batch, padding included; limits memory")
     group.add_argument("--save-every", type=int, default=10, help="steps between saved states")
     args = parser.parse_args()
-    check_arguments(args)
+    check_arguments(args, several=True)
     if args.group < 2:
         fail(f"--group is {args.group}: advantages compare the dialogues of a group, so it needs at least 2")
+    if args.batch % world()[1]:
+        fail(f"--batch is {args.batch}, which {world()[1]} processes cannot share equally; choose a multiple")
     problems = load_problems(args.problems, args.answers)
     run = Run(args, NEUTRAL)
     if (run.path / "model").exists():
@@ -140,30 +136,25 @@ def train(args, run, problems):
     """The training loop: plays, trains, logs, saves; goes on from the run folder's last state."""
     args.dtype = "float32" if args.dtype == "auto" else args.dtype
     setting = Setting(args, trains=True)
-    model = setting.model
+    trainer = Trainer(setting.model, args.lr)
     print(f"the teacher is frozen: {args.teacher or args.model}")
     reference = load_model(args.model, args.device, args.dtype)[0] if args.beta else None
-    optimizer = make_optimizer(model, args.lr)
-    steps, start = args.steps or max(1, len(problems) // args.batch), 0
-    if state := run.load_state():
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        start = state["step"]
-        setting.engines["student"].sync(model)
+    steps, start = args.steps or max(1, len(problems) // args.batch), run.load_state(trainer)
+    setting.engines["student"].sync(trainer.weights())
     for name in ("metrics.jsonl", "dialogues.jsonl"):
         run.keep(name, lambda row: row["step"] <= start)
 
-    bar = tqdm(range(start + 1, steps + 1), initial=start, total=steps, desc="grpo", mininterval=1)
+    bar = tqdm(range(start + 1, steps + 1), initial=start, total=steps, desc="grpo", mininterval=1, disable=not run.writes)
     for number in bar:
-        row, rows = train_step(number, problems, setting, optimizer, reference)
+        row, rows = train_step(number, problems, setting, trainer, reference)
         run.append("dialogues.jsonl", rows)
         run.append("metrics.jsonl", [row])
         bar.set_postfix(reward=f"{row['reward']:.3f}", questions=f"{row['questions']:.2f}", gap=f"{row['gap_max']:.1e}", refresh=False)
-        if number % max(1, steps // 10) == 0:
+        if run.writes and number % max(1, steps // 10) == 0:
             tqdm.write(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}))
         if number % args.save_every == 0 or number == steps:
-            run.save_state({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": number})
-    run.save_model(model, setting.chat.tokenizer)
+            run.save_state(trainer, number)
+    run.save_model(trainer, setting.chat.tokenizer)
 
 
 if __name__ == "__main__":

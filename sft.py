@@ -12,10 +12,9 @@ import random
 import sys
 import time
 
-import torch
 from tqdm import tqdm
 
-from common import Run, arguments, fail, load_dialogues, load_model, masked_logprobs, micro_batches, padded, sft_loss
+from common import Run, Trainer, arguments, fail, load_dialogues, load_model, sft_loss
 from generate import NEUTRAL, add_device_arguments, check_arguments
 
 
@@ -29,32 +28,21 @@ def add_arguments(parser, lr=1e-5):
     group.add_argument("--save-every", type=int, default=50, help="steps between saved states")
 
 
-def make_optimizer(model, lr):
-    """AdamW without weight decay; memory-saving activation checkpoints where there is a GPU to save memory on."""
-    if model.device.type == "cuda":
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
-
-
 def train(args, run, model, tokenizer, dialogues):
     """Trains the model on the dialogues; resumes from the run folder's state; saves the checkpoint into the run folder."""
-    optimizer = make_optimizer(model, args.lr)
+    trainer = Trainer(model, args.lr)
     steps = [step for epoch in range(args.epochs) for step in epoch_batches(len(dialogues), args.batch, f"{args.seed}/{epoch}")]
-    start = 0
-    if state := run.load_state():
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        start = state["step"]
+    start = run.load_state(trainer)
     run.keep("metrics.jsonl", lambda row: row["step"] <= start)
-    for number in tqdm(range(start + 1, len(steps) + 1), initial=start, total=len(steps), desc="sft", mininterval=1):
-        for group in optimizer.param_groups:
+    for number in tqdm(range(start + 1, len(steps) + 1), initial=start, total=len(steps), desc="sft", mininterval=1, disable=not run.writes):
+        for group in trainer.optimizer.param_groups:
             group["lr"] = args.lr * min(1.0, number / max(1, len(steps) // 20))
-        clock = time.perf_counter()
-        row = step(model, optimizer, [dialogues[i] for i in steps[number - 1]], args.micro_tokens)
-        run.append("metrics.jsonl", [{"step": number, **row, "seconds": time.perf_counter() - clock}])
+        clock, mine = time.perf_counter(), steps[number - 1][trainer.rank :: trainer.world]
+        row = trainer.step([dialogues[i] for i in mine], lambda _, logprobs, denominator: sft_loss(logprobs, denominator), args.micro_tokens)
+        run.append("metrics.jsonl", [{"step": number, **row, "dialogues": len(steps[number - 1]), "seconds": time.perf_counter() - clock}])
         if number % args.save_every == 0 or number == len(steps):
-            run.save_state({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": number})
-    run.save_model(model, tokenizer)
+            run.save_state(trainer, number)
+    run.save_model(trainer, tokenizer)
 
 
 def epoch_batches(n, size, seed):
@@ -62,21 +50,6 @@ def epoch_batches(n, size, seed):
     order = list(range(n))
     random.Random(seed).shuffle(order)
     return [order[i : i + size] for i in range(0, n, size)]
-
-
-def step(model, optimizer, dialogues, micro_tokens):
-    """One optimiser step; the loss is the mean over all student tokens of the step, whatever the micro-batches."""
-    model.train()
-    total, denominator = 0.0, sum(sum(d.mask[1:]) for d in dialogues)
-    for rows in micro_batches(dialogues, micro_tokens):
-        ids, mask = (padded([getattr(dialogues[i], name) for i in rows], model.device) for name in ("ids", "mask"))
-        loss = sft_loss(masked_logprobs(model, ids, mask), denominator)
-        loss.backward()
-        total += loss.item()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item()
-    optimizer.step()
-    optimizer.zero_grad()
-    return {"loss": total, "grad_norm": norm, "tokens": denominator, "dialogues": len(dialogues)}
 
 
 def successful(dialogues):
@@ -95,7 +68,7 @@ def main():
     add_arguments(parser)
     add_device_arguments(parser, dtype="float32")
     args = parser.parse_args()
-    check_arguments(args)
+    check_arguments(args, several=True)
     dialogues = successful([d for path in args.data for d in load_dialogues(path)])
     run = Run(args, NEUTRAL)
     if (run.path / "model").exists():
