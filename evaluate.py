@@ -235,67 +235,70 @@ def sizes_table(training):
 # ------------------------------------------------------------------------------------------------------------------- pictures
 
 STYLES = [("#000000", "-", "o"), ("#d55e00", "--", "s"), ("#0072b2", "-", "^"), ("#009e73", "-.", "D"), ("#cc79a7", "-", "v"),
-          ("#56b4e9", "--", "P"), ("#e69f00", ":", "X"), ("#7f7f7f", "-", "*")]  # fmt: skip
+          ("#56b4e9", "--", "P"), ("#e69f00", ":", "X"), ("#7f7f7f", "-", "*"), ("#8c564b", "-.", "h")]  # fmt: skip
 
 
-def draw(file, panels, columns=2):
-    """One picture. panels: [(title, x label, y label, {label: (x, y, low, high)})]; low and high may be None. Lines are labelled
-    at their right ends; each has a line style and a marker of its own, so that the picture can be read in grey."""
+def sheet(panels, width, height):
+    """(figure, one pair of axes a panel) of two columns; no window is ever opened."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    rows = -(-len(panels) // columns)
-    columns = min(columns, len(panels))
-    figure, axes = plt.subplots(rows, columns, figsize=(6.2 * columns, 3.9 * rows), squeeze=False)
-    for axis in axes.flat[len(panels) :]:
+    columns, rows = min(2, panels), -(-panels // 2)
+    figure, axes = plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False)
+    for axis in axes.flat:
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes.flat[panels:]:
         axis.remove()
-    for axis, (title, x_label, y_label, lines) in zip(axes.flat, panels):
-        for (label, (x, y, low, high)), (color, line, marker) in zip(lines.items(), STYLES * 9):
+    return figure, axes.flat
+
+
+def draw(file, panels, labels):
+    """One picture. panels: [(title, x label, y label, {label: (x, y, low, high)})]; low and high may be None. Lines are labelled
+    at their right ends; each of `labels` has a line style and a marker of its own, so that the picture can be read in grey."""
+    styles = dict(zip(labels, STYLES * 9))
+    figure, axes = sheet(len(panels), 6.2, 3.9)
+    for axis, (title, x_label, y_label, lines) in zip(axes, panels):
+        for label, (x, y, low, high) in lines.items():
+            color, line, marker = styles[label]
             axis.plot(x, y, line, color=color, marker=marker, markersize=4, markevery=max(1, len(x) // 10), linewidth=1.4)
             if low is not None:
                 axis.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
         axis.set(title=title, xlabel=x_label, ylabel=y_label)
-        axis.spines[["top", "right"]].set_visible(False)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         bottom, top = axis.get_ylim()
-        ends = sorted((y[-1], label, color) for (label, (_, y, _, _)), (color, _, _) in zip(lines.items(), STYLES * 9) if y[-1] == y[-1])
-        place = bottom - 1e9
-        for y, label, color in ends:  # labels at least a line apart
-            place = max(y, place + (top - bottom) / 18)
-            x = next(iter(lines.values()))[0][-1]
-            axis.annotate(label, (x, y), xytext=(8, (place - y) / (top - bottom) * 210), textcoords="offset points", color=color, va="center", fontsize=8)
+        ends = sorted((y[-1], label) for label, (_, y, _, _) in lines.items() if y[-1] == y[-1])
+        places, gap = [y for y, _ in ends], (top - bottom) / 18
+        for i in range(1, len(places)):  # labels at least a line apart: up from the lowest …
+            places[i] = max(places[i], places[i - 1] + gap)
+        for i in reversed(range(len(places))):  # … and down again from the top of the picture
+            places[i] = min(places[i], top - gap * (len(places) - 1 - i))
+        for (y, label), place in zip(ends, places):
+            x, offset = lines[label][0][-1], (place - y) / (top - bottom) * 210
+            axis.annotate(label, (x, y), xytext=(8, offset), textcoords="offset points", color=styles[label][0], va="center", fontsize=8)
     figure.tight_layout()
-    figure.savefig(file, dpi=130)
-    plt.close(figure)
+    figure.savefig(file, dpi=110)
 
 
 def draw_turn_types(file, tests):
     """Fig. 6: for each test a bar a label, its turns by type in shares of all; beside it the share of premature answers if sharded."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(1, len(tests), figsize=(5.2 * len(tests), 0.9 + 0.38 * max(map(len, tests.values()))), squeeze=False, sharey=False)
-    for axis, (test, labels) in zip(axes[0], tests.items()):
+    figure, axes = sheet(len(tests), 6.2, 0.9 + 0.3 * max(map(len, tests.values())))
+    for axis, (test, labels) in zip(axes, tests.items()):
         for place, (label, runs) in enumerate(labels.items()):
             shares, left = by_problem(runs, turn_types).sum(0), 0.0
-            for kind, share, color in zip(("attempt", "question", "other"), (100 * shares / shares.sum()).tolist(), ("#0072b2", "#e69f00", "#dddddd")):
+            for share, color in zip((100 * shares / shares.sum()).tolist(), ("#0072b2", "#e69f00", "#dddddd")):
                 axis.barh(place, share, left=left, color=color, edgecolor="white")
                 if share > 8:
-                    axis.text(left + share / 2, place, f"{kind if place == 0 else ''} {share:.0f}", ha="center", va="center", fontsize=7,
-                              color="white" if kind == "attempt" else "black")  # fmt: skip
+                    axis.text(left + share / 2, place, f"{share:.0f}", ha="center", va="center", fontsize=7, color="white" if left == 0 else "black")
                 left += share
             if runs[0][0]["sharded"]:
                 early = 100 * by_problem(runs, premature).mean().item()
-                axis.text(102, place, f"{early:.0f} % premature", va="center", fontsize=7)
-        axis.set(title=test, xlabel="% of the student's turns", yticks=range(len(labels)), yticklabels=list(labels), xlim=(0, 100))
+                axis.text(102, place, f"{early:.0f} % answer early", va="center", fontsize=7)
+        axis.set(title=test, xlabel="% of turns: attempts (blue), questions (orange), others (grey)", yticks=range(len(labels)), yticklabels=list(labels), xlim=(0, 100))
         axis.invert_yaxis()
-        axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    figure.savefig(file, dpi=130)
-    plt.close(figure)
+    figure.savefig(file, dpi=110)
 
 
 def smooth(values, window):
@@ -405,8 +408,9 @@ def compare(args):
     out.mkdir(parents=True, exist_ok=True)
     pictures = {"accuracy.png": accuracy_panels(tests), "losses.png": loss_panels(tests), "training.png": training_panels(training)}
     pictures = {name: panels for name, panels in pictures.items() if panels}
+    labels = sorted({label for test in tests.values() for label in test} | set(training))
     for name, panels in pictures.items():
-        draw(out / name, panels)
+        draw(out / name, panels, labels)
     draw_turn_types(out / "turns.png", tests)
     tables = [test_table(test, labels, args.against) for test, labels in tests.items()] + [sizes_table(training)] * bool(training)
     note = "Mean ± half width of the 95 % interval over problems, in percent (mean of each seed). Differences are paired problem by problem."

@@ -243,7 +243,9 @@ class Setting:
             context = min(longest, 8192 + 2 * args.turns * args.max_tokens)  # a problem, and turns of both sides
             return VLLMEngine(path, chat, args.max_tokens, temperature, args.seed, args.live, args.device, context, args.vllm_memory)
 
-        sampler = self.model if world()[1] == 1 else load_model(args.model, args.device, args.dtype)[0]  # the trained one is sharded
+        sampler = self.model
+        if not fast and world()[1] > 1:  # the trained one is sharded
+            sampler = load_model(args.model, args.device, args.dtype)[0]
         student = engine(args.model, sampler, self.chat, args.temperature)
         teacher = student.twin(args.teacher_temperature) if together else engine(other, frozen, self.teacher_chat, args.teacher_temperature)
         self.engines = {"student": student, "teacher": teacher, "asker": student.twin(args.teacher_temperature) if args.teacher else teacher}
