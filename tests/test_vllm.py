@@ -39,7 +39,7 @@ def test_greedy_dialogues_equal_those_of_the_other_engine_before_and_after_a_ste
     with torch.no_grad():
         for p in model.parameters():
             p += 0.5 * p.std() * torch.randn_like(p) if p.ndim > 1 else 0
-    engine.sync(model)
+    engine.sync((name, p.detach()) for name, p in model.named_parameters())
     after = [d.ids for d in dialogues(name, chat, plain, plain.twin(0.0))]
     assert [d.ids for d in dialogues(name, chat, engine, engine.twin(0.0))] == after and after != before
 
@@ -47,7 +47,7 @@ def test_greedy_dialogues_equal_those_of_the_other_engine_before_and_after_a_ste
 def test_logprobs_of_sampled_tokens_are_those_of_the_trainer(both):
     name, model, chat, engine = both
     student = engine.twin(0.7)
-    engine.sync(model)
+    engine.sync((name, p.detach()) for name, p in model.named_parameters())
     played = dialogues(name, chat, student, engine.twin(1.0))
     ids, mask = (padded([getattr(d, k) for d in played], "cpu") for k in ("ids", "mask"))
     with torch.no_grad():
