@@ -8,6 +8,7 @@ import argparse
 import ast
 import base64
 import copy
+import fcntl
 import gzip
 import io
 import json
@@ -20,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import weakref
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -1574,6 +1576,12 @@ class Run:
         if not self.writes:
             return
         self.path.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self.path, os.O_RDONLY)  # held as long as this object, or until the process ends, however it ends
+        weakref.finalize(self, os.close, lock)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            fail(f"{self.path}: another process is at work on this run; wait for it, or stop it")
         for log in self.path.glob("*.jsonl"):  # a kill may have left the last line half-written
             data = log.read_bytes()
             if not data.endswith(b"\n"):

@@ -159,6 +159,18 @@ def test_other_bad_input_is_one_line_and_exit_code_2(problems, played, base, sha
     refused(capsys, "holds no run", "evaluate", "compare", tmp_path, "--out", tmp_path / "g")
 
 
+def test_two_processes_cannot_work_on_one_run(problems, base, tmp_path, capsys):
+    command = ["--model", base, "--problems", problems, "--out", tmp_path / "run", "--samples", 40, *TALK]
+    process = start("generate", *command)
+    try:
+        while process.poll() is None and not (tmp_path / "run" / "dialogues.jsonl").exists():
+            time.sleep(0.01)
+        refused(capsys, "another process is at work", "generate", *command)
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_a_folder_that_is_no_run_is_not_touched(problems, base, tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("years of work")
     refused(capsys, "is not empty and holds no run", "generate", "--model", base, "--problems", problems, "--out", tmp_path)
