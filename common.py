@@ -216,16 +216,19 @@ def hub_rows(name, source):
 
 
 def math_row(row):
-    return {"domain": "math", "prompt": row["problem"], "answer": filled(row["answer"], "answer"), "solution": row["solution"]}
+    return {"domain": "math", "prompt": row["problem"], "answer": filled(row["answer"]), "solution": row["solution"]}
 
 
-def filled(text, what):
-    return text if text and text.strip() else (_ for _ in ()).throw(Unusable(f"no {what}"))
+def filled(answer):
+    """The answer; raises Unusable if there is none."""
+    if not answer or not answer.strip():
+        raise Unusable("no answer")
+    return answer
 
 
 def gsm8k_row(row):
     solution, mark, answer = row["answer"].rpartition("####")
-    return {"domain": "math", "prompt": row["question"], "answer": filled(answer.strip().replace(",", "") if mark else "", "answer"), "solution": solution.strip()}
+    return {"domain": "math", "prompt": row["question"], "answer": filled(answer.strip().replace(",", "") if mark else ""), "solution": solution.strip()}
 
 
 def check_assert(name, prompt, test):

@@ -197,6 +197,7 @@ def test_table(test, labels, against):
     first = next(iter(labels.values()))
     turns, n, sharded = max(r["limit"] for r in first[0][1]), len({r["problem"] for r in first[0][1]}), first[0][0]["sharded"]
     accuracy = {label: by_problem(runs, within(turns)) for label, runs in labels.items()}
+    measured = all(losses for runs in labels.values() for _, _, losses in runs)
     table = []
     for label, runs in labels.items():
         rows, row = [r for run in runs for r in run[1]], {"model": label}
@@ -215,6 +216,10 @@ def test_table(test, labels, against):
         counts, solved = summary(rows, turns), sum(r["solved"] is not None for r in rows)
         for key, name in (("no_attempt", "turns without attempt"), ("undecided", "undecided"), ("repeats", "repeated turns"), ("leaks", "hints with the answer")):
             row[name] = f"{100 * counts[key]:.1f}"
+        if measured:
+            kept, left = loss_curves(runs, turns)
+            row["log-loss of the answer, turn 1"], row[f"turn {turns}, solved keep theirs"] = f"{kept[0]:.2f}", f"{kept[-1]:.2f}"
+            row[f"turn {turns}, unsolved only"] = f"{left[-1]:.2f}"
         row["tokens a solved problem"] = f"{sum(len(r['ids']) for r in rows) / solved:.0f}" if solved else "–"
         table.append(row)
     lines = [f"### {test}: {n} problems, up to {turns} turns\n", "| " + " | ".join(table[0]) + " |", "|---" * len(table[0]) + "|"]
