@@ -164,10 +164,13 @@ def import_problems(name, local, answers):
             if fields["domain"] == "math" and answers == "rule" and not judgeable(fields["answer"]):
                 raise Unusable("the answer cannot be judged by a rule")
             yield Problem(f"{name.split('/')[0]}-{number}", **fields)
-        except (KeyError, TypeError) as e:
-            fail(f"{local or source.hub}, row {number}: no usable field {e}; the rows must be as in the data set {source.hub}")
+        except KeyError as e:
+            fail(f"{local or source.hub}, row {number}: no field {e}; the rows must be as in the data set {source.hub}")
         except (Unusable, ValueError) as e:
             out[str(e)] += 1
+            continue
+        except (TypeError, AttributeError, SyntaxError, zlib.error, pickle.UnpicklingError) as e:
+            out[f"malformed ({type(e).__name__})"] += 1
             continue
         seen.add(fields["prompt"])
         taken += 1

@@ -88,7 +88,8 @@ def test_rows_that_cannot_be_used_are_counted_by_reason(local, capsys):
 
 def test_programs_that_fail_their_own_tests_are_left_out(local):
     wrong = {**OPENCODE, "input": "Other", "output": SOLUTION.replace("+", "-")}
-    assert [p.solution for p in load_problems(local("opencodeinstruct", [wrong, OPENCODE]))] == [SOLUTION]
+    broken = {**OPENCODE, "input": "Third", "unit_tests": json.dumps(["assert add(1,", "assert add(", "assert"])}
+    assert [p.solution for p in load_problems(local("opencodeinstruct", [wrong, broken, OPENCODE]))] == [SOLUTION]
 
 
 def test_lost_in_conversation_comes_full_joined_and_in_pieces(local):
