@@ -21,11 +21,13 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
+import urllib.request
 import weakref
 import zlib
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from functools import lru_cache, partial
@@ -1490,6 +1492,59 @@ class VLLMEngine:
         self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         self.llm.apply_model(repack_head)
         self.llm.reset_prefix_cache()
+
+
+class Endpoint:
+    """A teacher behind an OpenAI-compatible endpoint, http://HOST:PORT/v1#MODEL; the key, if any, is in OPENAI_API_KEY.
+
+    Chat and engine in one: its views are the messages themselves, what it samples is text. A request that fails is made again, up
+    to five times; then the program ends.
+    """
+
+    batching = False
+
+    def __init__(self, address, max_tokens=512, temperature=1.0, live=64):
+        self.url, _, self.name = address.partition("#")
+        self.max_tokens, self.temperature, self.pending, self.pool = max_tokens, temperature, {}, ThreadPoolExecutor(live)
+        if not self.name:
+            fail(f"--teacher {address}: names no model; write it behind the address, as in {self.url}#MODEL")
+
+    def view(self, messages):
+        return messages
+
+    def text(self, said):
+        return said
+
+    def submit(self, key, _, messages):
+        self.pending[key] = self.pool.submit(self.ask, messages)
+
+    def poll(self):
+        """[(key, Turn)] of what has arrived; waits a moment if nothing has."""
+        wait(self.pending.values(), timeout=0.05, return_when=FIRST_COMPLETED)
+        arrived = [key for key, answer in self.pending.items() if answer.done()]
+        try:
+            return [(key, self.pending.pop(key).result()) for key in arrived]
+        except ConnectionError as e:
+            self.pool.shutdown(wait=False, cancel_futures=True)
+            fail(f"--teacher {self.url}: does not answer ({e}); check the address, the model's name and OPENAI_API_KEY")
+
+    def forget(self, name):
+        """Nothing is kept."""
+
+    def ask(self, messages):
+        body = {"model": self.name, "messages": messages, "max_tokens": self.max_tokens, "temperature": self.temperature}
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {os.environ.get('OPENAI_API_KEY', '')}"}
+        request = urllib.request.Request(f"{self.url.rstrip('/')}/chat/completions", json.dumps(body).encode(), headers)
+        for attempt in range(6):
+            try:
+                with urllib.request.urlopen(request, timeout=600) as reply:
+                    choice = json.load(reply)["choices"][0]
+                return Turn(choice["message"]["content"] or "", [], choice["finish_reason"])
+            except (OSError, ValueError, LookupError, TypeError) as e:
+                reason = e
+                if attempt < 5:
+                    time.sleep(0.5 * 2**attempt)
+        raise ConnectionError(f"{type(reason).__name__}: {reason}")
 
 
 def repack_head(model):

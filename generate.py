@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 from transformers import AutoConfig
 
-from common import (NO_PROGRAM, Dialogue, Grader, HFEngine, Problem, Run, VLLMEngine, arguments, default_device, fail, load_chat, load_model,
+from common import (NO_PROGRAM, Dialogue, Endpoint, Grader, HFEngine, Problem, Run, VLLMEngine, arguments, default_device, fail, load_chat, load_model,
                     load_problems, load_prompts, read_jsonl, start_processes, visible, world)  # fmt: skip
 
 
@@ -176,7 +176,7 @@ def add_arguments(parser, turns=4, many=False):
     """The arguments of every stage that plays dialogues. many: whether it takes several problem files."""
     group = parser.add_argument_group("dialogues")
     group.add_argument("--model", required=True, help="student: a transformers folder or hub name")
-    group.add_argument("--teacher", help="teacher; default: a frozen copy of the initial student")
+    group.add_argument("--teacher", help="teacher: a folder, a hub name, or an OpenAI-compatible endpoint http://HOST/v1#MODEL; default: a frozen copy of the initial student")
     group.add_argument("--problems", required=True, nargs="+" if many else None, help="file of problem lines, or a data set: NAME or NAME:PATH, see README" + "; one or several" * many)
     group.add_argument("--answers", choices=("rule", "all"), default="rule", help="of data sets, only math problems that a rule can grade, or all")
     group.add_argument("--prompts", help="JSON file that replaces prompts of common.py")
@@ -231,8 +231,11 @@ class Setting:
         together = not trains and other == args.model  # one set of weights speaks for all
         needed = trains or getattr(args, "losses", 0) or not fast
         self.model, self.chat = load_model(args.model, args.device, args.dtype) if needed else (None, load_chat(args.model))
+        away = Endpoint(other, args.max_tokens, args.teacher_temperature, args.live) if other.startswith(("http://", "https://")) else None
         if together:
             frozen, self.teacher_chat = self.model, self.chat
+        elif away:
+            frozen, self.teacher_chat = None, away
         else:
             frozen, self.teacher_chat = (None, load_chat(other)) if fast else load_model(other, args.device, args.dtype)
 
@@ -247,7 +250,7 @@ class Setting:
         if not fast and world()[1] > 1:  # the trained one is sharded
             sampler = load_model(args.model, args.device, args.dtype)[0]
         student = engine(args.model, sampler, self.chat, args.temperature)
-        teacher = student.twin(args.teacher_temperature) if together else engine(other, frozen, self.teacher_chat, args.teacher_temperature)
+        teacher = away or (student.twin(args.teacher_temperature) if together else engine(other, frozen, self.teacher_chat, args.teacher_temperature))
         self.engines = {"student": student, "teacher": teacher, "asker": student.twin(args.teacher_temperature) if args.teacher else teacher}
 
     def talk(self, named, inject=None, sharded=None, seconds=None):

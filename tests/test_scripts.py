@@ -1,11 +1,13 @@
 """The scripts as a user runs them: every stage, bad input, kills."""
 
+import http.server
 import importlib
 import json
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -157,6 +159,41 @@ def test_other_bad_input_is_one_line_and_exit_code_2(problems, played, base, sha
     refused(capsys, "no such file", "sft", "--model", base, "--data", tmp_path / "none", "--out", tmp_path / "e")
     refused(capsys, "has no shards", "evaluate", "play", *ok, "--sharded", "--out", tmp_path / "f")
     refused(capsys, "holds no run", "evaluate", "compare", tmp_path, "--out", tmp_path / "g")
+
+
+@pytest.fixture
+def endpoint():
+    """(address, requests seen) of an OpenAI-compatible server that fails once and then always hints the same."""
+    seen = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            seen.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(500 if len(seen) == 1 else 200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"choices": [{"message": {"content": "1st ok, 2nd wrong, 3rd ok."}, "finish_reason": "stop"}]}).encode())
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/v1", seen
+    server.shutdown()
+
+
+def test_a_teacher_may_be_an_endpoint(problems, base, endpoint, tmp_path, capsys):
+    address, seen = endpoint
+    run("generate", "--model", base, "--problems", problems, "--teacher", f"{address}#big", "--out", tmp_path / "run", *TALK)
+    hints = {m["content"] for d in rows(tmp_path / "run") for m in d["messages"][2:] if m["role"] == "teacher"}
+    assert len(rows(tmp_path / "run")) == 24 and hints == {"1st ok, 2nd wrong, 3rd ok."}
+    assert {r["model"] for r in seen} == {"big"} and "expected" in seen[0]["messages"][-1]["content"]
+    refused(capsys, "names no model", "generate", "--model", base, "--problems", problems, "--teacher", address, "--out", tmp_path / "b", *TALK)
+
+
+def test_an_endpoint_that_is_down_is_named(problems, base, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("common.time.sleep", lambda _: None)
+    refused(capsys, "does not answer", "generate", "--model", base, "--problems", problems, "--teacher", "http://127.0.0.1:9/v1#x", "--out", tmp_path / "a", *TALK)
 
 
 def test_two_processes_cannot_work_on_one_run(problems, base, tmp_path, capsys):
