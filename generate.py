@@ -200,7 +200,7 @@ def add_device_arguments(parser, dtype="auto"):
     group.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads of torch")
 
 
-NEUTRAL = ("out", "live", "device", "threads")  # arguments that may change when a run is resumed
+NEUTRAL = ("out", "live", "device", "threads", "vllm_memory")  # arguments that may change when a run is resumed
 
 
 def check_arguments(args, several=False):
