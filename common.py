@@ -1494,6 +1494,13 @@ class VLLMEngine:
         self.llm.reset_prefix_cache()
 
 
+def repack_head(model):
+    """On CPUs vLLM keeps a packed copy of the head, which reloading leaves stale where the head is tied to the embeddings."""
+    head = getattr(model, "lm_head", None)
+    if hasattr(head, "cpu_linear"):
+        head.quant_method.process_weights_after_loading(head)
+
+
 class Endpoint:
     """A teacher behind an OpenAI-compatible endpoint, http://HOST:PORT/v1#MODEL; the key, if any, is in OPENAI_API_KEY.
 
@@ -1545,13 +1552,6 @@ class Endpoint:
                 if attempt < 5:
                     time.sleep(0.5 * 2**attempt)
         raise ConnectionError(f"{type(reason).__name__}: {reason}")
-
-
-def repack_head(model):
-    """On CPUs vLLM keeps a packed copy of the head, which reloading leaves stale where the head is tied to the embeddings."""
-    head = getattr(model, "lm_head", None)
-    if hasattr(head, "cpu_linear"):
-        head.quant_method.process_weights_after_loading(head)
 
 
 class Grader:

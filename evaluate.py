@@ -4,11 +4,12 @@
     python evaluate.py compare runs/eval/* runs/mt-rl --out runs/figures
 
 `play` writes a run folder OUT/NAME for each problem file NAME.jsonl. `compare` takes such folders, and those of training runs for
-the sizes of their data and the curves over RL; the label of a model is the name of the run that trained it, the seeds of a label are averaged problem by
-problem. It writes table.md, pictures, and page.html, which shows both and lets you read the dialogues, two models side by side.
+the sizes of their data and the curves over RL; the label of a model is the name of the run that trained it, the seeds of a label
+are averaged problem by problem. It writes table.md, pictures, and page.html, which shows both and lets you read the dialogues, two
+models side by side.
 
-Accuracy within n turns: the share of problems solved at turn n or before. Intervals: 95 %, normal, over problems, for the mean of
-the seeds at hand; a difference of two labels is taken problem by problem before (paired), as both were tested on the same ones.
+Accuracy within n turns: the share of problems solved at turn n or before. Intervals: 95 %, bootstrap over problems, for the mean
+of the seeds at hand; a difference of two labels is taken problem by problem before (paired), as both were tested on the same ones.
 Log-loss of the right answer: mean negative log-likelihood of a token of the answer turn, right after a teacher turn. At later turns
 only unsolved dialogues are left, so it is averaged twice: a solved dialogue keeps its last value, or drops out (then the rest is
 ever harder problems).
@@ -52,7 +53,7 @@ def answer_losses(setting, dialogue, problem):
         return (-masked_logprobs(setting.model, ids, mask).view(len(rows), len(said)).mean(1)).tolist()
 
 
-def test_name(source):
+def short_name(source):
     """A short name of a problem file or data set, fit for a folder."""
     name = source.partition(":")[0]
     return name.replace("/", "-") if name in SOURCES else Path(source).stem
@@ -60,7 +61,7 @@ def test_name(source):
 
 def play(args):
     """Plays the test dialogues of all problem files, and measures the log-loss of the answer in the first of them."""
-    if len({test_name(source) for source in args.problems}) < len(args.problems):
+    if len({short_name(source) for source in args.problems}) < len(args.problems):
         fail("two problem files have the same name; their results would share a folder")
     tests, setting = [(source, load_problems(source, args.answers)) for source in args.problems], None
     for source, problems in tests:
@@ -69,7 +70,7 @@ def play(args):
             fail(f"{source}: problem {without!r} has no shards, so it cannot be played with --sharded")
     for source, problems in tests:
         own = argparse.Namespace(**vars(args))
-        own.problems, own.out = source, str(Path(args.out) / test_name(source))
+        own.problems, own.out = source, str(Path(args.out) / short_name(source))
         run = Run(own, NEUTRAL)
         if (run.path / "metrics.jsonl").exists():
             print(f"{run.path} is finished")
@@ -106,7 +107,7 @@ def load_run(folder):
     model = Path(arguments["model"])
     label = model.parent.name if model.name == "model" else model.name
     teacher = f", teacher {(arguments['teacher'] or 'frozen self').removesuffix('/model').rpartition('/')[2]}"
-    test = test_name(arguments["problems"]) + ({"scripted": " (sharded)", "rephrased": f" (sharded{teacher})"}.get(arguments["sharded"], teacher))
+    test = short_name(arguments["problems"]) + ({"scripted": " (sharded)", "rephrased": f" (sharded{teacher})"}.get(arguments["sharded"], teacher))
     dialogues = read_jsonl(folder / "dialogues.jsonl")
     return "test", {**arguments, "out": str(folder), "label": label, "test": test}, (dialogues, read_jsonl(folder / "losses.jsonl"))
 
@@ -192,7 +193,7 @@ PAPER = {  # Table 1, Gemma-3-12B trained on Omni-MATH: % solved
 }
 
 
-def test_table(test, labels, against):
+def accuracy_table(test, labels, against):
     """Markdown table of one test: accuracy within 1, 4 and all turns, differences to a label, questions, and what went wrong."""
     first = next(iter(labels.values()))
     turns, n, sharded = max(r["limit"] for r in first[0][1]), len({r["problem"] for r in first[0][1]}), first[0][0]["sharded"]
@@ -417,7 +418,7 @@ def compare(args):
     for name, panels in pictures.items():
         draw(out / name, panels, labels)
     draw_turn_types(out / "turns.png", tests)
-    tables = [test_table(test, labels, args.against) for test, labels in tests.items()] + [sizes_table(training)] * bool(training)
+    tables = [accuracy_table(test, labels, args.against) for test, labels in tests.items()] + [sizes_table(training)] * bool(training)
     note = "Mean ± half width of the 95 % interval over problems, in percent (mean of each seed). Differences are paired problem by problem."
     text = "\n\n".join([*tables, note]) + "\n"
     (out / "table.md").write_text(text)

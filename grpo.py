@@ -72,8 +72,9 @@ def update(trainer, dialogues, advantage, args, reference=None):
         return grpo_loss(logprobs, sampled, weights, denominator, args.clip, kl, args.beta)
 
     trained = trainer.step(dialogues, loss_of, args.micro_tokens, args.temperature)
-    gap = [x for part in gathered(torch.cat(gaps).tolist() if gaps else []) for x in part]
-    return {"loss": trained["loss"], "grad_norm": trained["grad_norm"], "gap_mean": sum(gap) / len(gap), "gap_max": max(gap)}
+    gap = torch.cat(gaps) if gaps else torch.zeros(1)
+    sums, highest = zip(*gathered((gap.sum().item(), gap.max().item())))
+    return {"loss": trained["loss"], "grad_norm": trained["grad_norm"], "gap_mean": sum(sums) / trained["tokens"], "gap_max": max(highest)}
 
 
 def train_step(number, problems, setting, trainer, reference):

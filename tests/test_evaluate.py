@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from common import Problem
-from evaluate import by_problem, interval, loss_curves, page, pass_at, premature, test_table, turn_types, within
+from evaluate import accuracy_table, by_problem, interval, loss_curves, page, pass_at, premature, turn_types, within
 from generate import leaks, summary
 
 
@@ -85,12 +85,11 @@ def test_leaks_that_were_planted_are_all_found():
 
 
 def test_undecided_verdicts_are_in_the_table():
-    table = test_table("t", {"base": as_run([row("a", ("undecided", "correct")), row("b", ("wrong", "wrong"))])}, "base")
+    table = accuracy_table("t", {"base": as_run([row("a", ("undecided", "correct")), row("b", ("wrong", "wrong"))])}, "base")
     head, cells = (line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| "))
     assert dict(zip(head, cells))["undecided"] == "25.0"
 
 
-test_table.__test__ = False
 HOSTILE = "<script>document.title='owned'</script></script><img src=x onerror=\"document.title='owned'\">"
 
 
@@ -99,7 +98,7 @@ def written(tmp_path):
     """page.html of two models on three problems, one of them with markup in a student turn."""
     rows = [row("a", said=[HOSTILE, "second"]), row("b", ("wrong", "wrong")), row("c", ("correct",))]
     labels = {"base": as_run(rows), "mt-rl": as_run([row("a", ("correct",)), row("b"), row("c")])}
-    page(tmp_path, {"t": labels}, [test_table("t", labels, "base")], [], 50)
+    page(tmp_path, {"t": labels}, [accuracy_table("t", labels, "base")], [], 50)
     return tmp_path / "page.html"
 
 
