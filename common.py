@@ -1331,7 +1331,6 @@ class HFEngine:
         self.config = model.config.get_text_config()
         self.context = self.config.max_position_embeddings
         self.pending, self.kept = [], {}
-        self.tokens = 0
 
     def submit(self, key, name, ids):
         """key: what poll() gives back, and the seed. name: of the conversation that `ids` continues."""
@@ -1422,7 +1421,6 @@ class HFEngine:
             turn = Turn(out[r][:n], chances[r][:n], "stop" if out[r][n - 1] in self.stops else "length")
             fed = ids + turn.ids[:-1]  # the last token was sampled, but never fed
             self.kept[name] = (fed, cache.kv[:, :, r, :, : len(fed)].clone())
-            self.tokens += n
             done.append((key, turn))
         return done
 
@@ -1450,12 +1448,12 @@ class VLLMEngine:
         except (OSError, ValueError, RuntimeError) as e:
             fail(f"vLLM cannot run {path} ({short(str(e).splitlines()[0])}); lower --max-tokens or --live, raise --vllm-memory, or use --engine hf")
         self.chat, self.max_tokens, self.temperature, self.seed, self.context = chat, max_tokens, temperature, seed, context
-        self.pending, self.all_pending, self.tokens = {}, {}, 0
+        self.pending, self.all_pending = {}, {}
 
     def twin(self, temperature):
         """An engine with the same weights, in the same vLLM."""
         other = copy.copy(self)
-        other.temperature, other.pending, other.tokens = temperature, {}, 0
+        other.temperature, other.pending = temperature, {}
         return other
 
     def submit(self, key, name, ids):
@@ -1479,7 +1477,6 @@ class VLLMEngine:
                     said = result.outputs[0]
                     chances = [at[token].logprob for at, token in zip(said.logprobs, said.token_ids)]
                     engine.pending[result.request_id] = key, Turn(list(said.token_ids), chances, said.finish_reason)
-                    engine.tokens += len(said.token_ids)
         done = [value for value in self.pending.values() if value]
         self.pending = {request: value for request, value in self.pending.items() if not value}
         return done
