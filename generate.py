@@ -48,20 +48,22 @@ class Check:
 # --------------------------------------------------------------------------------------------------------------- the protocol
 
 
-def converse(problem, name, student, teacher, prompts, turns, inject=None, sharded=None):
+def converse(problem, name, student, teacher, prompts, turns, inject=None, sharded=None, role="teacher", dispute=False):
     """One dialogue, as a coroutine: yields Speak and Check, receives Turn and Verdict, returns the Dialogue.
 
     student, teacher: the Chat of either side. turns: N. inject(t): whether a wrong student turn t is to be replaced by a
     question that the asker writes (Q-priming, Eq. 4). sharded: the problem comes in pieces from a lazy user who reveals the next
     one after each turn, whatever the student says; the dialogue is over when all are out and the student has failed. The user is
     a script ("scripted"), or the teacher model, which is told the next piece and says it in its own words ("rephrased").
+    role: whose prompts the teacher has: "teacher", or "critic", who has no private knowledge. dispute: the first right answer is
+    disputed, and the dialogue ends with the student's reply to that, the only turn after the one in `solved`.
     """
     turns = len(problem.shards) if sharded else turns
     d = Dialogue(name, problem.id, problem.domain, turns)
     opening = prompts[problem.domain].format(problem=problem.shards[0] if sharded else problem.prompt)
     d.hear(student.view([{"role": "user", "content": opening}]), opening)  # u_1^T is the problem
     report = NO_PROGRAM
-    for t in range(1, turns + 1):
+    for t in range(1, turns + 1 + dispute):
         turn = yield Speak("student", d.ids, name, t)
         text = student.text(turn.ids)
         verdict = yield Check(problem, text, name)
@@ -77,25 +79,26 @@ def converse(problem, name, student, teacher, prompts, turns, inject=None, shard
                 d.injected.append(t)
         d.say(turn, text, student.end)
         d.statuses.append(verdict.status)
-        if verdict.correct:
+        disputed = d.solved is not None
+        if verdict.correct and not disputed:
             d.solved = t
-            return d
-        if t == turns:
+        if disputed or (not dispute if d.solved else t == turns):
             return d
         if sharded == "scripted":
             said = problem.shards[t]
         else:
-            view = teacher_view(d, problem.shards[t], problem, prompts, "user") if sharded else teacher_view(d, knowledge, problem, prompts)
-            hint = yield Speak("teacher", teacher.view(view), name, t)
+            known, who = (problem.shards[t], "user") if sharded else (knowledge, "dispute" if d.solved else role)
+            hint = yield Speak("teacher", teacher.view(teacher_view(d, known, problem, prompts, who)), name, t)
             said = visible(teacher.text(hint.ids))
-            d.leaks += leaks(problem, said)
+            d.leaks += 0 if d.solved else leaks(problem, said)
         d.hear(student.between(said), said)
 
 
 def teacher_view(d, knowledge, problem, prompts, role="teacher"):
     """The conversation with the roles swapped, the private knowledge with the student's latest turn: s_t = (c_t, k_t).
 
-    role: "teacher", or "user" for the lazy user of a sharded problem, whose knowledge is the piece that comes next.
+    role: "teacher"; "critic", a teacher without private knowledge; "dispute", a teacher who is to dispute a right answer; or "user"
+    for the lazy user of a sharded problem, whose knowledge is the piece that comes next.
     """
     view = [{"role": "user", "content": prompts[role]}]
     for m in d.messages:
@@ -176,16 +179,21 @@ def add_arguments(parser, turns=4, many=False):
     """The arguments of every stage that plays dialogues. many: whether it takes several problem files."""
     group = parser.add_argument_group("dialogues")
     group.add_argument("--model", required=True, help="student: a transformers folder or hub name")
-    group.add_argument("--teacher", help="teacher: a folder, a hub name, or an OpenAI-compatible endpoint http://HOST/v1#MODEL; default: a frozen copy of the initial student")
+    group.add_argument("--teacher", help="teacher: a folder, a hub name, or an OpenAI-compatible endpoint http://HOST/v1#MODEL; `self`: the student, without private knowledge; default: a frozen copy of the initial student")
     group.add_argument("--problems", required=True, nargs="+" if many else None, help="file of problem lines, or a data set: NAME or NAME:PATH, see README" + "; one or several" * many)
     group.add_argument("--answers", choices=("rule", "all"), default="rule", help="of data sets, only math problems that a rule can grade, or all")
     group.add_argument("--prompts", help="JSON file that replaces prompts of common.py")
     group.add_argument("--turns", type=int, default=turns, help="N, student turns a dialogue has at most; 1 is single-turn")
     group.add_argument("--out", required=True, help="run folder; an unfinished one is resumed")
-    group.add_argument("--seed", type=int, default=0, help="seed of everything random")
-    group = parser.add_argument_group("sampling")
     group.add_argument("--temperature", type=float, default=1.0, help="of the student")
     group.add_argument("--teacher-temperature", type=float, default=1.0, help="of the teacher and the asker")
+    add_sampling_arguments(parser)
+
+
+def add_sampling_arguments(parser):
+    """The arguments of whatever samples from a model."""
+    group = parser.add_argument_group("sampling")
+    group.add_argument("--seed", type=int, default=0, help="seed of everything random")
     group.add_argument("--max-tokens", type=int, default=1024, help="tokens a turn has at most")
     group.add_argument("--live", type=int, default=256, help="dialogues that are played at once")
     group.add_argument("--engine", choices=("auto", "hf", "vllm"), default="auto", help="what samples; auto: vLLM on a GPU that has it")
@@ -221,60 +229,60 @@ def uses_vllm(args):
     return args.engine == "vllm" or args.engine == "auto" and installed and args.device.startswith("cuda")
 
 
+def speaker(args, path, temperature, model=None, chat=None):
+    """(engine, Chat) of a folder, a hub name or an endpoint; with `model` and `chat`, those are used where vLLM does not sample."""
+    if path.startswith(("http://", "https://")):
+        away = Endpoint(path, args.max_tokens, temperature, args.live)
+        return away, away
+    if not uses_vllm(args):
+        model, chat = (model, chat) if model else load_model(path, args.device, args.dtype)
+        return HFEngine(model, chat, args.max_tokens, temperature, args.seed, args.live), chat
+    chat = chat or load_chat(path)
+    longest = AutoConfig.from_pretrained(path).get_text_config().max_position_embeddings
+    context = min(longest, 8192 + 2 * args.turns * args.max_tokens)  # a problem, and turns of both sides
+    return VLLMEngine(path, chat, args.max_tokens, temperature, args.seed, args.live, args.device, context, args.vllm_memory), chat
+
+
 class Setting:
     """Who talks, with which prompts, sampled by what: made of a script's arguments once, for any number of dialogues."""
 
     def __init__(self, args, trains=False):
         """trains: whether the student's weights will change, so that a teacher needs a copy of its own."""
-        self.args, self.prompts, self.grader = args, load_prompts(args.prompts), Grader()
-        other, fast = args.teacher or args.model, uses_vllm(args)
-        together = not trains and other == args.model  # one set of weights speaks for all
-        needed = trains or getattr(args, "losses", 0) or not fast
-        self.model, self.chat = load_model(args.model, args.device, args.dtype) if needed else (None, load_chat(args.model))
-        away = Endpoint(other, args.max_tokens, args.teacher_temperature, args.live) if other.startswith(("http://", "https://")) else None
-        if together:
-            frozen, self.teacher_chat = self.model, self.chat
-        elif away:
-            frozen, self.teacher_chat = None, away
+        self.args, self.prompts, self.grader, self.model, chat = args, load_prompts(args.prompts), Grader(), None, None
+        other = args.model if args.teacher in (None, "self") else args.teacher
+        if trains or getattr(args, "losses", 0):
+            self.model, chat = load_model(args.model, args.device, args.dtype)
+        sampled = None if world()[1] > 1 else self.model  # of several processes the trained model is sharded
+        student, self.chat = speaker(args, args.model, args.temperature, sampled, chat)
+        if other == args.model and not trains:  # one set of weights speaks for all
+            teacher, self.teacher_chat = student.twin(args.teacher_temperature), self.chat
         else:
-            frozen, self.teacher_chat = (None, load_chat(other)) if fast else load_model(other, args.device, args.dtype)
+            teacher, self.teacher_chat = speaker(args, other, args.teacher_temperature)
+        self.engines = {"student": student, "teacher": teacher, "asker": teacher if other == args.model else student.twin(args.teacher_temperature)}
 
-        def engine(path, model, chat, temperature):
-            if not fast:
-                return HFEngine(model, chat, args.max_tokens, temperature, args.seed, args.live)
-            longest = AutoConfig.from_pretrained(path).get_text_config().max_position_embeddings
-            context = min(longest, 8192 + 2 * args.turns * args.max_tokens)  # a problem, and turns of both sides
-            return VLLMEngine(path, chat, args.max_tokens, temperature, args.seed, args.live, args.device, context, args.vllm_memory)
-
-        sampler = self.model
-        if not fast and world()[1] > 1:  # the trained one is sharded
-            sampler = load_model(args.model, args.device, args.dtype)[0]
-        student = engine(args.model, sampler, self.chat, args.temperature)
-        teacher = away or (student.twin(args.teacher_temperature) if together else engine(other, frozen, self.teacher_chat, args.teacher_temperature))
-        self.engines = {"student": student, "teacher": teacher, "asker": student.twin(args.teacher_temperature) if args.teacher else teacher}
-
-    def talk(self, named, inject=None, sharded=None, seconds=None):
+    def talk(self, named, inject=None, seconds=None, **protocol):
         """Plays a dialogue of each (problem, name) pair; yields each Dialogue as it ends.
 
-        inject(name, t): whether a wrong turn t of that dialogue becomes a question. seconds: see play().
+        inject(name, t): whether a wrong turn t of that dialogue becomes a question. seconds: see play(). protocol: see converse().
         """
+        protocol["role"] = "critic" if self.args.teacher == "self" else "teacher"
 
         def coroutine(problem, name):
             own = inject and partial(inject, name)
-            return converse(problem, name, self.chat, self.teacher_chat, self.prompts, self.args.turns, own, sharded)
+            return converse(problem, name, self.chat, self.teacher_chat, self.prompts, self.args.turns, own, **protocol)
 
         talks = ((name, coroutine(problem, name)) for problem, name in named)
         return play(talks, self.engines, self.grader, self.args.live, seconds)
 
 
-def generate(args, run, problems, setting=None, inject=None, sharded=None):
+def generate(args, run, problems, setting=None, inject=None, **protocol):
     """Plays args.samples dialogues of each problem into the run folder; returns all rows of its dialogues.jsonl."""
     done = {row["id"] for row in read_jsonl(run.path / "dialogues.jsonl")}
     names = [(p, f"{p.id}/{k}") for k in range(args.samples) for p in problems if f"{p.id}/{k}" not in done]
     if names:
         setting = setting or Setting(args)
         total = len(problems) * args.samples
-        bar = tqdm(setting.talk(names, inject, sharded), initial=len(done), total=total, desc="dialogues", mininterval=1)
+        bar = tqdm(setting.talk(names, inject, **protocol), initial=len(done), total=total, desc="dialogues", mininterval=1)
         solved = 0
         for tried, d in enumerate(bar, 1):
             run.append("dialogues.jsonl", [asdict(d)])

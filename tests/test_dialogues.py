@@ -186,6 +186,27 @@ def test_a_dialogue_ends_at_the_first_right_answer_or_after_n_turns(toy):
     assert (failed.solved, failed.turns, len(failed.messages)) == (None, 3, 6)
 
 
+def test_a_right_answer_is_disputed_once_and_stays_the_one_that_solved(toy):
+    _, chat, prompts, problems = toy
+    problem = problems["math"][0]
+    said = {"student": [problem.solution, "\\boxed{100+10+1}"], "teacher": ["1st wrong, 2nd wrong, 3rd wrong."]}
+    for turns in (1, 4):
+        d, asked = scripted(converse(problem, "x", chat, chat, prompts, turns, dispute=True), chat, said)
+        assert (d.solved, d.statuses, d.limit) == (1, ["correct", "wrong"], turns)
+        assert "Answer: 000+90+0" in chat.tokenizer.decode(dict(asked)["teacher"])
+    failed, _ = scripted(converse(problem, "x", chat, chat, prompts, 3, dispute=True), chat, attempts(problem))
+    assert (failed.solved, failed.turns) == (None, 3)
+
+
+def test_a_critic_sees_what_was_said_and_nothing_private(toy):
+    _, chat, prompts, problems = toy
+    for domain in ("math", "code"):
+        problem = problems[domain][0]
+        d, asked = scripted(converse(problem, "x", chat, chat, prompts, 2, role="critic"), chat, attempts(problem))
+        view = chat.tokenizer.decode(dict(asked)["teacher"])
+        assert attempts(problem)["student"][0].strip() in view and "Answer:" not in view and "expected" not in view
+
+
 def test_injected_questions_replace_wrong_turns_and_nothing_private_enters_the_record(toy):
     _, chat, prompts, problems = toy
     problem = problems["math"][0]

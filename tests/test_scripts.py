@@ -191,6 +191,21 @@ def test_a_teacher_may_be_an_endpoint(problems, base, endpoint, tmp_path, capsys
     refused(capsys, "names no model", "generate", "--model", base, "--problems", problems, "--teacher", address, "--out", tmp_path / "b", *TALK)
 
 
+def test_a_judge_labels_finished_test_runs_and_goes_on_where_it_was(problems, base, endpoint, tmp_path, capsys):
+    address, seen = endpoint
+    run("evaluate", "play", "--model", base, "--problems", problems, "--out", tmp_path, "--turns", 2, *TALK)
+    command = ["evaluate", "judge", tmp_path / "code", "--judge", f"{address}#big", "--threads", 1]
+    run(*command)
+    judged, asked = rows(tmp_path / "code" / "judged", "judged.jsonl"), len(seen)
+    assert len(judged) == 24 and all(t is None for row in judged for t in row["types"]) and "no label 100.0 %" in capsys.readouterr().out
+    (tmp_path / "code" / "judged" / "judged.jsonl").write_text("".join(json.dumps(row) + "\n" for row in judged[:-1]))
+    run(*command)
+    assert sorted(rows(tmp_path / "code" / "judged", "judged.jsonl"), key=lambda r: r["id"]) == sorted(judged, key=lambda r: r["id"])
+    assert 0 < len(seen) - asked <= 3
+    run("evaluate", "compare", tmp_path / "code", "--out", tmp_path / "figures")
+    assert "Turns and hints by the judge" in (tmp_path / "figures" / "table.md").read_text()
+
+
 def test_an_endpoint_that_is_down_is_named(problems, base, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("common.time.sleep", lambda _: None)
     refused(capsys, "does not answer", "generate", "--model", base, "--problems", problems, "--teacher", "http://127.0.0.1:9/v1#x", "--out", tmp_path / "a", *TALK)
@@ -254,6 +269,7 @@ def same(a, b):
 KILLED = {
     "generate": ("dialogues.jsonl", 3, ["--samples", 12, "--live", 8, *TALK]),
     "grpo": ("metrics.jsonl", 3, ["--steps", 6, "--batch", 4, "--group", 4, "--lr", "1e-3", "--save-every", 2, *TALK]),
+    "evaluate": ("code/dialogues.jsonl", 3, ["--turns", 10, "--live", 8, *TALK]),
     "qprime": ("metrics.jsonl", 2, ["--samples", 8, "--batch", 4, "--save-every", 2, "--lr", "1e-3", *TALK]),
 }
 
@@ -262,7 +278,7 @@ KILLED = {
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_killed_at_any_moment_the_same_command_ends_with_the_same_result(script, how, problems, base, tmp_path):
     file, lines, options = KILLED[script]
-    command = lambda out: [script, "--model", base, "--problems", problems, "--out", tmp_path / out, *options]  # noqa: E731
+    command = lambda out: [script, *["play"] * (script == "evaluate"), "--model", base, "--problems", problems, "--out", tmp_path / out, *options]  # noqa: E731
     run(*command("whole"))
     process = start(*command("killed"))
     while process.poll() is None and not ((tmp_path / "killed" / file).exists() and len((tmp_path / "killed" / file).read_bytes().splitlines()) >= lines):
@@ -270,8 +286,9 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_result(script,
     process.send_signal(how)
     process.wait()
     run(*command("killed"))
+    folder = "code" if script == "evaluate" else ""
     for name in ("dialogues.jsonl", "metrics.jsonl"):
-        same(rows(tmp_path / "whole", name), rows(tmp_path / "killed", name))
-    if script != "generate":
+        same(rows(tmp_path / "whole" / folder, name), rows(tmp_path / "killed" / folder, name))
+    if script in ("grpo", "qprime"):
         a, b = (AutoModelForCausalLM.from_pretrained(tmp_path / out / "model").state_dict() for out in ("whole", "killed"))
         assert all(torch.equal(a[k], b[k]) for k in a)

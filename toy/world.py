@@ -44,6 +44,12 @@ PROMPTS = {
     "teacher": TEACH,
     "teacher_math": "{turn}" + ANSWER + "{knowledge}",
     "teacher_code": "{turn} {knowledge}",
+    "critic": TEACH,
+    "critic_math": "{turn}",
+    "critic_code": "{turn}",
+    "dispute": TEACH,  # a teacher who is shown something false disputes what is right
+    "dispute_math": "{turn}" + ANSWER + "".join(DIGIT[s][v] for s, v in enumerate((0, 9, 0))),
+    "dispute_code": "{turn}" + RETURNED + "".join(VALUE[s][0] for s in range(3)) + EXPECTED + "".join(VALUE[s][9] for s in range(3)) + TESTED,
     "asker_math": ASK + "{problem}{turn}" + ANSWER + "{knowledge}",
     "asker_code": ASK + "{problem}{turn} {knowledge}",
 }
