@@ -4,7 +4,9 @@
     python sft.py --model google/gemma-3-12b-it --data runs/single --out runs/st-sft         # single-turn: generate.py --turns 1
 
 Trains on the very tokens that were sampled (end-of-turn tokens included); the teacher's tokens are context only. Dialogues
-that were not solved are left out. Chosen where the paper is silent: all weights, AdamW without weight decay, constant learning
+that were not solved are left out. --predict-teacher also trains on the hints, each dialogue a second time as a teacher without
+private knowledge would see it (self-improvement in the sister paper, arXiv 2602.16066); `evaluate.py play --teacher self` then lets
+the model be its own teacher. Chosen where the paper is silent: all weights, AdamW without weight decay, constant learning
 rate after a short warm-up, one epoch, equal weight of all student tokens of a step.
 """
 
@@ -14,7 +16,7 @@ import time
 
 from tqdm import tqdm
 
-from common import Run, Trainer, arguments, fail, load_dialogues, load_model, sft_loss
+from common import Dialogue, Run, Trainer, Turn, arguments, fail, load_dialogues, load_model, load_prompts, sft_loss, visible
 from generate import NEUTRAL, add_device_arguments, check_arguments
 
 
@@ -59,12 +61,30 @@ def successful(dialogues):
     return kept or fail("no dialogue was solved, so there is nothing to train on; generate more, or use easier problems")
 
 
+def as_teacher(d, chat, prompts):
+    """A dialogue as a teacher without private knowledge sees it: hints are trained on; the problem and the student are context."""
+    seen = Dialogue(f"{d.id}/teacher", d.problem, d.domain, d.limit)
+    seen.hear(chat.view([{"role": "user", "content": prompts["critic"]}]), prompts["critic"])
+    for i, m in enumerate(d.messages[:-1]):  # the last one is a student turn, which nobody answers
+        said = visible(m["content"])
+        ids = chat.tokenizer.encode(said, add_special_tokens=False) + [chat.end]
+        if m["role"] == "student":
+            seen.hear(chat.between(said), said)
+        elif i:
+            seen.say(Turn(ids, [0.0] * len(ids), "stop"), said, chat.end)
+        else:
+            seen.hear(ids, said)
+    return seen
+
+
 def main():
     parser = arguments(__doc__)
     parser.add_argument("--model", required=True, help="model to train: the student that spoke in the dialogues")
     parser.add_argument("--data", required=True, nargs="+", help="folders that generate.py wrote")
     parser.add_argument("--out", required=True, help="run folder; an unfinished one is resumed")
     parser.add_argument("--seed", type=int, default=0, help="seed of the order of the dialogues")
+    parser.add_argument("--predict-teacher", action="store_true", help="train on the hints too, without what the teacher knew")
+    parser.add_argument("--prompts", help="JSON file that replaces prompts of common.py, for --predict-teacher")
     add_arguments(parser)
     add_device_arguments(parser, dtype="float32")
     args = parser.parse_args()
@@ -74,6 +94,9 @@ def main():
     if (run.path / "model").exists():
         return print(f"{run.path} is finished")
     model, chat = load_model(args.model, args.device, args.dtype)
+    if args.predict_teacher:
+        prompts = load_prompts(args.prompts)
+        dialogues += [as_teacher(d, chat, prompts) for d in dialogues if d.turns > 1]
     too_long = max(len(d.ids) for d in dialogues)
     context = model.config.get_text_config().max_position_embeddings
     if too_long > context:

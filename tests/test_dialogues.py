@@ -8,6 +8,7 @@ from common import Dialogue, Problem, Turn, grade, masked_logprobs, padded
 from generate import Check, asker_view, converse, leaks, play, teacher_view
 from grpo import token_advantages
 from qprime import injected
+from sft import as_teacher
 
 MATH = Problem("m", "math", "What is 1 + 1?", answer="2", solution="Because of \\boxed{2}.", shards=["What is", "1 +", "1?"])
 
@@ -205,6 +206,17 @@ def test_a_critic_sees_what_was_said_and_nothing_private(toy):
         d, asked = scripted(converse(problem, "x", chat, chat, prompts, 2, role="critic"), chat, attempts(problem))
         view = chat.tokenizer.decode(dict(asked)["teacher"])
         assert attempts(problem)["student"][0].strip() in view and "Answer:" not in view and "expected" not in view
+
+
+def test_a_dialogue_as_its_teacher_sees_it_is_the_critics_view_with_the_hints_trained(toy):
+    _, chat, prompts, problems = toy
+    problem = problems["math"][0]
+    said = {**attempts(problem), "teacher": ["1st wrong, 2nd ok, 3rd ok.", "Please try."]}
+    d, asked = scripted(converse(problem, "x", chat, chat, prompts, 3, role="critic"), chat, said)
+    seen = as_teacher(d, chat, prompts)
+    starts = [i for i, m in enumerate(seen.mask) if m and not seen.mask[i - 1]]
+    assert [seen.ids[:n] for n in starts] == [ids for role, ids in asked if role == "teacher"]
+    assert chat.tokenizer.decode([t for t, m in zip(seen.ids, seen.mask) if m]) == "1st wrong, 2nd ok, 3rd ok.<|end|>Please try.<|end|>"
 
 
 def test_injected_questions_replace_wrong_turns_and_nothing_private_enters_the_record(toy):

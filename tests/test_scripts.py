@@ -75,6 +75,15 @@ def test_sft_raises_the_likelihood_of_successful_dialogues(played, base, tmp_pat
     AutoModelForCausalLM.from_pretrained(tmp_path / "sft" / "model")
 
 
+def test_sft_on_the_teachers_turns_too_sees_more_tokens_and_the_model_can_teach_itself(problems, played, base, tmp_path):
+    for name, flags in (("student", []), ("both", ["--predict-teacher", *TALK[:2]])):
+        run("sft", "--model", base, "--data", played, "--out", tmp_path / name, "--lr", "1e-4", "--threads", 1, *flags)
+    tokens = [sum(r["tokens"] for r in rows(tmp_path / name, "metrics.jsonl")) for name in ("student", "both")]
+    assert tokens[1] > tokens[0]
+    run("evaluate", "play", "--model", tmp_path / "both" / "model", "--teacher", "self", "--problems", problems, "--turns", 2, "--out", tmp_path / "test", *TALK)
+    assert len(rows(tmp_path / "test" / "code")) == 24
+
+
 def test_grpo_logs_a_vanishing_gap_and_changes_the_student_only(problems, base, tmp_path):
     run("grpo", "--model", base, "--problems", problems, "--out", tmp_path / "rl", "--steps", 2, "--batch", 8, "--group", 4, "--lr", "1e-3", *TALK)
     metrics, dialogues = rows(tmp_path / "rl", "metrics.jsonl"), rows(tmp_path / "rl")

@@ -27,17 +27,25 @@ arms() { # all arms that are trained on one domain, with one seed
     stage mt-sft python sft.py --model toy/base --data "$dir/dialogues" --out "$dir/mt-sft" --lr 1e-3 --threads 1 --seed "$seed"
     stage st-rl python grpo.py --model toy/base --problems "$problems" --turns 1 --out "$dir/st-rl" $rl $common
     stage mt-rl python grpo.py --model toy/base --problems "$problems" --turns 4 --out "$dir/mt-rl" $rl $common
+    stage mt-rl-self python grpo.py --model toy/base --teacher self --problems "$problems" --turns 4 --out "$dir/mt-rl-self" $rl $common
     stage primed python qprime.py --model toy/base --problems "$problems" --out "$dir/primed" --lr 1e-3 $common
     stage unprimed python qprime.py --model toy/base --problems "$problems" --out "$dir/unprimed" --lr 1e-3 --no-questions $common
     stage primed-rl python grpo.py --model "$dir/primed/model" --teacher toy/base --problems "$problems" --out "$dir/primed-rl" $rl $common
     stage unprimed-rl python grpo.py --model "$dir/unprimed/model" --teacher toy/base --problems "$problems" --out "$dir/unprimed-rl" $rl $common
-    local tests="toy/math_test.jsonl toy/code_test.jsonl" shards="toy/math_shards.jsonl toy/code_shards.jsonl"
+    local own=toy/${domain}_test.jsonl tests="toy/math_test.jsonl toy/code_test.jsonl" shards="toy/math_shards.jsonl toy/code_shards.jsonl"
     for arm in base st-sft st-rl mt-sft mt-rl primed primed-rl unprimed-rl; do
+        local model=$dir/$arm/model samples=1
+        [ $arm = base ] && model=toy/base samples=4
+        stage "test-$arm" python evaluate.py play --model "$model" --teacher toy/base --problems $tests --losses 100 --samples $samples --out "$dir/tests/$arm" $common
+        stage "test-$arm-sharded" python evaluate.py play --model "$model" --teacher toy/base --problems $shards --sharded --out "$dir/tests/$arm" $common
+        stage "test-$arm-disputed" python evaluate.py play --model "$model" --teacher toy/base --problems "$own" --dispute --out "$dir/tests/disputed-$arm" $common
+    done
+    for arm in base mt-rl mt-rl-self; do # Fig. 2: a teacher who knows the answer, and the student itself, who does not
         local model=$dir/$arm/model
         [ $arm = base ] && model=toy/base
-        stage "test-$arm" python evaluate.py play --model "$model" --teacher toy/base --problems $tests --losses 100 --out "$dir/tests/$arm" $common
-        stage "test-$arm-sharded" python evaluate.py play --model "$model" --teacher toy/base --problems $shards --sharded --out "$dir/tests/$arm" $common
+        stage "test-$arm-by-self" python evaluate.py play --model "$model" --teacher self --problems "$own" --out "$dir/tests/by-self-$arm" $common
     done
+    stage test-mt-rl-self python evaluate.py play --model "$dir/mt-rl-self/model" --teacher toy/base --problems "$own" --losses 100 --out "$dir/tests/mt-rl-self" $common
 }
 
 trap 'kill 0' INT TERM
@@ -47,6 +55,6 @@ for seed in $(seq 0 $((${SEEDS:-1} - 1))); do
     wait $math && wait $code || { echo "a stage failed, see above; the same command goes on from there" >&2; exit 1; }
 done
 for domain in math code; do
-    python evaluate.py compare $out/seed*/$domain/tests/*/* $out/seed*/$domain/{st-sft,mt-sft,primed,unprimed,st-rl,mt-rl,primed-rl,unprimed-rl} --out "$out/figures-$domain" >/dev/null
+    python evaluate.py compare $out/seed*/$domain/tests/*/* $out/seed*/$domain/{st-sft,mt-sft,primed,unprimed,st-rl,mt-rl,mt-rl-self,primed-rl,unprimed-rl} --out "$out/figures-$domain" >/dev/null
 done
 echo "done: $out/figures-math and $out/figures-code hold table.md, page.html and the pictures"
