@@ -1182,7 +1182,8 @@ def sft_loss(logprobs, denominator):
 
 def padded(rows, device):
     """int64 [B, T] tensor of rows of different lengths, zeros on the right."""
-    return torch.nn.utils.rnn.pad_sequence([torch.tensor(r) for r in rows], batch_first=True).to(device)
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
 
 
 def micro_batches(dialogues, tokens):
@@ -1298,21 +1299,33 @@ def whole(tensor):
 # ------------------------------------------------------------------------------------------------------------ sampling engine
 
 
+@dataclass
+class Speech:
+    """A turn that is being sampled."""
+
+    key: tuple
+    name: str
+    ids: list  # of the conversation, the sampled tokens among them
+    start: int  # where the turn begins
+    random: random.Random
+    fed: int = 0  # of how many tokens the engine has keys and values
+    logprobs: list = field(default_factory=list)
+
+
 class RaggedCache:
     """Keys and values of dialogues of different lengths, in one tensor [layers, 2, B, heads, T, head size].
 
-    Implements what `transformers` layers ask of a cache: update(). New tokens are written at their own positions, so rows need
-    not be aligned; what lies behind a row's end is masked, and overwritten later.
+    Implements what `transformers` layers ask of a cache: update(). New tokens are written at their own positions [B, S], so rows
+    need not be aligned; what lies behind a row's end is masked, and overwritten later. Layers see what lies before `end`.
     """
 
-    def __init__(self, kv):
-        self.kv, self.rows, self.positions = kv, torch.arange(kv.shape[2], device=kv.device)[:, None], None
+    def __init__(self, kv, positions, end):
+        self.kv, self.rows, self.positions, self.end = kv, torch.arange(kv.shape[2], device=kv.device)[:, None], positions, end
 
     def update(self, keys, values, layer, *_, **__):
         for i, new in enumerate((keys, values)):  # new: [B, heads, S, head size]
             self.kv[layer, i][self.rows, :, self.positions] = new.transpose(1, 2).to(self.kv.dtype)
-        end = self.end
-        return self.kv[layer, 0, :, :, :end], self.kv[layer, 1, :, :, :end]
+        return self.kv[layer, 0, :, :, : self.end], self.kv[layer, 1, :, :, : self.end]
 
     def get_seq_length(self, *_):
         return 0
@@ -1328,38 +1341,54 @@ def check_length(name, ids, max_tokens, context):
 class HFEngine:
     """Samples turns with plain `transformers` (written for 5.x): batches what is pending, feeds only what a dialogue has new.
 
-    submit() takes a request, poll() returns finished ones. Keys and values of a conversation are kept under its name until
-    forget(). Sampling is by inverse CDF with uniforms seeded by the request's key: a dialogue does not depend on the others in
-    its batch, and one played again after a kill comes out the same.
+    submit() takes a request, poll() returns finished ones. Requests join the turns that are being sampled, and a turn leaves as
+    soon as it has ended. Keys and values of a conversation are kept under its name until forget(). Sampling is by inverse CDF with
+    uniforms seeded by the request's key: a dialogue does not depend on the others in its batch, and one played again after a kill
+    comes out the same.
     """
 
-    batching = True  # poll() works through everything submitted, so callers gather requests first
+    batching = False  # a turn comes back when it has ended; few have to wait for others
 
     def __init__(self, model, chat, max_tokens=512, temperature=1.0, seed=0, batch=256):
-        self.model, self.chat, self.stops = model, chat, torch.tensor(chat.stops, device=model.device)
+        self.model, self.chat, self.stops = model, chat, set(chat.stops)
         self.max_tokens, self.temperature, self.seed, self.batch = max_tokens, temperature, seed, batch
         self.decoder, self.head = decoder_and_head(model)
         self.config = model.config.get_text_config()
         self.context = self.config.max_position_embeddings
-        self.pending, self.kept = [], {}
+        size = getattr(self.config, "head_dim", None) or self.config.hidden_size // self.config.num_attention_heads
+        self.kv = torch.zeros(self.config.num_hidden_layers, 2, 0, self.config.num_key_value_heads, 0, size, device=model.device, dtype=model.dtype)
+        self.waiting, self.running, self.kept = [], [], {}  # running turns are the first rows of kv
+
+    @property
+    def pending(self):
+        return self.waiting + self.running
 
     def submit(self, key, name, ids):
         """key: what poll() gives back, and the seed. name: of the conversation that `ids` continues."""
         check_length(name, ids, self.max_tokens, self.context)
-        self.pending.append((key, name, ids))
+        self.waiting.append(Speech(key, name, ids[:], len(ids), random.Random(f"{self.seed}/{key}")))
 
+    @torch.no_grad()
     def poll(self):
-        """[(key, Turn)] of a batch of the pending requests, longest first."""
-        self.pending.sort(key=lambda request: -len(request[2]))
-        now, self.pending = self.pending[: self.batch], self.pending[self.batch :]
-        return self.sample(now) if now else []
+        """[(key, Turn)]: takes in what waits and samples until an eighth of the turns have ended, so that what follows joins together."""
+        self.model.eval()
+        self.admit()
+        enough, done = len(self.running) / 8, self.ended()
+        while len(done) < enough:
+            self.sample(0, len(self.running))
+            done += self.ended()
+        return done
 
     def forget(self, name):
-        """Drops the keys and values of a conversation that is over."""
+        """Drops the keys and values of a conversation that is over; with the last one, the room for them."""
         self.kept.pop(name, None)
+        if not self.kept and not self.pending:
+            self.kv = self.kv[:, :, :0, :, :0].clone()
 
     def twin(self, temperature):
-        """An engine of its own with the same weights."""
+        """An engine with the same weights: this one, so that all speak in one batch, or one of its own for another temperature."""
+        if temperature == self.temperature:
+            return self
         return HFEngine(self.model, self.chat, self.max_tokens, temperature, self.seed, self.batch)
 
     def sync(self, weights):
@@ -1369,38 +1398,46 @@ class HFEngine:
             if own[name].data_ptr() != tensor.data_ptr():
                 own[name].data.copy_(tensor)
 
-    @torch.no_grad()
-    def sample(self, requests):
-        self.model.eval()
-        device, dtype, rows = self.model.device, self.model.dtype, len(requests)
-        size = getattr(self.config, "head_dim", None) or self.config.hidden_size // self.config.num_attention_heads
-        heads = self.config.num_key_value_heads
-        known = [self.kept.pop(name, ([], None)) for _, name, _ in requests]
-        starts = [min(len(os.path.commonprefix([old, ids])), len(ids) - 1) for (old, _), (_, _, ids) in zip(known, requests)]
-        new = padded([ids[n:] for n, (_, _, ids) in zip(starts, requests)], device)  # [B, S]
-        room = max(starts) + new.shape[1] + self.max_tokens
-        cache = RaggedCache(torch.zeros(self.config.num_hidden_layers, 2, rows, heads, room, size, device=device, dtype=dtype))
-        for r, (n, (_, kv)) in enumerate(zip(starts, known)):
-            if n:
-                cache.kv[:, :, r, :, :n] = kv[:, :, :, :n]
-        length = torch.tensor([len(ids) - n for n, (_, _, ids) in zip(starts, requests)], device=device)
-        position = torch.tensor(starts, device=device)
-        randoms = [random.Random(f"{self.seed}/{key}") for key, _, _ in requests]
-        out, chances = [], []
-        alive = torch.ones(rows, dtype=torch.bool, device=device)
-        for _ in range(self.max_tokens):
-            logits = self.forward(cache, new, position, length)
-            u = torch.tensor([r.random() for r in randoms], device=device, dtype=torch.float64)
-            logp = F.log_softmax(logits.float() / self.temperature, dim=-1) if self.temperature else logits.float()
-            token = self.pick(logp, u)
-            out.append(torch.where(alive, token, -1))
-            chances.append(logp.gather(1, token[:, None])[:, 0] if self.temperature else torch.zeros(rows, device=device))
-            alive = alive & ~torch.isin(token, self.stops)
-            if not alive.any():
-                break
-            position = position + length
-            new, length = token[:, None], alive.long()  # rows that have stopped write behind their end, where nobody looks
-        return self.turns(requests, cache, torch.stack(out, 1).tolist(), torch.stack(chances, 1).tolist())
+    def admit(self):
+        """Lets waiting turns run, as many as the batch holds: finds what is known of their conversations, samples their first tokens."""
+        first, free = len(self.running), self.batch - len(self.running)
+        new, self.waiting = self.waiting[:free], self.waiting[free:]
+        for turn in new:
+            known = self.kept[turn.name][0] if turn.name in self.kept else []
+            turn.fed = min(len(os.path.commonprefix([known, turn.ids])), len(turn.ids) - 1)
+        self.running += sorted(new, key=lambda turn: turn.fed - len(turn.ids))  # alike lengths together, so that little is padded
+        self.make_room(first)
+        for r, turn in enumerate(self.running[first:], first):
+            _, kv = self.kept.pop(turn.name, (None, None))
+            if turn.fed:
+                self.kv[:, :, r, :, : turn.fed] = kv[:, :, :, : turn.fed]
+        while first < len(self.running):
+            longest = len(self.running[first].ids) - self.running[first].fed
+            last = first + max(1, 1024 // longest)  # more tokens at once would need memory and save no time
+            self.sample(first, last)
+            first = last
+
+    def make_room(self, used):
+        """Makes kv large enough for the running turns, of which `used` have something in it."""
+        old, rows = self.kv, len(self.running)
+        room = max((turn.start for turn in self.running), default=0) + self.max_tokens
+        if rows > old.shape[2] or room > old.shape[4]:
+            room = max(room, old.shape[4] * 3 // 2 if room > old.shape[4] else old.shape[4])  # dialogues grow; rarely copy
+            self.kv = old.new_zeros(*old.shape[:2], max(rows, old.shape[2]), old.shape[3], room, old.shape[5])
+            self.kv[:, :, :used, :, : old.shape[4]] = old[:, :, :used]
+
+    def sample(self, first, last):
+        """Feeds rows first to last what they have new, and samples a token of each."""
+        turns, device = self.running[first:last], self.model.device
+        logits = self.forward(turns, self.kv[:, :, first : first + len(turns)])
+        u = torch.tensor([turn.random.random() for turn in turns], device=device, dtype=torch.float64)
+        logp = F.log_softmax(logits.float() / self.temperature, dim=-1) if self.temperature else logits.float()
+        token = self.pick(logp, u)
+        chance = logp.gather(1, token[:, None])[:, 0] if self.temperature else torch.zeros(len(turns))
+        for turn, t, p in zip(turns, token.tolist(), chance.tolist()):
+            turn.fed = len(turn.ids)
+            turn.ids.append(t)
+            turn.logprobs.append(p)
 
     def pick(self, logp, u):
         """Tokens at uniforms u of the cumulative distribution; the likeliest ones at temperature 0."""
@@ -1409,30 +1446,40 @@ class HFEngine:
         cdf = logp.double().exp().cumsum(-1)
         return torch.searchsorted(cdf, (u * cdf[:, -1])[:, None], right=True)[:, 0].clamp(max=logp.shape[1] - 1)
 
-    def forward(self, cache, new, position, length):
-        """Logits [B, V] after each row's last new token. new: [B, S]; position, length: [B] first position and number of new."""
-        cache.positions = position[:, None] + torch.arange(new.shape[1], device=new.device)  # [B, S]
-        cache.end = int((position + length).max())
-        column = torch.arange(cache.end, device=new.device)
-        causal = (column <= cache.positions[:, :, None])[:, None]  # [B, 1, S, T]
+    def forward(self, turns, kv):
+        """Logits [B, V] after the last token of each turn. kv: [layers, 2, B, heads, T, head size], their rows."""
+        new = padded([turn.ids[turn.fed :] for turn in turns], kv.device)  # [B, S]
+        start, length = torch.tensor([(turn.fed, len(turn.ids) - turn.fed) for turn in turns], device=kv.device).T
+        step = torch.arange(new.shape[1], device=kv.device)
+        positions = start[:, None] + torch.minimum(step, length[:, None])  # [B, S]; padding goes behind the end, where nobody looks
+        cache = RaggedCache(kv, positions, max(len(turn.ids) for turn in turns))
+        column = torch.arange(cache.end, device=kv.device)
+        causal = (column <= positions[:, :, None])[:, None]  # [B, 1, S, T]
         mask, kinds = causal, set(getattr(self.config, "layer_types", None) or ())
         if len(kinds) > 1 or "sliding_attention" in kinds:
-            near = column > cache.positions[:, :, None] - self.config.sliding_window
+            near = column > positions[:, :, None] - self.config.sliding_window
             mask = {"full_attention": causal, "sliding_attention": causal & near[:, None]}
         elif kinds:
             mask = {"full_attention": causal} if self.config.model_type.startswith(("qwen", "gemma")) else causal
-        hidden = self.decoder(input_ids=new, attention_mask=mask, position_ids=cache.positions, past_key_values=cache).last_hidden_state
-        last = hidden[torch.arange(len(new), device=new.device), (length - 1).clamp(min=0)]
+        hidden = self.decoder(input_ids=new, attention_mask=mask, position_ids=positions, past_key_values=cache).last_hidden_state
+        last = hidden[torch.arange(len(new), device=kv.device), length - 1]
         return soften(self.head(last), getattr(self.config, "final_logit_softcapping", None))
 
-    def turns(self, requests, cache, out, chances):
-        done = []
-        for r, (key, name, ids) in enumerate(requests):
-            n = out[r].index(-1) if -1 in out[r] else len(out[r])
-            turn = Turn(out[r][:n], chances[r][:n], "stop" if out[r][n - 1] in self.stops else "length")
-            fed = ids + turn.ids[:-1]  # the last token was sampled, but never fed
-            self.kept[name] = (fed, cache.kv[:, :, r, :, : len(fed)].clone())
-            done.append((key, turn))
+    def ended(self):
+        """[(key, Turn)] of the turns that have ended; the last rows move into their places, so that nothing is computed for them."""
+        done, rest = [], []
+        for r, turn in enumerate(self.running):
+            stopped = turn.ids[-1] in self.stops
+            if stopped or len(turn.ids) - turn.start == self.max_tokens:
+                self.kept[turn.name] = turn.ids[: turn.fed], self.kv[:, :, r, :, : turn.fed].clone()  # the last token was never fed
+                done.append((turn.key, Turn(turn.ids[turn.start :], turn.logprobs, "stop" if stopped else "length")))
+            else:
+                rest.append(r)
+        moves = [(r, hole) for r, hole in zip(reversed(rest), sorted(set(range(len(rest))) - set(rest)))]
+        for r, hole in moves:
+            turn = self.running[hole] = self.running[r]
+            self.kv[:, :, hole, :, : turn.fed] = self.kv[:, :, r, :, : turn.fed]
+        del self.running[len(rest) :]
         return done
 
 
