@@ -38,7 +38,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_model_state_dict, set_optimizer_state_dict
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -53,6 +53,17 @@ def fail(message):
     if os.environ.get("RANK", "0") == "0":
         tqdm.write(f"error: {message}", file=sys.stderr)  # on a line of its own, whatever bar is shown
     raise SystemExit(2)
+
+
+def run_script(main):
+    """Runs a script's main(); Ctrl-C and a GPU whose memory is full end it with one line. What was saved stays."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on from what was saved")
+    except torch.OutOfMemoryError as e:
+        fail(f"the GPU's memory is full ({short(str(e).splitlines()[0])}); lower --micro-tokens, --live, --max-tokens or --vllm-memory, use a "
+             "smaller model, or share the work with torchrun; the same command goes on from what was saved")  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------------------ problems
@@ -105,10 +116,11 @@ def load_problems(source, answers="rule"):
         return read_problems(source)
     content = Path(__file__).read_bytes() + b"".join(f"{f}{f.stat().st_mtime_ns}".encode() for f in local_files(local))
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "sml" / f"{name}-{answers}-{zlib.crc32(content):08x}.jsonl".replace("/", "-")
-    if not cache.exists():
+    if world()[0] == 0 and not cache.exists():
         cache.parent.mkdir(parents=True, exist_ok=True)
         problems = list(import_problems(name, local, answers))
         write_atomically(cache, "".join(json.dumps(asdict(p)) + "\n" for p in problems))
+    gathered(None)  # the other processes wait
     return read_problems(cache)
 
 
@@ -396,11 +408,20 @@ def visible(text):
     return re.sub(r"<think>.*?(</think>|$)", "", text, flags=re.S).strip()
 
 
+PARSER = threading.Lock()  # Python's parser counts its depth for all threads together, and now and then finds the count wrong
+
+
+def parse(text, mode="exec"):
+    """ast.parse, for many threads."""
+    with PARSER:
+        return ast.parse(text, mode=mode)
+
+
 def program(text):
     """The last closed code block (tagged python, or untagged) that parses as Python; None if there is none."""
     for block in reversed(re.findall(r"^```(?:python3?|py)?[ \t]*\n(.*?)^```[ \t]*$", visible(text), flags=re.S | re.M | re.I)):
         try:
-            ast.parse(block)
+            parse(block)
             return block
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             continue
@@ -431,7 +452,7 @@ def plain(text):
         return lists(json.loads(text))
     except (ValueError, RecursionError):
         try:
-            return lists(ast.literal_eval(text))
+            return lists(ast.literal_eval(parse(text.strip(), "eval")))
         except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
             raise ValueError(f"not a plain value: {text[:80]}") from None
 
@@ -1158,17 +1179,19 @@ def advantages(rewards, normalise=True):
     return torch.where(flat, 0.0, centred / torch.where(flat, 1.0, std) if normalise else centred)
 
 
-def grpo_loss(logprobs, old_logprobs, advantage, denominator, clip=0.2, reference=None, beta=0.0):
+def grpo_loss(logprobs, old_logprobs, advantage, denominator, clip=0.2, reference=None, beta=0.0, truncate=2.0):
     """The GRPO objective (Eq. 2) as a loss: a scalar, the sum over the given tokens divided by `denominator`.
 
     logprobs, old_logprobs, advantage, reference: float [M], one entry per student token: current, sampling-time and reference
     log-probs and the advantage of the token's dialogue. The denominator is counted once per optimiser step (all student tokens of
     the step), so that the gradient does not depend on how the step is cut into micro-batches. With one
     update a batch the ratio is 1 up to the rounding between sampler and trainer, and this is the paper's formula; where another
-    engine samples, ratio and clip correct what remains. SFT is the case advantage = 1, old_logprobs = logprobs.detach().
+    engine samples, the ratio corrects what remains, and no token weighs more than `truncate` (the clip alone does not bound the
+    ratio where the advantage is negative). SFT is the case advantage = 1, old_logprobs = logprobs.detach().
     """
     ratio = torch.exp(logprobs - old_logprobs)
     gain = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+    gain = gain * (truncate / ratio.detach()).clamp(max=1)
     if beta:
         log_ratio = reference - logprobs
         gain = gain - beta * (torch.exp(log_ratio) - log_ratio - 1)  # unbiased, never negative estimate of KL(π_θ ‖ π_ref)
@@ -1201,15 +1224,13 @@ def micro_batches(dialogues, tokens):
 # ------------------------------------------------------------------------------------------------------------------- training
 
 
-def start_processes(args, several):
-    """Joins the processes of torchrun. Ends the program if there are several and the script cannot share its work among them."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        return
-    if not several:
-        fail(f"{Path(sys.argv[0]).name} runs in one process; torchrun is for sft.py and grpo.py")
-    if args.device.startswith("cuda"):
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    torch.distributed.init_process_group("nccl" if args.device.startswith("cuda") else "gloo")
+def start_processes(device):
+    """Joins the processes that torchrun has started, if there are several; each takes a GPU of its own."""
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    if device.startswith("cuda"):
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) if several else torch.device(device).index or 0)
+    if several:
+        torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
 
 
 def world():
@@ -1241,17 +1262,25 @@ class Policy(torch.nn.Module):
 class Trainer:
     """A model and its AdamW, without weight decay; sharded by FSDP2 where torchrun has started several processes.
 
-    A step comes out the same however its dialogues are spread over processes and micro-batches.
+    Weights, gradients and optimiser state are float32, 16 bytes a parameter: in bfloat16 most updates would be rounded away. Forward
+    and backward pass compute in `dtype`. A step comes out the same however its dialogues are spread over processes and micro-batches.
     """
 
-    def __init__(self, model, lr):
-        self.model, self.policy, (self.rank, self.world) = model, Policy(model), world()
-        if model.device.type == "cuda":
+    def __init__(self, model, lr, device="cpu", dtype="float32"):
+        """model: float32, still on the CPU, so that of several processes none needs room for all of it on its GPU."""
+        self.model, self.policy, (self.rank, self.world), self.sharded = model, Policy(model), world(), shards(dtype)
+        if device.startswith("cuda"):
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if self.world > 1:
+        if self.sharded:
+            if not torch.distributed.is_initialized():
+                torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo", rank=0, world_size=1, store=torch.distributed.HashStore())
+            mesh = torch.distributed.init_device_mesh(torch.device(device).type, (self.world,))
+            mixed = {"mesh": mesh, "mp_policy": MixedPrecisionPolicy(param_dtype=getattr(torch, dtype), reduce_dtype=torch.float32)}
             for layer in model.get_decoder().layers:
-                fully_shard(layer)
-            fully_shard(self.policy, reshard_after_forward=False)
+                fully_shard(layer, **mixed)
+            fully_shard(self.policy, reshard_after_forward=False, **mixed)
+        else:
+            model.to(device)
         self.optimizer = torch.optim.AdamW(self.policy.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
 
     def step(self, dialogues, loss_of, micro_tokens, temperature=1.0):
@@ -1289,6 +1318,11 @@ class Trainer:
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=self.world > 1)
         set_model_state_dict(self.policy, model, options=options)
         set_optimizer_state_dict(self.policy, self.optimizer, optimizer, options=options)
+
+
+def shards(dtype):
+    """Whether FSDP2 holds the trained weights: of several processes, or because it computes in another dtype than it updates in."""
+    return world()[1] > 1 or dtype != "float32"
 
 
 def whole(tensor):
@@ -1347,8 +1381,6 @@ class HFEngine:
     comes out the same.
     """
 
-    batching = False  # a turn comes back when it has ended; few have to wait for others
-
     def __init__(self, model, chat, max_tokens=512, temperature=1.0, seed=0, batch=256):
         self.model, self.chat, self.stops = model, chat, set(chat.stops)
         self.max_tokens, self.temperature, self.seed, self.batch = max_tokens, temperature, seed, batch
@@ -1390,6 +1422,9 @@ class HFEngine:
         if temperature == self.temperature:
             return self
         return HFEngine(self.model, self.chat, self.max_tokens, temperature, self.seed, self.batch)
+
+    def sleep(self):
+        """Nothing to give back: keys and values are kept only while dialogues are played."""
 
     def sync(self, weights):
         """Takes over the (name, tensor) pairs that are not the engine's own."""
@@ -1490,18 +1525,19 @@ class VLLMEngine:
     sampled from. The interface is HFEngine's.
     """
 
-    batching = False  # a turn comes back as soon as it is finished; nobody has to wait for others
-
-    def __init__(self, path, chat, max_tokens=512, temperature=1.0, seed=0, batch=256, device="cuda", context=4096, memory=0.4):
-        """context: tokens that a dialogue may have. memory: share of the GPU's memory for weights, keys and values."""
+    def __init__(self, path, chat, max_tokens=512, temperature=1.0, seed=0, batch=256, device="cuda", dtype="float32", context=4096, memory=0.4,
+                 sleeps=False):  # fmt: skip
+        """context: tokens that a dialogue may have. memory: share of the GPU's memory for weights, keys and values. sleeps: whether
+        sleep() gives that memory back; on a GPU alone, and vLLM lets one engine of a process do so."""
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # in this process, so that weights can be handed over
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GB
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         import vllm
 
+        self.dtype, self.sleeps = getattr(torch, dtype), sleeps and device.startswith("cuda")
         cpu = {} if device.startswith("cuda") else {"enforce_eager": True, "enable_chunked_prefill": False, "block_size": 32}
         try:
-            self.llm = vllm.LLM(model=path, dtype="float32" if cpu else "bfloat16", seed=seed, max_num_seqs=batch, max_model_len=context,
+            self.llm = vllm.LLM(model=path, dtype=dtype, enable_sleep_mode=self.sleeps, seed=seed, max_num_seqs=batch, max_model_len=context,
                                 gpu_memory_utilization=memory, logprobs_mode="processed_logprobs", enable_prefix_caching=True, **cpu)  # fmt: skip
         except (OSError, ValueError, RuntimeError) as e:
             fail(f"vLLM cannot run {path} ({short(str(e).splitlines()[0])}); lower --max-tokens or --live, raise --vllm-memory, or use --engine hf")
@@ -1542,11 +1578,21 @@ class VLLMEngine:
     def forget(self, name):
         """The prefix cache drops what is not used."""
 
+    def sleep(self):
+        """Gives the memory of weights, keys and values to the trainer until the next sync()."""
+        if self.sleeps:
+            self.llm.llm_engine.sleep(level=2)
+
     def sync(self, weights):
-        """Takes over (name, tensor) pairs, and forgets keys and values of the old ones."""
-        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        """Takes over (name, tensor) pairs, and forgets keys and values of the old ones. Follows a sleep()."""
+        if self.sleeps:
+            torch.cuda.empty_cache()
+            self.llm.llm_engine.wake_up(tags=["weights"])
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": ((name, tensor.to(self.dtype)) for name, tensor in weights)})
         self.llm.apply_model(repack_head)
         self.llm.reset_prefix_cache()
+        if self.sleeps:
+            self.llm.llm_engine.wake_up(tags=["kv_cache"])
 
 
 def repack_head(model):
@@ -1562,8 +1608,6 @@ class Endpoint:
     Chat and engine in one: its views are the messages themselves, what it samples is text. A request that fails is made again, up
     to five times; then the program ends.
     """
-
-    batching = False
 
     def __init__(self, address, max_tokens=512, temperature=1.0, live=64):
         self.url, _, self.name = address.partition("#")
@@ -1644,11 +1688,13 @@ def load_chat(path):
     return chat
 
 
-def load_model(path, device, dtype="auto"):
-    """(model, Chat) of a local folder or hub name. Ends the program if there is none."""
+def load_model(path, device, dtype="float32"):
+    """(model, Chat) of a local folder or hub name. Ends the program if there is none, or if the GPU has no room for it."""
     chat = load_chat(path)
     try:
         return AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device), chat
+    except torch.OutOfMemoryError:
+        fail(f"model {path}: does not fit on {device} in {dtype}; use a smaller model or a larger GPU")
     except (OSError, ValueError, KeyError) as e:
         fail(f"model {path}: cannot be loaded ({str(e).splitlines()[0]}); give a transformers folder or a hub name")
 
@@ -1706,11 +1752,17 @@ class Run:
             versions = {"torch": torch.__version__, "transformers": transformers.__version__, "python": sys.version.split()[0]}
             write_atomically(file, json.dumps({"arguments": config, "versions": versions, "revision": revision()}, indent=1))
 
-    def append(self, name, rows):
-        """Appends rows to a JSONL file of the folder."""
-        if not self.writes:
+    def say(self, text):
+        """Prints a line, once however many processes there are."""
+        if self.writes:
+            print(text)
+
+    def append(self, name, rows, own=False):
+        """Appends rows to a JSONL file of the folder; own: each process its own ones, else the first process for all."""
+        if not (self.writes or own):
             return
         with (self.path / name).open("a", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed: lines of several processes must not mix
             file.write("".join(json.dumps(row) + "\n" for row in rows))
 
     def keep(self, name, wanted):

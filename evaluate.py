@@ -25,14 +25,14 @@ import base64
 import json
 import math
 import re
-import sys
-from collections import Counter, defaultdict
+from collections import defaultdict
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from common import SOURCES, Dialogue, Grader, Run, arguments, fail, load_problems, masked_logprobs, padded, read_jsonl, visible, write_atomically
+from common import (SOURCES, Dialogue, Grader, Run, arguments, fail, gathered, load_problems, masked_logprobs, padded, read_jsonl, run_script,
+                    visible, world, write_atomically)  # fmt: skip
 from generate import NEUTRAL, Setting, Speak, add_arguments, add_sampling_arguments, check_arguments, generate, speaker, summary
 from generate import play as drive
 
@@ -70,6 +70,7 @@ def play(args):
     """Plays the test dialogues of all problem files, and measures the log-loss of the answer in the first of them."""
     if len({short_name(source) for source in args.problems}) < len(args.problems):
         fail("two problem files have the same name; their results would share a folder")
+    rank, processes = world()
     tests, setting = [(source, load_problems(source, args.answers)) for source in args.problems], None
     if args.sharded and args.dispute:
         fail("--dispute is for full problems; leave out --sharded")
@@ -82,19 +83,21 @@ def play(args):
         own.problems, own.out = source, str(Path(args.out) / short_name(source))
         run = Run(own, NEUTRAL)
         if (run.path / "metrics.jsonl").exists():
-            print(f"{run.path} is finished")
+            run.say(f"{run.path} is finished")
             continue
         setting = setting or Setting(args)
         rows = generate(args, run, problems, setting, sharded=args.sharded, dispute=args.dispute)
-        by_id, measured = {p.id: p for p in problems}, {r["id"] for r in read_jsonl(run.path / "losses.jsonl")}
+        by_id, measured = {p.id: p for p in problems}, gathered({r["id"] for r in read_jsonl(run.path / "losses.jsonl")})[0]
         chosen = sorted((r for r in rows if answer_turn(by_id[r["problem"]])), key=lambda r: r["id"])[: args.losses]
-        for row in tqdm([r for r in chosen if r["id"] not in measured], desc="log-loss", mininterval=1):
+        mine = [r for r in chosen if r["id"] not in measured][rank::processes]
+        for row in tqdm(mine, desc="log-loss", mininterval=1, disable=rank > 0):
             dialogue = Dialogue(**{k: row[k] for k in Dialogue.__dataclass_fields__})
             losses = answer_losses(setting, dialogue, by_id[row["problem"]])
-            run.append("losses.jsonl", [{"id": row["id"], "solved": row["solved"], "losses": losses}])
+            run.append("losses.jsonl", [{"id": row["id"], "solved": row["solved"], "losses": losses}], own=True)
+        gathered(None)  # until all have written
         result = summary(rows, args.turns)
         run.append("metrics.jsonl", [{"dialogues": len(rows), **result}])
-        print(f"{run.path}: " + ", ".join(f"{k} {v:.3f}" for k, v in result.items()))
+        run.say(f"{run.path}: " + ", ".join(f"{k} {v:.3f}" for k, v in result.items()))
 
 
 # -------------------------------------------------------------------------------------------------------------------- judging
@@ -155,23 +158,24 @@ def assess(row, problem, chat):
 
 def judge(args):
     """Labels the turns and hints of test runs: writes RUN/judged, a run folder of its own. Prints the agreement with the rules."""
-    for _, arguments, _ in [load_run(folder) for folder in args.runs]:
-        if arguments.get("script") != "evaluate.py":
-            fail(f"{arguments['label']}: is a training run; give folders written by `evaluate.py play`")
-    engine = chat = None
+    for folder in args.runs:
+        if load_run(folder)[0] == "training":
+            fail(f"{folder}: is a training run; give folders written by `evaluate.py play`")
+    engine, chat, (rank, processes) = None, None, world()
     for folder in map(Path, args.runs):
         own = argparse.Namespace(**vars(args))
         own.runs, own.out = str(folder), str(folder / "judged")
         run, (_, arguments, (dialogues, *_)) = Run(own, NEUTRAL), load_run(folder)
         problems = {p.id: p for p in load_problems(arguments["problems"], arguments["answers"])}
-        known = {row["id"] for row in read_jsonl(run.path / "judged.jsonl")}
-        if left := [row for row in dialogues if row["id"] not in known]:
+        known = gathered({row["id"] for row in read_jsonl(run.path / "judged.jsonl")})[0]
+        if left := [row for row in dialogues if row["id"] not in known][rank::processes]:
             engine, chat = (engine, chat) if engine else speaker(args, args.judge, 0.0)
             talks = ((row["id"], assess(row, problems[row["problem"]], chat)) for row in left)
-            for row in tqdm(drive(talks, {"judge": engine}, Grader(), args.live), total=len(dialogues), initial=len(known), desc="judging", mininterval=1):
-                run.append("judged.jsonl", [row])
+            for row in tqdm(drive(talks, {"judge": engine}, Grader(), args.live), total=len(left), desc="judging", mininterval=1, disable=rank > 0):
+                run.append("judged.jsonl", [row], own=True)
+        gathered(None)  # until all have written
         known = {row["id"]: row for row in read_jsonl(run.path / "judged.jsonl")}
-        print(f"{folder}: " + ", ".join(f"{name} {share}" for name, share in judged_shares(dialogues, [known[row["id"]] for row in dialogues]).items()))
+        run.say(f"{folder}: " + ", ".join(f"{name} {share}" for name, share in judged_shares(dialogues, [known[row["id"]] for row in dialogues]).items()))
 
 
 def judged_shares(dialogues, judged):
@@ -690,7 +694,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on from here")
+    run_script(main)

@@ -12,7 +12,6 @@ student's latest turn; a teacher of code sees the report of the public tests on 
 
 import importlib.util
 import re
-import sys
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -22,8 +21,8 @@ import torch
 from tqdm import tqdm
 from transformers import AutoConfig
 
-from common import (NO_PROGRAM, Dialogue, Endpoint, Grader, HFEngine, Problem, Run, VLLMEngine, arguments, default_device, fail, load_chat, load_model,
-                    load_problems, load_prompts, read_jsonl, start_processes, visible, world)  # fmt: skip
+from common import (NO_PROGRAM, Dialogue, Endpoint, Grader, HFEngine, Problem, Run, VLLMEngine, arguments, default_device, fail, gathered, load_chat,
+                    load_model, load_problems, load_prompts, read_jsonl, run_script, shards, start_processes, visible, world)  # fmt: skip
 
 
 @dataclass
@@ -160,7 +159,7 @@ def play(talks, engines, grader, live=256, seconds=None):
         if not running:
             return
         clock = time.perf_counter()
-        for name, verdict in grader.poll(block=all(e.batching or not e.pending for _, e in by_engine)):
+        for name, verdict in grader.poll(block=not any(e.pending for _, e in by_engine)):
             advance(name, verdict)
         seconds["grading"] += time.perf_counter() - clock
         role, engine = max(by_engine, key=lambda pair: len(pair[1].pending))  # the fullest batch first
@@ -201,24 +200,27 @@ def add_sampling_arguments(parser):
     add_device_arguments(parser)
 
 
-def add_device_arguments(parser, dtype="auto"):
+def add_device_arguments(parser):
     group = parser.add_argument_group("machine")
     group.add_argument("--device", default=default_device(), help="torch device")
-    group.add_argument("--dtype", default=dtype, choices=("auto", "float32", "bfloat16"), help="of the weights; auto: as stored")
+    group.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"),
+                       help="of sampling and of the passes of training, whose weights are float32; auto: bfloat16 on a GPU, else float32")  # fmt: skip
     group.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads of torch")
 
 
 NEUTRAL = ("out", "live", "device", "threads", "vllm_memory")  # arguments that may change when a run is resumed
 
 
-def check_arguments(args, several=False):
-    """Ends the program if a number makes no sense. several: whether the script can share its work among processes."""
+def check_arguments(args):
+    """Ends the program if a number makes no sense; settles what is automatic; joins the processes of torchrun."""
     for name in ("turns", "max_tokens", "live", "samples", "batch", "epochs", "steps", "lr"):
         value = getattr(args, name, None)
         if value is not None and value <= 0:
             fail(f"--{name.replace('_', '-')} is {value}; it must be positive")
+    if args.dtype == "auto":
+        args.dtype = "bfloat16" if args.device.startswith("cuda") else "float32"
     torch.set_num_threads(args.threads)
-    start_processes(args, several)
+    start_processes(args.device)
 
 
 def uses_vllm(args):
@@ -229,8 +231,11 @@ def uses_vllm(args):
     return args.engine == "vllm" or args.engine == "auto" and installed and args.device.startswith("cuda")
 
 
-def speaker(args, path, temperature, model=None, chat=None):
-    """(engine, Chat) of a folder, a hub name or an endpoint; with `model` and `chat`, those are used where vLLM does not sample."""
+def speaker(args, path, temperature, model=None, chat=None, sleeps=False):
+    """(engine, Chat) of a folder, a hub name or an endpoint; with `model` and `chat`, those are used where vLLM does not sample.
+
+    sleeps: whether the engine is to give its memory back while the trainer works.
+    """
     if path.startswith(("http://", "https://")):
         away = Endpoint(path, args.max_tokens, temperature, args.live)
         return away, away
@@ -240,7 +245,7 @@ def speaker(args, path, temperature, model=None, chat=None):
     chat = chat or load_chat(path)
     longest = AutoConfig.from_pretrained(path).get_text_config().max_position_embeddings
     context = min(longest, 8192 + 2 * args.turns * args.max_tokens)  # a problem, and turns of both sides
-    return VLLMEngine(path, chat, args.max_tokens, temperature, args.seed, args.live, args.device, context, args.vllm_memory), chat
+    return VLLMEngine(path, chat, args.max_tokens, temperature, args.seed, args.live, args.device, args.dtype, context, args.vllm_memory, sleeps), chat
 
 
 class Setting:
@@ -251,9 +256,9 @@ class Setting:
         self.args, self.prompts, self.grader, self.model, chat = args, load_prompts(args.prompts), Grader(), None, None
         other = args.model if args.teacher in (None, "self") else args.teacher
         if trains or getattr(args, "losses", 0):
-            self.model, chat = load_model(args.model, args.device, args.dtype)
-        sampled = None if world()[1] > 1 else self.model  # of several processes the trained model is sharded
-        student, self.chat = speaker(args, args.model, args.temperature, sampled, chat)
+            self.model, chat = load_model(args.model, "cpu" if trains else args.device, "float32" if trains else args.dtype)
+        own = trains and (shards(args.dtype) or args.device != "cpu")  # the trainer takes the model apart, or moves it
+        student, self.chat = speaker(args, args.model, args.temperature, None if own else self.model, chat, sleeps=trains)
         if other == args.model and not trains:  # one set of weights speaks for all
             teacher, self.teacher_chat = student.twin(args.teacher_temperature), self.chat
         else:
@@ -276,18 +281,22 @@ class Setting:
 
 
 def generate(args, run, problems, setting=None, inject=None, **protocol):
-    """Plays args.samples dialogues of each problem into the run folder; returns all rows of its dialogues.jsonl."""
-    done = {row["id"] for row in read_jsonl(run.path / "dialogues.jsonl")}
+    """Plays args.samples dialogues of each problem into the run folder; returns all rows of its dialogues.jsonl.
+
+    Several processes of torchrun play a share each. setting: made of args if it is None and there is something to play.
+    """
+    rank, processes = world()
+    done = gathered({row["id"] for row in read_jsonl(run.path / "dialogues.jsonl")})[0]  # the first one's view, before anyone writes
     names = [(p, f"{p.id}/{k}") for k in range(args.samples) for p in problems if f"{p.id}/{k}" not in done]
     if names:
-        setting = setting or Setting(args)
-        total = len(problems) * args.samples
-        bar = tqdm(setting.talk(names, inject, **protocol), initial=len(done), total=total, desc="dialogues", mininterval=1)
+        setting, mine = setting or Setting(args), names[rank::processes]
+        bar = tqdm(setting.talk(mine, inject, **protocol), total=len(mine), desc="dialogues", mininterval=1, disable=rank > 0)
         solved = 0
         for tried, d in enumerate(bar, 1):
-            run.append("dialogues.jsonl", [asdict(d)])
+            run.append("dialogues.jsonl", [asdict(d)], own=True)
             solved += d.solved is not None
             bar.set_postfix(solved=f"{solved / tried:.2f}", refresh=False)
+    gathered(None)  # until all have written
     return read_jsonl(run.path / "dialogues.jsonl")
 
 
@@ -323,11 +332,8 @@ def main():
     result = summary(rows, args.turns)
     run.keep("metrics.jsonl", lambda row: False)
     run.append("metrics.jsonl", [{"dialogues": len(rows), **result}])
-    print(f"{len(rows)} dialogues in {run.path}: " + ", ".join(f"{k} {v:.3f}" for k, v in result.items()))
+    run.say(f"{len(rows)} dialogues in {run.path}: " + ", ".join(f"{k} {v:.3f}" for k, v in result.items()))
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on from here")
+    run_script(main)

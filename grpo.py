@@ -14,7 +14,6 @@ AdamW with a constant learning rate; a mean over all student tokens of the step;
 
 import json
 import random
-import sys
 import time
 from collections import Counter
 from dataclasses import asdict
@@ -23,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 from common import (Run, Trainer, advantages, arguments, discounted_reward, fail, gathered, grpo_loss, load_model, load_problems,
-                    masked_logprobs, padded, world)  # fmt: skip
+                    masked_logprobs, padded, run_script, world)  # fmt: skip
 from generate import NEUTRAL, Setting, add_arguments, check_arguments, summary
 
 
@@ -88,6 +87,7 @@ def train_step(number, problems, setting, trainer, reference):
     live = [any(w.abs().max() > 0 for w in ws) for ws in weights]
     dialogues = [d for group, ok in zip(groups, live) if ok for d in group]
     start = time.perf_counter()
+    setting.engines["student"].sleep()
     trained = {"loss": 0.0, "grad_norm": 0.0, "gap_mean": 0.0, "gap_max": 0.0}
     if any(gathered(bool(dialogues))):
         trained = update(trainer, dialogues, [w for ws, ok in zip(weights, live) if ok for w in ws], args, reference)
@@ -121,7 +121,7 @@ def main():
     group.add_argument("--micro-tokens", type=int, default=16384, help="tokens of a micro-batch, padding included; limits memory")
     group.add_argument("--save-every", type=int, default=10, help="steps between saved states")
     args = parser.parse_args()
-    check_arguments(args, several=True)
+    check_arguments(args)
     if args.group < 2:
         fail(f"--group is {args.group}: advantages compare the dialogues of a group, so it needs at least 2")
     if args.batch % world()[1]:
@@ -129,16 +129,16 @@ def main():
     problems = load_problems(args.problems, args.answers)
     run = Run(args, NEUTRAL)
     if (run.path / "model").exists():
-        return print(f"{run.path} is finished")
+        return run.say(f"{run.path} is finished")
     train(args, run, problems)
 
 
 def train(args, run, problems):
     """The training loop: plays, trains, logs, saves; goes on from the run folder's last state."""
-    args.dtype = "float32" if args.dtype == "auto" else args.dtype
     setting = Setting(args, trains=True)
-    trainer = Trainer(setting.model, args.lr)
-    print(f"the teacher is frozen: {args.teacher or args.model}")
+    setting.engines["student"].sleep()
+    trainer = Trainer(setting.model, args.lr, args.device, args.dtype)
+    run.say(f"the teacher is frozen: {args.teacher or args.model}")
     reference = load_model(args.model, args.device, args.dtype)[0] if args.beta else None
     steps, start = args.steps or max(1, len(problems) // args.batch), run.load_state(trainer)
     setting.engines["student"].sync(trainer.weights())
@@ -159,7 +159,4 @@ def train(args, run, problems):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on from the last saved state")
+    run_script(main)

@@ -11,10 +11,9 @@ from there. What is trained on holds the public dialogue only. The question is w
 """
 
 import random
-import sys
 from functools import partial
 
-from common import Dialogue, Run, arguments, load_model, load_problems
+from common import Dialogue, Run, arguments, load_model, load_problems, run_script
 from generate import NEUTRAL, add_arguments, check_arguments, generate, summary
 from sft import add_arguments as add_training_arguments
 from sft import successful, train
@@ -36,16 +35,13 @@ def main():
     problems = load_problems(args.problems, args.answers)
     run = Run(args, NEUTRAL)
     if (run.path / "model").exists():
-        return print(f"{run.path} is finished")
+        return run.say(f"{run.path} is finished")
     rows = generate(args, run, problems, inject=None if args.no_questions else partial(injected, args.seed))
-    print(", ".join(f"{k} {v:.3f}" for k, v in summary(rows, args.turns).items()))
+    run.say(", ".join(f"{k} {v:.3f}" for k, v in summary(rows, args.turns).items()))
     dialogues = successful([Dialogue(**{k: r[k] for k in Dialogue.__dataclass_fields__}) for r in rows])
-    model, chat = load_model(args.model, args.device, "float32" if args.dtype == "auto" else args.dtype)
+    model, chat = load_model(args.model, "cpu")
     train(args, run, model, chat.tokenizer, dialogues)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on from here")
+    run_script(main)

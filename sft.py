@@ -11,12 +11,11 @@ rate after a short warm-up, one epoch, equal weight of all student tokens of a s
 """
 
 import random
-import sys
 import time
 
 from tqdm import tqdm
 
-from common import Dialogue, Run, Trainer, Turn, arguments, fail, load_dialogues, load_model, load_prompts, sft_loss, visible
+from common import Dialogue, Run, Trainer, Turn, arguments, fail, load_dialogues, load_model, load_prompts, run_script, sft_loss, visible, world
 from generate import NEUTRAL, add_device_arguments, check_arguments
 
 
@@ -32,7 +31,7 @@ def add_arguments(parser, lr=1e-5):
 
 def train(args, run, model, tokenizer, dialogues):
     """Trains the model on the dialogues; resumes from the run folder's state; saves the checkpoint into the run folder."""
-    trainer = Trainer(model, args.lr)
+    trainer = Trainer(model, args.lr, args.device, args.dtype)
     steps = [step for epoch in range(args.epochs) for step in epoch_batches(len(dialogues), args.batch, f"{args.seed}/{epoch}")]
     start = run.load_state(trainer)
     run.keep("metrics.jsonl", lambda row: row["step"] <= start)
@@ -57,7 +56,8 @@ def epoch_batches(n, size, seed):
 def successful(dialogues):
     """Eq. 1: the dialogues with R = 1. Prints how many stay; ends the program if none does."""
     kept = sorted((d for d in dialogues if d.solved is not None), key=lambda d: d.id)  # files are in the order of completion
-    print(f"{len(kept)} of {len(dialogues)} dialogues were solved; training on these, {sum(sum(d.mask) for d in kept)} student tokens")
+    if world()[0] == 0:
+        print(f"{len(kept)} of {len(dialogues)} dialogues were solved; training on these, {sum(sum(d.mask) for d in kept)} student tokens")
     return kept or fail("no dialogue was solved, so there is nothing to train on; generate more, or use easier problems")
 
 
@@ -86,14 +86,14 @@ def main():
     parser.add_argument("--predict-teacher", action="store_true", help="train on the hints too, without what the teacher knew")
     parser.add_argument("--prompts", help="JSON file that replaces prompts of common.py, for --predict-teacher")
     add_arguments(parser)
-    add_device_arguments(parser, dtype="float32")
+    add_device_arguments(parser)
     args = parser.parse_args()
-    check_arguments(args, several=True)
+    check_arguments(args)
     dialogues = successful([d for path in args.data for d in load_dialogues(path)])
     run = Run(args, NEUTRAL)
     if (run.path / "model").exists():
-        return print(f"{run.path} is finished")
-    model, chat = load_model(args.model, args.device, args.dtype)
+        return run.say(f"{run.path} is finished")
+    model, chat = load_model(args.model, "cpu")
     if args.predict_teacher:
         prompts = load_prompts(args.prompts)
         dialogues += [as_teacher(d, chat, prompts) for d in dialogues if d.turns > 1]
@@ -105,7 +105,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on from the last saved state")
+    run_script(main)

@@ -2,14 +2,20 @@
 
     python tests/bench.py rollout     # dialogues a second: our engine, and stock generate with a barrier after every turn
     python tests/bench.py trainer     # time and peak memory of token log-probs: selected positions, and log_softmax over all of them
+    python tests/bench.py step        # whole GRPO steps on the toy world, and what they spend their time on
+    python tests/bench.py update [qwen3-8b]    # one GRPO update of a model with random weights, dialogues of 2,000 to 8,000 tokens
 """
 
 import argparse
+import json
+import random
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -17,9 +23,10 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
-from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM  # noqa: E402
 
-from common import Grader, HFEngine, load_model, load_problems, load_prompts, masked_logprobs  # noqa: E402
+import grpo  # noqa: E402
+from common import Dialogue, Grader, HFEngine, Trainer, default_device, load_model, load_problems, load_prompts, masked_logprobs  # noqa: E402
 from generate import Check, converse, play  # noqa: E402
 
 
@@ -110,13 +117,75 @@ def trainer():
             print(f"V = {vocabulary:,}, T = {length}: {seconds:.1f} s and {memory:,.0f} MB over the model; log_softmax over all: {beside}", flush=True)
 
 
+def step():
+    """Ten GRPO steps of 12 × 8 dialogues on the toy world; the first is not counted."""
+    shares, total = Counter(), 0.0
+    with tempfile.TemporaryDirectory() as out:
+        options = ["--prompts", ROOT / "toy" / "prompts.json", "--max-tokens", 8, "--teacher-temperature", 0.7, "--threads", 1, "--lr", 8e-4]
+        command = ["grpo.py", "--model", ROOT / "toy" / "base", "--problems", ROOT / "toy" / "code_train.jsonl", "--batch", 12, "--steps", 10, "--out", out]
+        subprocess.run([sys.executable, *map(str, [ROOT / command[0], *command[1:], *options])], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for line in (Path(out) / "metrics.jsonl").read_text().splitlines()[1:]:
+            seconds = json.loads(line)["seconds"]
+            total += seconds.pop("all")
+            shares.update(seconds)
+    shares["the rest"] = total - sum(shares.values())
+    print(f"step: {total / 9:.2f} s; " + ", ".join(f"{name} {100 * value / total:.1f} %" for name, value in shares.items()))
+
+
+SHAPES = {  # random weights of these sizes; Gemma's vision tower left out
+    "tiny": (Qwen3ForCausalLM, Qwen3Config(vocab_size=152_000, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
+                                           num_key_value_heads=1, head_dim=32)),
+    "gemma-3-1b": (Gemma3ForCausalLM, Gemma3TextConfig(vocab_size=262_144, hidden_size=1152, intermediate_size=6912, num_hidden_layers=26, num_attention_heads=4,
+                                                       num_key_value_heads=1, head_dim=256, sliding_window=512)),
+    "qwen3-8b": (Qwen3ForCausalLM, Qwen3Config(vocab_size=151_936, hidden_size=4096, intermediate_size=12_288, num_hidden_layers=36, num_attention_heads=32,
+                                               num_key_value_heads=8, head_dim=128, tie_word_embeddings=False)),
+    "gemma-3-12b": (Gemma3ForCausalLM, Gemma3TextConfig(vocab_size=262_208, hidden_size=3840, intermediate_size=15_360, num_hidden_layers=48,
+                                                        num_attention_heads=16, num_key_value_heads=8, head_dim=256, sliding_window=1024)),
+}  # fmt: skip
+PEAK = 989e12  # bfloat16 operations a second of an H100
+
+
+def update(name, dialogues=16, shortest=2000, longest=8000):
+    """One GRPO update on dialogues of four student turns, an eighth of the tokens each; the second of two is timed. Any device."""
+    kind, config = SHAPES[name]
+    device = default_device()
+    dtype = "bfloat16" if device == "cuda" else "float32"
+    config.max_position_embeddings = longest
+    random.seed(0)
+    torch.manual_seed(0)
+    model = kind(config)
+    trainer, played, weights = Trainer(model, 1e-6, device, dtype), [], []
+    for _ in range(dialogues):
+        n = random.randint(shortest, longest)
+        ids, mask = [random.randrange(config.vocab_size) for _ in range(n)], [8 * i // n % 2 for i in range(n)]
+        played.append(Dialogue("d", "p", "math", 4, ids=ids, mask=mask, logprobs=[-12.0] * n, statuses=["wrong"] * 4))
+        weights.append(torch.full((sum(mask),), random.gauss(0, 1)))
+    args = argparse.Namespace(beta=0.0, clip=0.2, micro_tokens=16384, temperature=1.0)
+    for _ in range(2):
+        clock = time.perf_counter()
+        grpo.update(trainer, played, weights, args)
+        if device == "cuda":
+            torch.cuda.synchronize()
+    seconds, tokens = time.perf_counter() - clock, sum(len(d.ids) for d in played)
+    size = config.num_attention_heads * config.head_dim
+    inner = sum(p.numel() for layer in model.get_decoder().layers for p in layer.parameters())
+    spoken = sum(sum(d.mask) for d in played)
+    attention = sum(6 * config.num_hidden_layers * size * len(d.ids) ** 2 for d in played)  # causal: half of all pairs; sliding windows are less
+    work = 6 * inner * tokens + 6 * config.vocab_size * config.hidden_size * spoken + attention
+    peak = torch.cuda.max_memory_allocated() if device == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    share = f", {100 * work / seconds / PEAK:.0f} % of an H100's peak" if device == "cuda" else ""
+    print(f"update, {name} on {device} in {dtype}: {tokens:,} tokens in {seconds:.1f} s, {tokens / seconds:,.0f} tokens/s{share}, {peak / 1e9:.1f} GB at most")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("rollout", "trainer", "case"))
+    parser.add_argument("what", choices=("rollout", "trainer", "step", "update", "case"))
     parser.add_argument("case", nargs="*", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.what == "case":
         one_trainer_case(args.case[0], int(args.case[1]), int(args.case[2]))
+    elif args.what == "update":
+        update(*(args.case or ["qwen3-8b" if torch.cuda.is_available() else "tiny"]))
     else:
-        {"rollout": rollout, "trainer": trainer}[args.what]()
+        {"rollout": rollout, "trainer": trainer, "step": step}[args.what]()

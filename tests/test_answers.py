@@ -1,11 +1,14 @@
 """Verdicts on maths answers. How well they do on real data: tests/grade_figures.py."""
 
+import ast
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from common import Problem, boxed, equal_answers, grade
+from common import Problem, boxed, equal_answers, grade, plain, program
 
 EQUAL = [
     (r"\frac12", "0.5"), ("1/2", r"\dfrac{1}{2}"), (r"3\frac12", "7/2"), (r"11\sqrt2", "11*sqrt(2)"), (r"2\pi", r"\pi\cdot 2"), ("x=3", "3"),
@@ -73,3 +76,21 @@ def test_nothing_in_an_answer_is_executed(tmp_path):
 )
 def test_the_answer_is_the_last_box_outside_private_reasoning(text, inside):
     assert boxed(text) == inside
+
+
+def test_threads_never_use_pythons_parser_at_the_same_time(monkeypatch):
+    """It counts its depth for all of them together, and raises SystemError when they meet."""
+    at_work, most, parse = [], [], ast.parse
+
+    def watched(*args, **options):
+        at_work.append(1)
+        most.append(len(at_work))
+        time.sleep(0.01)
+        at_work.pop()
+        return parse(*args, **options)
+
+    monkeypatch.setattr("common.ast.parse", watched)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(program, ["```python\nx = 1\n```"] * 8)) == ["x = 1\n"] * 8
+        assert list(pool.map(plain, ["(1, 2)"] * 8)) == [[1, 2]] * 8
+    assert len(most) >= 16 and max(most) == 1

@@ -120,3 +120,11 @@ def test_advantages_are_the_hand_computed_ones():
 
 def test_reward_is_discounted_by_the_turn_of_success():
     assert [discounted_reward(n, 0.7) for n in (1, 2, 3, 4, None)] == pytest.approx([1, 0.7, 0.49, 0.343, 0])
+
+
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+def test_no_token_weighs_more_than_the_truncation_however_far_sampler_and_trainer_are_apart(advantage):
+    for ratio, weight in ((1.5, 1.5), (30.0, 2.0)):
+        logprobs = torch.tensor([0.0], requires_grad=True)
+        grpo_loss(logprobs, torch.tensor([-math.log(ratio)]), torch.tensor([advantage]), 1, clip=1e9).backward()
+        assert logprobs.grad.item() == pytest.approx(-weight * advantage)

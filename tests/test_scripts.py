@@ -14,6 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from common import run_script
 from conftest import ROOT
 
 TALK = ["--prompts", str(ROOT / "toy" / "prompts.json"), "--max-tokens", "8", "--threads", "1"]
@@ -91,6 +92,24 @@ def test_grpo_logs_a_vanishing_gap_and_changes_the_student_only(problems, base, 
     assert {"reward", "equal_groups", "leaks", "repeats", "cut", "no_attempt", "questions", "tokens_per_second"} <= metrics[0].keys()
     before, after = (AutoModelForCausalLM.from_pretrained(f, dtype="float32") for f in (base, tmp_path / "rl" / "model"))
     assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters()))
+
+
+def test_the_sampler_sleeps_before_every_update_and_gets_the_weights_after_it(problems, base, tmp_path, monkeypatch):
+    calls = []
+    for name in ("sleep", "sync"):
+        monkeypatch.setattr(f"common.HFEngine.{name}", lambda self, *_, name=name: calls.append(name))
+    monkeypatch.setattr("grpo.update", lambda *_: calls.append("update") or {"loss": 0, "grad_norm": 0, "gap_mean": 0, "gap_max": 0})
+    run("grpo", "--model", base, "--problems", problems, "--out", tmp_path / "rl", "--steps", 2, "--batch", 8, "--group", 8, *TALK)
+    assert calls == ["sleep", "sync"] + ["sleep", "update", "sync"] * 2
+
+
+def test_a_full_gpu_is_one_line_and_exit_code_2(capsys):
+    def main():
+        raise torch.OutOfMemoryError("CUDA out of memory.\nAnd more.")
+
+    with pytest.raises(SystemExit) as stop:
+        run_script(main)
+    assert stop.value.code == 2 and capsys.readouterr().err.startswith("error: the GPU's memory is full (CUDA out of memory.); lower --micro-tokens")
 
 
 def test_qprime_injects_questions_and_the_control_arm_none(problems, base, tmp_path):
