@@ -449,7 +449,9 @@ def sizes_table(training):
 # ------------------------------------------------------------------------------------------------------------------- pictures
 
 STYLES = [("#000000", "-", "o"), ("#d55e00", "--", "s"), ("#0072b2", "-", "^"), ("#009e73", "-.", "D"), ("#cc79a7", "-", "v"),
-          ("#56b4e9", "--", "P"), ("#e69f00", ":", "X"), ("#7f7f7f", "-", "*"), ("#8c564b", "-.", "h")]  # fmt: skip
+          ("#56b4e9", "--", "P"), ("#e69f00", ":", "X"), ("#7f7f7f", "-", "*"), ("#8c564b", "-.", "h"), ("#7b3294", "--", "<"),
+          ("#a6761d", "-", ">"), ("#1b9e77", ":", "p")]  # fmt: skip
+PASS = ", pass@k"  # marks a line as that of a label's first turns alone
 
 
 def sheet(panels, width, height):
@@ -472,11 +474,12 @@ def draw(file, panels, labels):
     """One picture. panels: [(title, x label, y label, {label: (x, y, low, high)})]; low and high may be None. Lines are labelled
     at their right ends; each of `labels` has a line style and a marker of its own, so that the picture can be read in grey."""
     styles = dict(zip(labels, STYLES * 9))
+    styles |= {label + PASS: (color, (0, (1, 2)), "x") for label, (color, _, _) in styles.items()}
     figure, axes = sheet(len(panels), 6.2, 3.9)
     for axis, (title, x_label, y_label, lines) in zip(axes, panels):
         for label, (x, y, low, high) in lines.items():
             color, line, marker = styles[label]
-            axis.plot(x, y, line, color=color, marker=marker, markersize=4, markevery=max(1, len(x) // 10), linewidth=1.4)
+            axis.plot(x, y, linestyle=line, color=color, marker=marker, markersize=4, markevery=max(1, len(x) // 10), linewidth=1.4)
             if low is not None:
                 axis.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
         axis.set(title=title, xlabel=x_label, ylabel=y_label)
@@ -548,8 +551,8 @@ def budget_panels(tests):
             by_turns[label], by_tokens[label] = (list(range(1, turns + 1)), solved, None, None), (cost, solved, None, None)
             if len(sampled[label]) > 1:
                 ks, passed = range(1, len(sampled[label]) + 1), [100 * c.mean().item() for c in sampled[label]]
-                by_turns[f"{label}, pass@k"] = list(ks), passed, None, None
-                by_tokens[f"{label}, pass@k"] = [k * cost[0] for k in ks], passed, None, None
+                by_turns[label + PASS] = list(ks), passed, None, None
+                by_tokens[label + PASS] = [k * cost[0] for k in ks], passed, None, None
         panels += [(test, "student turns, of one dialogue or of k first turns", "solved, %", by_turns), (test, "tokens, mean a problem", "solved, %", by_tokens)]
     return panels
 
@@ -648,22 +651,24 @@ def compare(args):
     tests, training = collect(args.runs)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    pictures = {"accuracy.png": accuracy_panels(tests), "budget.png": budget_panels(tests), "losses.png": loss_panels(tests),
+    shown = {test: labels for test, labels in tests.items() if not next(iter(labels.values()))[0][0]["dispute"]}  # until the dispute they are as without
+    pictures = {"accuracy.png": accuracy_panels(shown), "budget.png": budget_panels(shown), "losses.png": loss_panels(shown),
                 "training.png": training_panels(training)}  # fmt: skip
     pictures = {name: panels for name, panels in pictures.items() if panels}
     labels = sorted({label for test in tests.values() for label in test} | set(training))
-    labels += sorted({label for panel in pictures.get("budget.png", ()) for label in panel[3]} - set(labels))
     for name, panels in pictures.items():
         draw(out / name, panels, labels)
-    draw_turn_types(out / "turns.png", tests)
-    tables = [overview_table(tests), *(accuracy_table(test, labels, args.against) for test, labels in tests.items()), teachers_table(tests, training),
+    if shown:
+        draw_turn_types(out / "turns.png", shown)
+        pictures["turns.png"] = None
+    tables = [overview_table(shown) if shown else None, *(accuracy_table(test, labels, args.against) for test, labels in tests.items()), teachers_table(tests, training),
               judged_table(tests), sizes_table(training) if training else None]  # fmt: skip
     tables = [table for table in tables if table]
     note = "Mean ± half width of the 95 % interval over problems, in percent (that over seeds). Differences are paired problem by problem."
     text = "\n\n".join([*tables, note]) + "\n"
     (out / "table.md").write_text(text)
-    page(out, tests, tables, [*pictures, "turns.png"], args.dialogues)
-    print(f"{text}\nwritten to {out}: table.md, page.html and the pictures {', '.join(pictures)}, turns.png")
+    page(out, tests, tables, list(pictures), args.dialogues)
+    print(f"{text}\nwritten to {out}: table.md, page.html and the pictures {', '.join(pictures)}")
 
 
 def main():
