@@ -188,7 +188,7 @@ def judged_shares(dialogues, judged):
     agreed = [kind == RULE.get(label, "other") for kind, label in pairs if label]
 
     def share(values):
-        return f"{100 * sum(values) / max(1, len(values)):.1f} %"
+        return f"{100 * sum(values) / len(values):.1f} %" if values else "–"
 
     return {**{name: share([label == name for label in labels]) for name in TYPES}, "no label": share([label is None for label in labels]),
             "agreement with the rules": share(agreed), "hints that give the answer away": share([x is True for x in hints])}  # fmt: skip
@@ -588,7 +588,7 @@ def training_panels(training):
 
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Dialogues</title><style>
 body{font:15px/1.45 system-ui,sans-serif;margin:1.5rem auto;max-width:1250px;padding:0 1rem;color:#222}
-table{border-collapse:collapse;font-size:13px;margin:.5rem 0 1.5rem}td,th{border-bottom:1px solid #ccc;padding:.2rem .6rem;text-align:left}
+table{border-collapse:collapse;font-size:13px;margin:.5rem 0 1.5rem}#tables{overflow-x:auto}td{white-space:nowrap}td,th{border-bottom:1px solid #ccc;padding:.2rem .6rem;text-align:left}
 img{max-width:100%}.controls{display:flex;flex-wrap:wrap;gap:1rem;margin:.8rem 0}.sides{display:grid;grid-template-columns:1fr 1fr;gap:1.2rem}
 .turn{display:grid;grid-template-columns:3fr 2fr;gap:.6rem;margin:.35rem 0}.said{padding:.35rem .6rem;border-radius:.4rem;white-space:pre-wrap;overflow-wrap:anywhere}
 .teacher{background:#eee}.student{background:#cfe3f7}.private{color:#666;font-size:12px;white-space:pre-wrap;overflow-wrap:anywhere}
