@@ -76,10 +76,9 @@ def test_what_processes_cannot_share_is_one_line(problems, base, tmp_path):
 def test_two_processes_play_the_dialogues_that_one_plays_each_once(problems, base, tmp_path):
     play = ["--model", base, "--problems", problems, "--samples", 2, *TALK]
     for n in (1, 2):
-        torchrun(n, "generate", *play, "--out", tmp_path / f"generate{n}")
-        torchrun(n, "qprime", *play, "--lr", "1e-4", "--out", tmp_path / f"qprime{n}")
+        torchrun(n, "qprime", *play, "--lr", "1e-4", "--out", tmp_path / f"qprime{n}")  # plays as generate.py does
         torchrun(n, "evaluate", "play", *play, "--losses", 5, "--out", tmp_path / f"evaluate{n}")
-    for one, two in (("generate1", "generate2"), ("qprime1", "qprime2"), ("evaluate1/code", "evaluate2/code")):
+    for one, two in (("qprime1", "qprime2"), ("evaluate1/code", "evaluate2/code")):
         a, b = (sorted(rows(tmp_path / name), key=lambda row: row["id"]) for name in (one, two))
         assert len(a) == 24 and [(d["id"], d["ids"]) for d in a] == [(d["id"], d["ids"]) for d in b]
     assert len(rows(tmp_path / "evaluate2" / "code", "losses.jsonl")) == 5
@@ -100,4 +99,4 @@ def test_training_in_bfloat16_keeps_updates_that_bfloat16_would_round_away(probl
 def test_grpo_in_bfloat16_samples_with_a_copy_that_follows_the_trained_weights(problems, base, tmp_path):
     torchrun(1, "grpo", "--model", base, "--problems", problems, "--steps", 3, "--batch", 4, "--group", 4, "--lr", "1e-3", "--dtype", "bfloat16",
              "--out", tmp_path / "rl", *TALK)  # fmt: skip
-    assert all(0 < m["gap_mean"] < 0.03 for m in metrics(tmp_path / "rl"))  # rounding; weights of the step before would differ by more
+    assert all(0 < m["gap_mean"] < 0.005 for m in metrics(tmp_path / "rl"))  # rounding alone: without sync the second step has 0.03
