@@ -374,8 +374,9 @@ def accuracy_table(test, labels, against):
         if settings["sharded"]:
             row["premature answers"] = cell(by_problem(runs, premature)[:, 0])
         if settings["dispute"]:
-            kept = [float(r["statuses"][-1] == "correct") for r in rows if r["solved"]]
-            row["right answers kept when disputed"] = f"{cell(torch.tensor(kept, dtype=torch.float64))} of {len(kept)}" if kept else "–"
+            replies = [r["statuses"][-1] for r in rows if r["solved"]]
+            for name, mine in (("kept", [s == "correct" for s in replies]), ("neither kept nor changed, mostly asked back", [s == "no attempt" for s in replies])):
+                row[f"right answers, disputed: {name}"] = f"{cell(torch.tensor(mine, dtype=torch.float64))} of {len(mine)}" if mine else "–"
         counts, solved = summary(rows, turns), sum(r["solved"] is not None for r in rows)
         for key, name in (("no_attempt", "turns without attempt"), ("undecided", "undecided"), ("repeats", "repeated turns"), ("leaks", "hints with the answer")):
             row[name] = f"{100 * counts[key]:.1f}"

@@ -112,7 +112,7 @@ def test_undecided_verdicts_are_in_the_table():
 def test_right_answers_that_survive_a_dispute_are_counted_among_the_solved():
     rows = [row("a", ("wrong", "correct", "correct")), row("b", ("correct", "wrong")), row("c", ("correct", "no attempt")), row("d", ("wrong",) * 4)]
     table = accuracy_table("t", {"base": [({"sharded": False, "dispute": True}, rows, [], [])]}, "base")
-    assert "| 33.3 ± " in table and " of 3 |" in table
+    assert [c.split(" ± ")[0] for c in table.splitlines()[-1].split(" | ") if " of 3" in c] == ["33.3", "33.3"]
 
 
 def test_teachers_at_inference_stand_beside_teachers_in_training():
