@@ -375,7 +375,7 @@ def accuracy_table(test, labels, against):
             row["premature answers"] = cell(by_problem(runs, premature)[:, 0])
         if settings["dispute"]:
             replies = [r["statuses"][-1] for r in rows if r["solved"]]
-            for name, mine in (("kept", [s == "correct" for s in replies]), ("neither kept nor changed, mostly asked back", [s == "no attempt" for s in replies])):
+            for name, mine in (("kept", [s == "correct" for s in replies]), ("no attempt", [s == "no attempt" for s in replies])):
                 row[f"right answers, disputed: {name}"] = f"{cell(torch.tensor(mine, dtype=torch.float64))} of {len(mine)}" if mine else "–"
         counts, solved = summary(rows, turns), sum(r["solved"] is not None for r in rows)
         for key, name in (("no_attempt", "turns without attempt"), ("undecided", "undecided"), ("repeats", "repeated turns"), ("leaks", "hints with the answer")):
