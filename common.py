@@ -1666,10 +1666,9 @@ class Grader:
             self.running[self.pool.submit(grade, problem, text)] = key
 
     def poll(self, block):
-        """[(key, Verdict)] of what is graded; with `block` at least one, and others that end at nearly the same time."""
-        if block and not self.done:
-            wait(self.running, return_when=FIRST_COMPLETED)
-            wait(self.running, timeout=0.02)  # a program that hangs holds nobody up, and turns are sampled in few batches all the same
+        """[(key, Verdict)] of what is graded; with `block`, of everything submitted."""
+        if block:
+            wait(self.running)
         finished = [f for f in self.running if f.done()]
         done, self.done = self.done, []
         return done + [(self.running.pop(f), f.result()) for f in finished]
