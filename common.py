@@ -1381,6 +1381,8 @@ class HFEngine:
     comes out the same.
     """
 
+    batching = True  # callers wait for all verdicts before poll(), so that batches, and with them rounding, do not depend on timing
+
     def __init__(self, model, chat, max_tokens=512, temperature=1.0, seed=0, batch=256):
         self.model, self.chat, self.stops = model, chat, set(chat.stops)
         self.max_tokens, self.temperature, self.seed, self.batch = max_tokens, temperature, seed, batch
@@ -1525,6 +1527,8 @@ class VLLMEngine:
     sampled from. The interface is HFEngine's.
     """
 
+    batching = False  # a turn comes back as soon as it is finished; nobody has to wait for others
+
     def __init__(self, path, chat, max_tokens=512, temperature=1.0, seed=0, batch=256, device="cuda", dtype="float32", context=4096, memory=0.4,
                  sleeps=False):  # fmt: skip
         """context: tokens that a dialogue may have. memory: share of the GPU's memory for weights, keys and values. sleeps: whether
@@ -1608,6 +1612,8 @@ class Endpoint:
     Chat and engine in one: its views are the messages themselves, what it samples is text. A request that fails is made again, up
     to five times; then the program ends.
     """
+
+    batching = False
 
     def __init__(self, address, max_tokens=512, temperature=1.0, live=64):
         self.url, _, self.name = address.partition("#")

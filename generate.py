@@ -159,7 +159,7 @@ def play(talks, engines, grader, live=256, seconds=None):
         if not running:
             return
         clock = time.perf_counter()
-        for name, verdict in grader.poll(block=not any(e.pending for _, e in by_engine)):
+        for name, verdict in grader.poll(block=all(e.batching or not e.pending for _, e in by_engine)):
             advance(name, verdict)
         seconds["grading"] += time.perf_counter() - clock
         role, engine = max(by_engine, key=lambda pair: len(pair[1].pending))  # the fullest batch first
