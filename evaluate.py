@@ -174,17 +174,23 @@ def judge(args):
             for row in tqdm(drive(talks, {"judge": engine}, Grader(), args.live), total=len(left), desc="judging", mininterval=1, disable=rank > 0):
                 run.append("judged.jsonl", [row], own=True)
         gathered(None)  # until all have written
-        known = {row["id"]: row for row in read_jsonl(run.path / "judged.jsonl")}
-        run.say(f"{folder}: " + ", ".join(f"{name} {share}" for name, share in judged_shares(dialogues, [known[row["id"]] for row in dialogues]).items()))
+        shares = judged_shares(paired(dialogues, read_jsonl(run.path / "judged.jsonl")))
+        run.say(f"{folder}: " + ", ".join(f"{name} {share}" for name, share in shares.items()))
 
 
-def judged_shares(dialogues, judged):
+def paired(dialogues, judged):
+    """[(dialogue row, judged row)] of one run."""
+    known = {row["id"]: row for row in judged}
+    return [(row, known[row["id"]]) for row in dialogues if row["id"] in known]
+
+
+def judged_shares(judged):
     """{what: "n %"}: the judge's labels of the student turns, their agreement with the rules, and hints that give the answer away.
 
-    dialogues, judged: rows of the same dialogues in the same order.
+    judged: [(dialogue row, judged row)].
     """
-    pairs = [(kind, label) for row, given in zip(dialogues, judged) for kind, label in zip(kinds(row), given["types"])]
-    labels, hints = [label for _, label in pairs], [x for given in judged for x in given["leaks"]]
+    pairs = [(kind, label) for row, given in judged for kind, label in zip(kinds(row), given["types"])]
+    labels, hints = [label for _, label in pairs], [x for _, given in judged for x in given["leaks"]]
     agreed = [kind == RULE.get(label, "other") for kind, label in pairs if label]
 
     def share(values):
@@ -431,9 +437,9 @@ def judged_table(tests):
     rows = []
     for test, labels in tests.items():
         for label, runs in labels.items():
-            judged = [(row, given) for _, dialogues, _, said in runs for given in said for row in dialogues if row["id"] == given["id"]]
             if all(said for *_, said in runs):
-                rows.append({"test": test, "model": label, **judged_shares([d for d, _ in judged], [given for _, given in judged])})
+                judged = [pair for _, dialogues, _, said in runs for pair in paired(dialogues, said)]
+                rows.append({"test": test, "model": label, **judged_shares(judged)})
     return markdown("Turns and hints by the judge", rows) if rows else None
 
 

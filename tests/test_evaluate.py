@@ -149,7 +149,7 @@ def test_agreement_of_judge_and_rules_and_judged_leaks_are_shares_of_what_was_ju
     rows = [row("a", ("no attempt", "wrong", "wrong", "wrong"), ["which?", "x", "x", "x"])] * 25
     leaks = [[i < 3, False, False, False] for i in range(25)]  # 3 of 100
     judged = [{"id": "a/0", "types": ["interrogation", "answer attempt", "hedge", None], "leaks": x} for x in leaks]
-    shares = judged_shares(rows, judged)
+    shares = judged_shares(list(zip(rows, judged)))
     assert shares["hints that give the answer away"] == "3.0 %" and shares["agreement with the rules"] == "66.7 %"
     assert [shares[name] for name in (*TYPES, "no label")] == ["25.0 %", "0.0 %", "25.0 %", "0.0 %", "25.0 %", "0.0 %", "0.0 %", "25.0 %"]
 
