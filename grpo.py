@@ -1,162 +1,208 @@
 """Stage 3: online SML. GRPO over groups of whole dialogues with a frozen teacher.
 
-    python grpo.py --model google/gemma-3-12b-it --problems train.jsonl --out runs/mt-rl              # multi-turn, online SML
-    python grpo.py --model google/gemma-3-12b-it --problems train.jsonl --out runs/st-rl --turns 1    # single-turn RL
-    python grpo.py --model runs/q-primed/model --teacher google/gemma-3-12b-it --problems train.jsonl --out runs/q-primed-rl
+    python grpo.py --model google/gemma-3-12b-it --problems omni-math/train --out runs/mt-rl    # online SML
+    python grpo.py --model google/gemma-3-12b-it --problems omni-math/train --out runs/st-rl --turns 1
+    python grpo.py --model runs/primed/model --teacher google/gemma-3-12b-it --problems … --out runs/primed-rl
 
-A step plays g dialogues of each of --batch problems, rewards a dialogue solved at turn n with γ^(n−1), normalises within the
-group (Eq. 3) and makes one on-policy update on the student's tokens (Eq. 2; β = 0). Groups in which all rewards are equal teach
-nothing and are not trained on. The teacher is a frozen copy of the initial student unless --teacher names another model.
+A step plays g dialogues of each of --batch problems, rewards a dialogue solved at turn n with γ^(n−1),
+normalises within the group (Eq. 3) and makes one on-policy update on the student's tokens (Eq. 2). What is
+left out of GRPO: a critic, several updates a batch and, unless --beta asks for it, the KL term (β = 0 in all
+runs of the paper). Groups in which all rewards are equal teach nothing and are not trained on. The teacher is
+a frozen copy of the initial student unless --teacher names another model.
 
-Chosen where the paper is silent: one advantage for all student tokens of a dialogue (--per-turn-return: γ^(n−t)·R for turn t);
-AdamW with a constant learning rate; a mean over all student tokens of the step; gradient norm clipped at 1; all weights trained.
+Chosen where the paper is silent: one advantage for all student tokens of a dialogue (--per-turn-return:
+γ^(n−t)·R for turn t); AdamW with a constant learning rate; a mean over all student tokens of the step;
+gradient norm clipped at 1; all weights trained.
 """
 
-import json
+import math
 import random
 import time
 from collections import Counter
 from dataclasses import asdict
 
 import torch
-from tqdm import tqdm
 
-from common import (Run, Trainer, advantages, arguments, discounted_reward, fail, gathered, grpo_loss, load_model, load_problems,
-                    masked_logprobs, padded, run_script, world)  # fmt: skip
-from generate import NEUTRAL, Setting, add_arguments, check_arguments, summary
-
-
-def epoch_order(problems, step, batch, seed):
-    """The problems of a step (1, 2, …): passes over all problems, each in a random order of its own."""
-    picked = []
-    for i in range((step - 1) * batch, step * batch):
-        epoch, place = divmod(i, len(problems))
-        picked.append(random.Random(f"{seed}/{epoch}").sample(range(len(problems)), len(problems))[place])
-    return [problems[i] for i in picked]
+from common import advantages, as_tensors, grade, grpo_loss, load_problems, masked_logprobs
+from generate import start
+from parts import runs, sharded
+from parts.driver import drive
+from parts.engines import load_model
+from parts.measures import summary
 
 
-def token_advantages(group, args):
-    """Advantages of the student tokens of one group's dialogues: a list of float tensors [tokens of the dialogue].
+def settings():
+    parser = runs.Parser(__doc__)
+    runs.add_dialogue_arguments(parser)
+    add = parser.add_argument_group("GRPO").add_argument
+    add("--group", type=runs.number(int, least=2), default=8, help="g, dialogues of a problem")
+    add("--gamma", type=runs.number(float, least=0, most=1), default=0.7, help="discount over turns")
+    add(
+        "--beta", type=runs.NOT_NEGATIVE, default=0.0, help="weight of KL(π_θ ‖ π_ref) to the initial student"
+    )
+    add("--clip", type=runs.POSITIVE, default=0.2, help="clip range of the importance ratio")
+    add("--no-std", action="store_true", help="do not divide by the group's standard deviation (Dr. GRPO)")
+    add("--per-turn-return", action="store_true", help="turn t earns γ^(n−t) instead of γ^(n−1)")
+    runs.add_training_arguments(parser, batch=16, unit="problems", lr=1e-6, save_every=10)
+    add("--steps", type=runs.COUNT, help="optimiser steps; default: one pass over the problems")
+    return parser.parse_args()
 
-    Default: one reward a dialogue, r = γ^(n−1)·R, normalised over the group (Eq. 3). --per-turn-return: turn t of n gets
-    γ^(n−t)·R, normalised over all turns of the group.
+
+def reward(dialogue, gamma, t=1):
+    """r = γ^(n−t)·R: R = 1 for a dialogue solved at turn n, else 0. The dialogue's own is that at t = 1."""
+    return 0.0 if dialogue.solved is None else gamma ** (dialogue.solved - t)
+
+
+def turn_advantages(group, args):
+    """Advantages of the student turns of one group's g dialogues: for each dialogue a list of floats [turns].
+
+    Default: one reward a dialogue, normalised over the group (Eq. 3), for all its turns. --per-turn-return:
+    turn t earns the reward as seen from it, normalised over all turns of the group.
     """
-    if not args.per_turn_return:
-        reward = torch.tensor([[discounted_reward(d.solved, args.gamma) for d in group]])
-        return [a.expand(sum(d.mask)) for d, a in zip(group, advantages(reward, not args.no_std)[0])]
-    returns = [[args.gamma ** (d.turns - t) * (d.solved is not None) for t in range(1, d.turns + 1)] for d in group]
-    flat = iter(advantages(torch.tensor([sum(returns, [])]), not args.no_std)[0])
-    return [torch.stack([next(flat) for _ in r]).repeat_interleave(torch.tensor(turn_lengths(d))) for r, d in zip(returns, group)]
-
-
-def turn_lengths(d):
-    """Numbers of student tokens of each turn of a dialogue."""
-    starts = [i for i, m in enumerate(d.mask) if m and not d.mask[i - 1]]
-    return [d.mask.index(0, i) - i if 0 in d.mask[i:] else len(d.mask) - i for i in starts]
-
-
-def update(trainer, dialogues, advantage, args, reference=None):
-    """One optimiser step on dialogues and the advantages of their student tokens. Returns loss, gradient norm, log-prob gap."""
-    gaps = []
-
-    def loss_of(rows, logprobs, denominator):
-        sampled = torch.tensor([p for i in rows for p, m in zip(dialogues[i].logprobs, dialogues[i].mask) if m], device=logprobs.device)
-        gaps.append((logprobs.detach() - sampled).abs())
-        kl = None
-        if args.beta:
-            ids, mask = (padded([getattr(dialogues[i], name) for i in rows], logprobs.device) for name in ("ids", "mask"))
-            with torch.no_grad():
-                kl = masked_logprobs(reference, ids, mask, args.temperature)
-        weights = torch.cat([advantage[i] for i in rows]).to(logprobs.device)
-        return grpo_loss(logprobs, sampled, weights, denominator, args.clip, kl, args.beta)
-
-    trained = trainer.step(dialogues, loss_of, args.micro_tokens, args.temperature)
-    gap = torch.cat(gaps) if gaps else torch.zeros(1)
-    sums, highest = zip(*gathered((gap.sum().item(), gap.max().item())))
-    return {"loss": trained["loss"], "grad_norm": trained["grad_norm"], "gap_mean": sum(sums) / trained["tokens"], "gap_max": max(highest)}
-
-
-def train_step(number, problems, setting, trainer, reference):
-    """Plays and trains one step, each process its share of the groups. Returns (metrics row, dialogue rows) of all of them."""
-    args, seconds, clock = setting.args, Counter(), time.perf_counter()
-    chosen = list(enumerate(epoch_order(problems, number, args.batch, args.seed)))[trainer.rank :: trainer.world]
-    named = [(p, f"{number}/{j}-{p.id}/{k}") for j, p in chosen for k in range(args.group)]
-    played = {d.id: d for d in setting.talk(named, seconds=seconds)}
-    groups = [[played[f"{number}/{j}-{p.id}/{k}"] for k in range(args.group)] for j, p in chosen]
-    weights = [token_advantages(group, args) for group in groups]
-    live = [any(w.abs().max() > 0 for w in ws) for ws in weights]
-    dialogues = [d for group, ok in zip(groups, live) if ok for d in group]
-    start = time.perf_counter()
-    setting.engines["student"].sleep()
-    trained = {"loss": 0.0, "grad_norm": 0.0, "gap_mean": 0.0, "gap_max": 0.0}
-    if any(gathered(bool(dialogues))):
-        trained = update(trainer, dialogues, [w for ws, ok in zip(weights, live) if ok for w in ws], args, reference)
-    seconds["training"] = time.perf_counter() - start
-    setting.engines["student"].sync(trainer.weights())
-    seconds["sync"] = time.perf_counter() - start - seconds["training"]
-    own = [{"step": number, **asdict(d), "reward": discounted_reward(d.solved, args.gamma), "advantage": w[0].item()}
-           for group, ws in zip(groups, weights) for d, w in zip(group, ws)]  # fmt: skip
-    rows = sum(gathered(own), [])
-    rewards, tokens = [r["reward"] for r in rows], sum(sum(r["mask"]) for r in rows)
-    row = {"step": number, "reward": sum(rewards) / len(rewards), **summary(rows, args.turns), "equal_groups": 1 - sum(sum(gathered(live), [])) / args.batch,
-           **trained, "tokens": tokens, "tokens_per_second": tokens / (time.perf_counter() - clock)}  # fmt: skip
-    row["seconds"] = {k: round(v, 4) for k, v in (*seconds.items(), ("all", time.perf_counter() - clock))}
-    return row, rows
+    if args.per_turn_return:
+        returns = torch.tensor([[reward(d, args.gamma, t) for d in group for t in range(1, d.turns + 1)]])
+        each = iter(advantages(returns, not args.no_std)[0].tolist())
+        return [[next(each) for _ in range(d.turns)] for d in group]
+    rewards = torch.tensor([[reward(d, args.gamma) for d in group]])
+    each = advantages(rewards, not args.no_std)[0].tolist()
+    return [[a] * d.turns for d, a in zip(group, each)]
 
 
 def main():
-    parser = arguments(__doc__)
-    add_arguments(parser)
-    group = parser.add_argument_group("GRPO")
-    group.add_argument("--group", type=int, default=8, help="g, dialogues of a problem")
-    group.add_argument("--gamma", type=float, default=0.7, help="discount over turns")
-    group.add_argument("--beta", type=float, default=0.0, help="weight of KL(π_θ ‖ π_ref) to the initial student")
-    group.add_argument("--clip", type=float, default=0.2, help="clip range of the importance ratio")
-    group.add_argument("--no-std", action="store_true", help="do not divide by the group's standard deviation (Dr. GRPO)")
-    group.add_argument("--per-turn-return", action="store_true", help="turn t earns γ^(n−t) instead of γ^(n−1)")
-    group = parser.add_argument_group("training")
-    group.add_argument("--batch", type=int, default=16, help="problems a step")
-    group.add_argument("--steps", type=int, help="optimiser steps; default: one pass over the problems")
-    group.add_argument("--lr", type=float, default=1e-6, help="AdamW's learning rate")
-    group.add_argument("--micro-tokens", type=int, default=16384, help="tokens of a micro-batch, padding included; limits memory")
-    group.add_argument("--save-every", type=int, default=10, help="steps between saved states")
-    args = parser.parse_args()
-    check_arguments(args)
-    if args.group < 2:
-        fail(f"--group is {args.group}: advantages compare the dialogues of a group, so it needs at least 2")
-    if args.batch % world()[1]:
-        fail(f"--batch is {args.batch}, which {world()[1]} processes cannot share equally; choose a multiple")
-    problems = load_problems(args.problems, args.answers)
-    run = Run(args, NEUTRAL)
+    args = settings()
+    runs.settle(args)
+    rank, processes = runs.rank_and_size()
+    if args.batch % processes:
+        raise runs.BadInput(f"--batch is {args.batch}; choose a multiple of the {processes} processes")
+    problems, run = load_problems(args.problems, args.answers), runs.Run(args)
     if (run.path / "model").exists():
         return run.say(f"{run.path} is finished")
-    train(args, run, problems)
 
-
-def train(args, run, problems):
-    """The training loop: plays, trains, logs, saves; goes on from the run folder's last state."""
-    setting = Setting(args, trains=True)
-    setting.engines["student"].sleep()
-    trainer = Trainer(setting.model, args.lr, args.device, args.dtype)
-    run.say(f"the teacher is frozen: {args.teacher or args.model}")
-    reference = load_model(args.model, args.device, args.dtype)[0] if args.beta else None
-    steps, start = args.steps or max(1, len(problems) // args.batch), run.load_state(trainer)
-    setting.engines["student"].sync(trainer.weights())
+    # Trained in float32. The sampler shares these weights, or has a copy if the trainer moves or shards them.
+    model = load_model(args.model, "cpu")
+    moves = sharded.uses_fsdp(args.dtype) or args.device != "cpu"
+    speakers, dialogue_of = start(args, model=None if moves else model, trains=True)
+    student = speakers["student"].engine
+    student.sleep()
+    policy = sharded.prepare(model, masked_logprobs, args.device, args.dtype)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0)
+    reference = load_model(args.model, args.device, args.dtype) if args.beta else None
+    first = sharded.load_state(run, policy, optimizer)
+    last = args.steps or max(1, len(problems) // args.batch)
+    student.sync(sharded.weights(policy))
     for name in ("metrics.jsonl", "dialogues.jsonl"):
-        run.keep(name, lambda row: row["step"] <= start)
+        run.keep(name, lambda row: row["step"] <= first)
+    run.say(f"the teacher is frozen: {args.teacher or args.model}")
 
-    bar = tqdm(range(start + 1, steps + 1), initial=start, total=steps, desc="grpo", mininterval=1, disable=not run.writes)
-    for number in bar:
-        row, rows = train_step(number, problems, setting, trainer, reference)
-        run.append("dialogues.jsonl", rows)
-        run.append("metrics.jsonl", [row])
-        bar.set_postfix(reward=f"{row['reward']:.3f}", questions=f"{row['questions']:.2f}", gap=f"{row['gap_max']:.1e}", refresh=False)
-        if run.writes and number % max(1, steps // 10) == 0:
-            tqdm.write(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}))
-        if number % args.save_every == 0 or number == steps:
-            run.save_state(trainer, number)
-    run.save_model(trainer, setting.chat.tokenizer)
+    for step in run.steps(first, last, "grpo"):
+        clock, seconds = time.perf_counter(), Counter()
+
+        # Play g dialogues of each problem of the step. Of several processes each plays a share of the groups.
+        chosen = list(enumerate(problems_of_step(problems, step, args)))[rank::processes]
+        names = [[(p, f"{step}/{j}-{p.id}/{k}") for k in range(args.group)] for j, p in chosen]
+        coroutines = ((name, dialogue_of(p, name)) for group in names for p, name in group)
+        played = {d.id: d for d in drive(coroutines, speakers, grade, args.live, seconds)}
+        groups = [[played[name] for _, name in group] for group in names]  # [G, g]
+
+        # Advantages of turns, then of tokens. Groups in which all are zero are left out.
+        of_turns, batch, of_tokens = [turn_advantages(group, args) for group in groups], [], []
+        for group, turns in zip(groups, of_turns):
+            if any(map(any, turns)):
+                batch += group
+                of_tokens += [per_token(a, d) for a, d in zip(turns, group)]
+        tokens = sum(runs.gathered(sum(map(len, of_tokens))))  # the student's in the step, of all processes
+
+        # One update. The sampler gives its memory to the trainer; the gradient is summed over micro-batches.
+        seconds["training"] = -time.perf_counter()
+        student.sleep()
+        policy.train()
+        loss, norm, gaps = 0.0, 0.0, []
+        for rows in sharded.micro_batches([len(d.ids) for d in batch], args.micro_tokens):
+            rows = [(batch[i], of_tokens[i]) for i in rows]
+            ids, mask = as_tensors([d for d, _ in rows], args.device)  # [B, T]
+            sampled = flat([d.sampled_logprobs for d, _ in rows], args.device)  # [M]
+            advantage = flat([a for _, a in rows], args.device)  # [M]
+            with torch.no_grad():  # [M]
+                initial = masked_logprobs(reference, ids, mask, args.temperature) if args.beta else None
+            logprobs = policy(ids, mask, args.temperature)  # [M]
+            part = grpo_loss(logprobs, sampled, advantage, tokens, args.clip, initial, args.beta)
+            (part * processes).backward()  # FSDP averages over processes; `tokens` has seen to that already
+            loss += part.item()
+            gaps.append((logprobs.detach() - sampled).abs())
+        update = {"loss": sum(runs.gathered(loss)), **gap_of(gaps, tokens)}
+        if tokens:
+            norm = sharded.clip_gradient(policy, 1.0)
+            check_sane(step, update, norm)
+            optimizer.step()
+            optimizer.zero_grad()
+        seconds["training"] += time.perf_counter()
+
+        # The sampler takes over the new weights.
+        seconds["sync"] = -time.perf_counter()
+        student.sync(sharded.weights(policy))
+        seconds["sync"] += time.perf_counter()
+        seconds["all"] = time.perf_counter() - clock
+
+        log(run, args, step, last, groups, of_turns, {**update, "grad_norm": norm}, seconds)
+        if step % args.save_every == 0 or step == last:
+            sharded.save_state(run, policy, optimizer, step)
+    sharded.save_model(run, policy, speakers["student"].chat.tokenizer)
+
+
+def problems_of_step(problems, step, args):
+    """The problems of a step (1, 2, …): passes over all problems, each in a random order of its own."""
+    picked = []
+    for i in range((step - 1) * args.batch, step * args.batch):
+        epoch, place = divmod(i, len(problems))
+        order = random.Random(f"{args.seed}/{epoch}").sample(range(len(problems)), len(problems))
+        picked.append(problems[order[place]])
+    return picked
+
+
+def flat(rows, device):
+    """Numbers of several dialogues one after the other, float32 [M]."""
+    return torch.tensor(sum(rows, []), device=device)
+
+
+def per_token(of_turns, dialogue):
+    """Values of a dialogue's student turns as values of its student tokens."""
+    return [value for value, (start, end) in zip(of_turns, dialogue.spans) for _ in range(end - start)]
+
+
+def gap_of(gaps, tokens):
+    """How far log-probs of trainer and sampler are apart, nats a token: mean and maximum of all processes."""
+    sums = runs.gathered(sum(g.sum().item() for g in gaps))
+    most = runs.gathered(max((g.max().item() for g in gaps if len(g)), default=0.0))
+    return {"gap_mean": sum(sums) / max(1, tokens), "gap_max": max(most)}
+
+
+def check_sane(step, update, norm):
+    """Raises BadInput before an update that would spoil the weights; the last saved state stays."""
+    loss, gap = update["loss"], update["gap_mean"]
+    if not math.isfinite(loss + gap + norm):
+        raise runs.BadInput(f"step {step}: the loss is {loss}, the gradient's norm {norm}; lower --lr")
+    if gap > 0.1:
+        told = f"step {step}: log-probs of sampler and trainer differ by {gap:.2f} nats a token"
+        raise runs.BadInput(f"{told}, so it does not sample from the trained weights; try --engine hf")
+
+
+def log(run, args, step, last, groups, of_turns, update, seconds):
+    """Writes a step's dialogues and metrics, of all processes, and prints one line."""
+    dialogues = [d for own in runs.gathered(groups) for group in own for d in group]
+    of_turns = [turns for own in runs.gathered(of_turns) for turns in own]
+    rewards, tokens = [reward(d, args.gamma) for d in dialogues], sum(sum(d.mask) for d in dialogues)
+    row = {"step": step, "reward": sum(rewards) / len(rewards), **summary(dialogues, args.turns)}
+    row |= {"equal_groups": sum(not any(map(any, turns)) for turns in of_turns) / len(of_turns), **update}
+    row |= {"tokens": tokens, "tokens_per_second": tokens / seconds["all"]}
+    row["seconds"] = {name: round(value, 4) for name, value in seconds.items()}
+    rows = [{"step": step, **asdict(d), "reward": r} for d, r in zip(dialogues, rewards)]
+    rows = [{**row, "advantages": turns} for row, turns in zip(rows, sum(of_turns, []))]
+    run.append("dialogues.jsonl", rows)
+    run.append("metrics.jsonl", [row])
+    solved = f"solved {row['solved_1']:.2f} → {row[f'solved_{args.turns}']:.2f}"
+    told = f"{solved}  questions {row['questions']:.2f}  gap {row['gap_max']:.0e}  {seconds['all']:.1f} s"
+    run.say(f"step {step:4}/{last}  reward {row['reward']:.3f}  {told}")
 
 
 if __name__ == "__main__":
-    run_script(main)
+    runs.run_script(main)

@@ -1,47 +1,77 @@
-"""Stage 2: Q-priming. Dialogues into which questions were injected, then SFT on the successful ones, before RL.
+"""Stage 2: Q-priming. Dialogues into which questions were injected, then SFT on the successful ones, before
+RL.
 
-    python qprime.py --model google/gemma-3-12b-it --problems train.jsonl --out runs/q-primed
-    python qprime.py --model google/gemma-3-12b-it --problems train.jsonl --out runs/control --no-questions
-    python grpo.py --model runs/q-primed/model --teacher google/gemma-3-12b-it --problems train.jsonl --out runs/q-primed-rl
+    python qprime.py --model google/gemma-3-12b-it --problems omni-math/train --out runs/primed
+    python qprime.py --no-questions --model google/gemma-3-12b-it --problems … --out runs/unprimed
+    python grpo.py --model runs/primed/model --teacher google/gemma-3-12b-it --problems … --out runs/primed-rl
 
-While a dialogue is played, a wrong student turn t is replaced with probability P_Q(t) = 0.75^t (Eq. 4, first turn t = 1) by a
-question that the student model itself writes when shown its attempt and the teacher's private knowledge; the dialogue goes on
-from there. What is trained on holds the public dialogue only. The question is written by the frozen initial student.
---no-questions is the control arm: the same two stages without injection.
+While a dialogue is played, a wrong student turn t is replaced with probability P_Q(t) = 0.75^t (Eq. 4, first
+turn t = 1) by a question that the student model itself writes when shown its attempt and the teacher's
+private knowledge; the dialogue goes on from there. What is trained on holds the public dialogue only. The
+question is written by the frozen initial student. --no-questions is the control arm: the same two stages
+without injection.
 """
 
 import random
 from functools import partial
 
-from common import Dialogue, Run, arguments, load_model, load_problems, run_script
-from generate import NEUTRAL, add_arguments, check_arguments, generate, summary
-from sft import add_arguments as add_training_arguments
+from common import filled, load_problems, visible
+from generate import knowledge_of, play_into, start
+from parts import runs
+from parts.driver import Grade, Sample
+from parts.measures import summary
 from sft import successful, train
 
 
-def injected(seed, name, t):
-    """Eq. 4 for a turn that is wrong: true with probability 0.75^t, the same for the same dialogue and turn."""
+def question_instead(dialogue, problem, text, latest, *, seed, chat, prompts):
+    """Eq. 4 for a wrong turn: the (turn, text, verdict) of a question in its place, or None; a coroutine, see
+    generate.converse.
+
+    An asker that answers instead of asking is not used.
+    """
+    t = dialogue.turns + 1
+    if not injects(seed, dialogue.id, t):
+        return None
+    turn = yield Sample(
+        "asker", chat.view(asker_view(problem, text, knowledge_of(problem, latest), prompts)), t
+    )
+    question = chat.text(turn.ids)
+    verdict = yield Grade(problem, question)
+    if verdict.attempted or turn.finish == "context":
+        return None
+    dialogue.injected.append(t)
+    return turn, question, verdict
+
+
+def injects(seed, name, t):
+    """Whether a wrong turn t of that dialogue becomes a question: with probability 0.75^t, always the same
+    for the same turn."""
     return random.Random(f"{seed}/{name}/{t}/question").random() < 0.75**t
 
 
+def asker_view(problem, turn, knowledge, prompts):
+    """What the student model is shown to write an informative question: its own attempt and the teacher's
+    private knowledge."""
+    return [{"role": "user", "content": filled(prompts, "asker", problem, visible(turn), knowledge)}]
+
+
 def main():
-    parser = arguments(__doc__)
-    add_arguments(parser)
-    parser.add_argument("--samples", type=int, default=2, help="dialogues of each problem")
+    parser = runs.Parser(__doc__)
+    runs.add_dialogue_arguments(parser)
+    parser.add_argument("--samples", type=runs.COUNT, default=2, help="dialogues of each problem")
     parser.add_argument("--no-questions", action="store_true", help="control arm: inject nothing")
-    add_training_arguments(parser)
+    runs.add_training_arguments(parser, batch=32, unit="dialogues", lr=1e-5, save_every=50)
+    parser.add_argument("--epochs", type=runs.COUNT, default=1, help="passes over the data")
     args = parser.parse_args()
-    check_arguments(args)
-    problems = load_problems(args.problems, args.answers)
-    run = Run(args, NEUTRAL)
+    runs.settle(args)
+    problems, run = load_problems(args.problems, args.answers), runs.Run(args)
     if (run.path / "model").exists():
         return run.say(f"{run.path} is finished")
-    rows = generate(args, run, problems, inject=None if args.no_questions else partial(injected, args.seed))
-    run.say(", ".join(f"{k} {v:.3f}" for k, v in summary(rows, args.turns).items()))
-    dialogues = successful([Dialogue(**{k: r[k] for k in Dialogue.__dataclass_fields__}) for r in rows])
-    model, chat = load_model(args.model, "cpu")
-    train(args, run, model, chat.tokenizer, dialogues)
+    inject = None if args.no_questions else partial(question_instead, seed=args.seed)
+    dialogues = play_into(run, args, problems, partial(start, args, inject))
+    run.say(", ".join(f"{name} {value:.3f}" for name, value in summary(dialogues, args.turns).items()))
+    train(args, run, successful(dialogues, run))
 
 
 if __name__ == "__main__":
-    run_script(main)
+    runs.run_script(main)

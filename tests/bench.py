@@ -1,9 +1,9 @@
 """Speed and memory beside the plain way of doing the same. Prints ratios, asserts nothing.
 
-    python tests/bench.py rollout     # dialogues a second: our engine, and stock generate with a barrier after every turn
-    python tests/bench.py trainer     # time and peak memory of token log-probs: selected positions, and log_softmax over all of them
-    python tests/bench.py step        # whole GRPO steps on the toy world, and what they spend their time on
-    python tests/bench.py update [qwen3-8b]    # one GRPO update of a model with random weights, dialogues of 2,000 to 8,000 tokens
+python tests/bench.py rollout     # dialogues a second: our engine, and stock generate with a barrier after every turn
+python tests/bench.py trainer     # time and peak memory of token log-probs: selected positions, and log_softmax over all of them
+python tests/bench.py step        # whole GRPO steps on the toy world, and what they spend their time on
+python tests/bench.py update [qwen3-8b]    # one GRPO update of a model with random weights, dialogues of 2,000 to 8,000 tokens
 """
 
 import argparse
@@ -23,10 +23,27 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM  # noqa: E402
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)  # noqa: E402
 
 import grpo  # noqa: E402
-from common import Dialogue, Grader, HFEngine, Trainer, default_device, load_model, load_problems, load_prompts, masked_logprobs  # noqa: E402
+from common import (
+    Dialogue,
+    Grader,
+    HFEngine,
+    Trainer,
+    default_device,
+    load_model,
+    load_problems,
+    load_prompts,
+    masked_logprobs,
+)  # noqa: E402
 from generate import Check, converse, play  # noqa: E402
 
 
@@ -37,7 +54,15 @@ def talks(chat, problems, turns=4):
 
 def engine(model, chat, problems, max_tokens):
     """The dialogues with our engine."""
-    return len(list(play(talks(chat, problems), dict.fromkeys(("student", "teacher"), HFEngine(model, chat, max_tokens)), Grader())))
+    return len(
+        list(
+            play(
+                talks(chat, problems),
+                dict.fromkeys(("student", "teacher"), HFEngine(model, chat, max_tokens)),
+                Grader(),
+            )
+        )
+    )
 
 
 def barrier(model, chat, problems, max_tokens):
@@ -63,7 +88,15 @@ def barrier(model, chat, problems, max_tokens):
                                  do_sample=True, top_k=0, max_new_tokens=max_tokens, eos_token_id=chat.stops, pad_token_id=0)  # fmt: skip
             for n, row in zip(names, out[:, longest:].tolist()):
                 end = next((i + 1 for i, t in enumerate(row) if t in chat.stops), len(row))
-                values[n] = type("Turn", (), {"ids": row[:end], "logprobs": [0.0] * end, "finish": "stop" if row[end - 1] in chat.stops else "length"})
+                values[n] = type(
+                    "Turn",
+                    (),
+                    {
+                        "ids": row[:end],
+                        "logprobs": [0.0] * end,
+                        "finish": "stop" if row[end - 1] in chat.stops else "length",
+                    },
+                )
     return done
 
 
@@ -75,7 +108,9 @@ def rollout():
             torch.manual_seed(0)
             model = LlamaForCausalLM(LlamaConfig(vocab_size=model.config.vocab_size, hidden_size=512, intermediate_size=1408, num_hidden_layers=7,
                                                  num_attention_heads=8, max_position_embeddings=2048, pad_token_id=0, bos_token_id=None, eos_token_id=5))  # fmt: skip
-            model.lm_head.bias = torch.nn.Parameter(2.3 * F.one_hot(torch.tensor(chat.end), model.config.vocab_size).float())  # turns end at random lengths
+            model.lm_head.bias = torch.nn.Parameter(
+                2.3 * F.one_hot(torch.tensor(chat.end), model.config.vocab_size).float()
+            )  # turns end at random lengths
         problems = load_problems(ROOT / "toy" / "math_test.jsonl")[:n]
         seconds = {engine: [], barrier: []}
         for run in seconds:
@@ -86,12 +121,17 @@ def rollout():
                 run(model, chat, problems, max_tokens)
                 measured.append(time.perf_counter() - clock)
         fast, slow = (n / statistics.median(measured) for measured in seconds.values())
-        print(f"rollout, {name}: {fast:.1f} dialogues/s, stock generate with barriers {slow:.1f}, ratio {fast / slow:.1f}", flush=True)
+        print(
+            f"rollout, {name}: {fast:.1f} dialogues/s, stock generate with barriers {slow:.1f}, ratio {fast / slow:.1f}",
+            flush=True,
+        )
 
 
 def one_trainer_case(kind, vocabulary, length):
     """Forward and backward of one row, an eighth of whose tokens are the student's; prints seconds and peak memory in MB."""
-    resource.setrlimit(resource.RLIMIT_AS, (16 * 2**30, 16 * 2**30))  # rather an error than a machine that swaps
+    resource.setrlimit(
+        resource.RLIMIT_AS, (16 * 2**30, 16 * 2**30)
+    )  # rather an error than a machine that swaps
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=2,
                                          max_position_embeddings=length))  # fmt: skip
@@ -100,7 +140,10 @@ def one_trainer_case(kind, vocabulary, length):
     if kind == "ours":
         loss = masked_logprobs(model, ids, mask).sum()
     else:
-        loss = (F.log_softmax(model(input_ids=ids).logits[:, :-1].float(), -1).gather(2, ids[:, 1:, None])[..., 0] * mask[:, 1:]).sum()
+        loss = (
+            F.log_softmax(model(input_ids=ids).logits[:, :-1].float(), -1).gather(2, ids[:, 1:, None])[..., 0]
+            * mask[:, 1:]
+        ).sum()
     loss.backward()
     print(time.perf_counter() - clock, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
@@ -110,26 +153,68 @@ def trainer():
         for length in (1024, 2048, 4096, 8192):
             shown = []
             for kind in ("ours", "plain"):
-                out = subprocess.run([sys.executable, __file__, "case", kind, str(vocabulary), str(length)], capture_output=True, text=True)
+                out = subprocess.run(
+                    [sys.executable, __file__, "case", kind, str(vocabulary), str(length)],
+                    capture_output=True,
+                    text=True,
+                )
                 shown.append([float(x) for x in out.stdout.split()] if out.returncode == 0 else None)
             (seconds, memory), plain = shown
-            beside = f"{plain[0]:.1f} s and {plain[1]:,.0f} MB, ratios {plain[0] / seconds:.1f} and {plain[1] / memory:.1f}" if plain else "out of memory"
-            print(f"V = {vocabulary:,}, T = {length}: {seconds:.1f} s and {memory:,.0f} MB over the model; log_softmax over all: {beside}", flush=True)
+            beside = (
+                f"{plain[0]:.1f} s and {plain[1]:,.0f} MB, ratios {plain[0] / seconds:.1f} and {plain[1] / memory:.1f}"
+                if plain
+                else "out of memory"
+            )
+            print(
+                f"V = {vocabulary:,}, T = {length}: {seconds:.1f} s and {memory:,.0f} MB over the model; log_softmax over all: {beside}",
+                flush=True,
+            )
 
 
 def step():
     """Ten GRPO steps of 12 × 8 dialogues on the toy world; the first is not counted."""
     shares, total = Counter(), 0.0
     with tempfile.TemporaryDirectory() as out:
-        options = ["--prompts", ROOT / "toy" / "prompts.json", "--max-tokens", 8, "--teacher-temperature", 0.7, "--threads", 1, "--lr", 8e-4]
-        command = ["grpo.py", "--model", ROOT / "toy" / "base", "--problems", ROOT / "toy" / "code_train.jsonl", "--batch", 12, "--steps", 10, "--out", out]
-        subprocess.run([sys.executable, *map(str, [ROOT / command[0], *command[1:], *options])], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        options = [
+            "--prompts",
+            ROOT / "toy" / "prompts.json",
+            "--max-tokens",
+            8,
+            "--teacher-temperature",
+            0.7,
+            "--threads",
+            1,
+            "--lr",
+            8e-4,
+        ]
+        command = [
+            "grpo.py",
+            "--model",
+            ROOT / "toy" / "base",
+            "--problems",
+            ROOT / "toy" / "code_train.jsonl",
+            "--batch",
+            12,
+            "--steps",
+            10,
+            "--out",
+            out,
+        ]
+        subprocess.run(
+            [sys.executable, *map(str, [ROOT / command[0], *command[1:], *options])],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         for line in (Path(out) / "metrics.jsonl").read_text().splitlines()[1:]:
             seconds = json.loads(line)["seconds"]
             total += seconds.pop("all")
             shares.update(seconds)
     shares["the rest"] = total - sum(shares.values())
-    print(f"step: {total / 9:.2f} s; " + ", ".join(f"{name} {100 * value / total:.1f} %" for name, value in shares.items()))
+    print(
+        f"step: {total / 9:.2f} s; "
+        + ", ".join(f"{name} {100 * value / total:.1f} %" for name, value in shares.items())
+    )
 
 
 SHAPES = {  # random weights of these sizes; Gemma's vision tower left out
@@ -157,8 +242,13 @@ def update(name, dialogues=16, shortest=2000, longest=8000):
     trainer, played, weights = Trainer(model, 1e-6, device, dtype), [], []
     for _ in range(dialogues):
         n = random.randint(shortest, longest)
-        ids, mask = [random.randrange(config.vocab_size) for _ in range(n)], [8 * i // n % 2 for i in range(n)]
-        played.append(Dialogue("d", "p", "math", 4, ids=ids, mask=mask, logprobs=[-12.0] * n, statuses=["wrong"] * 4))
+        ids, mask = (
+            [random.randrange(config.vocab_size) for _ in range(n)],
+            [8 * i // n % 2 for i in range(n)],
+        )
+        played.append(
+            Dialogue("d", "p", "math", 4, ids=ids, mask=mask, logprobs=[-12.0] * n, statuses=["wrong"] * 4)
+        )
         weights.append(torch.full((sum(mask),), random.gauss(0, 1)))
     args = argparse.Namespace(beta=0.0, clip=0.2, micro_tokens=16384, temperature=1.0)
     for _ in range(2):
@@ -170,15 +260,25 @@ def update(name, dialogues=16, shortest=2000, longest=8000):
     size = config.num_attention_heads * config.head_dim
     inner = sum(p.numel() for layer in model.get_decoder().layers for p in layer.parameters())
     spoken = sum(sum(d.mask) for d in played)
-    attention = sum(6 * config.num_hidden_layers * size * len(d.ids) ** 2 for d in played)  # causal: half of all pairs; sliding windows are less
+    attention = sum(
+        6 * config.num_hidden_layers * size * len(d.ids) ** 2 for d in played
+    )  # causal: half of all pairs; sliding windows are less
     work = 6 * inner * tokens + 6 * config.vocab_size * config.hidden_size * spoken + attention
-    peak = torch.cuda.max_memory_allocated() if device == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = (
+        torch.cuda.max_memory_allocated()
+        if device == "cuda"
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
     share = f", {100 * work / seconds / PEAK:.0f} % of an H100's peak" if device == "cuda" else ""
-    print(f"update, {name} on {device} in {dtype}: {tokens:,} tokens in {seconds:.1f} s, {tokens / seconds:,.0f} tokens/s{share}, {peak / 1e9:.1f} GB at most")
+    print(
+        f"update, {name} on {device} in {dtype}: {tokens:,} tokens in {seconds:.1f} s, {tokens / seconds:,.0f} tokens/s{share}, {peak / 1e9:.1f} GB at most"
+    )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("rollout", "trainer", "step", "update", "case"))
     parser.add_argument("case", nargs="*", help=argparse.SUPPRESS)
     args = parser.parse_args()

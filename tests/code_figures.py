@@ -13,8 +13,9 @@ from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from common import Problem, grade, load_problems  # noqa: E402
 from sandbox import protections  # noqa: E402
+
+from common import Problem, grade, load_problems  # noqa: E402
 
 FUNCTIONS = {  # question → parameters and body
     "2727": ("d", "return sum(int(x[11:13]) > 60 for x in d)"),
@@ -76,7 +77,9 @@ PROGRAMS = {
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--humaneval")
     parser.add_argument("--livecodebench")
     args = parser.parse_args()
@@ -84,22 +87,32 @@ def main():
     if args.humaneval:
         problems = load_problems(f"humaneval:{args.humaneval}")
         right = Counter(grade(p, f"```python\n{p.solution}\n```").status for p in problems)
-        stubs = Counter(grade(p, f"```python\ndef {p.func_name}(*args):\n    pass\n```").status for p in problems)
+        stubs = Counter(
+            grade(p, f"```python\ndef {p.func_name}(*args):\n    pass\n```").status for p in problems
+        )
         print(f"HumanEval: reference solutions {dict(right)}, stubs {dict(stubs)}")
     if args.livecodebench:
         verdicts = {}
         for row in map(json.loads, open(args.livecodebench)):
             name = json.loads(row["metadata"]).get("func_name")
             parameters, body = FUNCTIONS.get(row["question_id"], ("", ""))
-            source = f"class Solution:\n    def {name}(self, {parameters}):\n        {body}" if body else PROGRAMS.get(row["question_id"])
+            source = (
+                f"class Solution:\n    def {name}(self, {parameters}):\n        {body}"
+                if body
+                else PROGRAMS.get(row["question_id"])
+            )
             if source:
                 tests = json.loads(row["public_test_cases"])
                 problem = Problem(row["question_id"], "code", "x", tests=tests, func_name=name)
                 verdicts[problem.id] = grade(problem, f"```python\n{source}\n```"), tests
-        print(f"LiveCodeBench: {len(verdicts)} solutions, {dict(Counter(v.status for v, _ in verdicts.values()))}")
+        print(
+            f"LiveCodeBench: {len(verdicts)} solutions, {dict(Counter(v.status for v, _ in verdicts.values()))}"
+        )
         for name, (v, tests) in verdicts.items():
             if not v.correct:
-                print(f"  {name}: {v.status}: {v.report}\n    {tests[0]['input'][:200]!r} -> {tests[0]['output'][:80]!r}")
+                print(
+                    f"  {name}: {v.status}: {v.report}\n    {tests[0]['input'][:200]!r} -> {tests[0]['output'][:80]!r}"
+                )
 
 
 if __name__ == "__main__":

@@ -12,9 +12,17 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test may need the network
 import pytest
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
-from common import HFEngine, load_model, load_problems, load_prompts
+from common import load_chat, load_problems, load_prompts
+from parts.driver import Speaker
+from parts.engines import HFEngine, load_model
 
 torch.set_num_threads(1)
 SIZES = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=32,
@@ -58,8 +66,12 @@ def shapes(base, tmp_path_factory):
     """{name: model folder}: the toy base (Llama), random Gemma 3 (local and global attention, soft-capping) and Qwen 3 models."""
     torch.manual_seed(0)
     folders = {"llama": base}
-    gemma = characters(["<pad>", "<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"], GEMMA, "<bos>", "<eos>")
-    qwen = characters(["<pad>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"], QWEN, None, "<|im_end|>")
+    gemma = characters(
+        ["<pad>", "<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"], GEMMA, "<bos>", "<eos>"
+    )
+    qwen = characters(
+        ["<pad>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"], QWEN, None, "<|im_end|>"
+    )
     layers = ["sliding_attention", "sliding_attention", "full_attention"]
     made = {
         "gemma": (Gemma3ForCausalLM(Gemma3TextConfig(vocab_size=len(gemma), sliding_window=16, layer_types=layers, query_pre_attn_scalar=32,
@@ -79,23 +91,31 @@ def shapes(base, tmp_path_factory):
 @pytest.fixture(scope="session", params=["llama", "gemma", "qwen"])
 def shape(request, shapes):
     """(name, model, chat) of each shape."""
-    return request.param, *load_model(shapes[request.param], "cpu", "float32")
+    return request.param, load_model(shapes[request.param], "cpu"), load_chat(shapes[request.param])
 
 
 @pytest.fixture(scope="session")
 def toy(base):
     """(model, chat, prompts, {domain: problems}) of the toy world."""
-    model, chat = load_model(base, "cpu", "float32")
-    return model, chat, load_prompts(ROOT / "toy" / "prompts.json"), {d: load_problems(ROOT / "toy" / f"{d}_test.jsonl") for d in ("math", "code")}
+    return (
+        load_model(base, "cpu"),
+        load_chat(base),
+        load_prompts(ROOT / "toy" / "prompts.json"),
+        {d: load_problems(ROOT / "toy" / f"{d}_test.jsonl") for d in ("math", "code")},
+    )
 
 
 @pytest.fixture
-def engines():
-    """A function (model, chat, options…) → engines of all three roles."""
+def speakers():
+    """A function (model, chat, options…) → speakers of all three roles."""
 
     def make(model, chat, **options):
         options = {"max_tokens": 8, "temperature": 1.0, **options}
-        engine = HFEngine(model, chat, **options)
-        return {"student": HFEngine(model, chat, **options), "teacher": engine, "asker": engine}
+        teacher = Speaker(chat, HFEngine(model, chat.stops, **options))
+        return {
+            "student": Speaker(chat, HFEngine(model, chat.stops, **options)),
+            "teacher": teacher,
+            "asker": teacher,
+        }
 
     return make

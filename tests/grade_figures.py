@@ -32,12 +32,28 @@ def rewrites(a):
     yield f"\\boxed{{{a}}}"
     yield f" {a}."
     yield a.replace("\\frac", "\\dfrac")
-    yield a.replace("(", "\\left(").replace(")", "\\right)") if "\\left" not in a else a.replace("\\left", "").replace("\\right", "")
+    yield (
+        a.replace("(", "\\left(").replace(")", "\\right)")
+        if "\\left" not in a
+        else a.replace("\\left", "").replace("\\right", "")
+    )
     yield a.replace(",", ", \\,").replace("+", " + ").replace("=", " = ")
     if re.fullmatch(r"-?\d+", a):
-        yield from (f"{int(a):,}", f"{a}.0", f"\\text{{{a}}}", f"{a} \\text{{ cm}}", f"{int(a) * 3}/3", f"x = {a}", f"{int(a):,}".replace(",", "{,}"))
+        yield from (
+            f"{int(a):,}",
+            f"{a}.0",
+            f"\\text{{{a}}}",
+            f"{a} \\text{{ cm}}",
+            f"{int(a) * 3}/3",
+            f"x = {a}",
+            f"{int(a):,}".replace(",", "{,}"),
+        )
     if m := re.fullmatch(r"(-?)\\frac\{(\d+)\}\{(\d+)\}", a):
-        yield from (f"{m[1]}{m[2]}/{m[3]}", f"{m[1]}{int(m[2]) * 2}/{int(m[3]) * 2}", f"{m[1]}{int(m[2]) / int(m[3]):.12f}")
+        yield from (
+            f"{m[1]}{m[2]}/{m[3]}",
+            f"{m[1]}{int(m[2]) * 2}/{int(m[3]) * 2}",
+            f"{m[1]}{int(m[2]) / int(m[3]):.12f}",
+        )
     if re.fullmatch(r"\d+(, ?\d+)+", a):
         yield ", ".join(reversed(re.split(", ?", a)))
 
@@ -48,7 +64,12 @@ def near_misses(a, rng):
         d = rng.choice(m)
         yield a[: d.start()] + str(int(d[0][-15:]) + rng.choice((1, 2, 10))) + a[d.end() :]
     if re.fullmatch(r"-?\d+", a) and a != "0":
-        yield from (a[1:] if a[0] == "-" else "-" + a, a + "1", f"{a}.5", f"1/{a}" if a not in ("1", "-1") else "7")
+        yield from (
+            a[1:] if a[0] == "-" else "-" + a,
+            a + "1",
+            f"{a}.5",
+            f"1/{a}" if a not in ("1", "-1") else "7",
+        )
     if a[:1] + a[-1:] == "()" and "," in a:
         yield "[" + a[1:-1] + "]"
 
@@ -59,7 +80,9 @@ HOSTILE = ["9^9^9^9", "9^{9^{9^9}}", "10^{10^{10}}!", "((2^{1000})!)!", "9999999
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--gold", nargs="+", required=True)
     parser.add_argument("--graded")
     args = parser.parse_args()
@@ -89,13 +112,26 @@ def main():
         for a, b, verdict in rng.sample(bad.get(kind, []), min(12, wrong)):
             print(f"    {verdict}: {a[:90]!r} | {b[:90]!r}")
     print(f"{1000 * median(times):.3f} ms a pair at the median, {1000 * max(times):.0f} at most")
-    slowest = max((time_of(equal_answers, h, b), h[:30]) for h in HOSTILE for b in ("1", "x+1", "\\frac{\\pi}{2}", h + "+1", "1.5"))
+    slowest = max(
+        (time_of(equal_answers, h, b), h[:30])
+        for h in HOSTILE
+        for b in ("1", "x+1", "\\frac{\\pi}{2}", h + "+1", "1.5")
+    )
     print(f"{len(HOSTILE) * 5} hostile pairs: {slowest[0]:.2f} s at most ({slowest[1]!r})")
     if args.graded:
         rows = [json.loads(line) for line in open(args.graded, encoding="utf-8")]
-        verdicts = [(equal_answers(r["student_final_answer"] or "", r["answer"]), str(r["gpt4o_verdict"]).upper() == "TRUE", r) for r in rows]
+        verdicts = [
+            (
+                equal_answers(r["student_final_answer"] or "", r["answer"]),
+                str(r["gpt4o_verdict"]).upper() == "TRUE",
+                r,
+            )
+            for r in rows
+        ]
         decided = [(v, j, r) for v, j, r in verdicts if v is not None]
-        print(f"judge: {sum(v == j for v, j, _ in decided)} of {len(decided)} decided agree, {len(rows) - len(decided)} undecided")
+        print(
+            f"judge: {sum(v == j for v, j, _ in decided)} of {len(decided)} decided agree, {len(rows) - len(decided)} undecided"
+        )
         for v, j, r in decided:
             if v != j:
                 print(f"    {v}, judge {j}: {r['student_final_answer'][:80]!r} | {r['answer'][:80]!r}")

@@ -1,40 +1,48 @@
 """Dialogues: the record, the views, the protocol, the sampling engine."""
 
+from functools import partial
 
 import pytest
 import torch
 
-from common import Dialogue, Problem, Turn, grade, masked_logprobs, padded
-from generate import Check, asker_view, converse, leaks, play, teacher_view
-from grpo import token_advantages
-from qprime import injected
+from common import Dialogue, Problem, Verdict, as_tensors, grade, leaks, load_chat, masked_logprobs
+from evaluate import dispute
+from generate import TEACHERS, converse, teacher_view, tell
+from grpo import per_token, turn_advantages
+from parts.driver import Grade, Sample, drive
+from parts.engines import HFEngine, Turn
+from qprime import asker_view, injects, question_instead
 from sft import as_teacher
 
-MATH = Problem("m", "math", "What is 1 + 1?", answer="2", solution="Because of \\boxed{2}.", shards=["What is", "1 +", "1?"])
+MATH = Problem(
+    "m",
+    "math",
+    "What is 1 + 1?",
+    answer="2",
+    solution="Because of \\boxed{2}.",
+    shards=["What is", "1 +", "1?"],
+)
 
 
-class Instant:
-    """A grader that grades at once."""
-
-    def __init__(self):
-        self.done = []
-
-    def submit(self, key, problem, text):
-        self.done.append((key, grade(problem, text)))
-
-    def poll(self, block):
-        done, self.done = self.done, []
-        return done
+def talk(problem, chat, prompts, turns, teacher="informed", name="x", **options):
+    """The coroutine of a dialogue in which the same model speaks for all."""
+    bound = partial(TEACHERS[teacher], tell=partial(tell, chat=chat, prompts=prompts))
+    return converse(problem, name, chat, bound, prompts, turns, **options)
 
 
-def record(shape, engines, prompts=None, turns=4, n=6, **options):
+def record(shape, speakers, prompts=None, turns=4, n=6, **options):
     """Dialogues of a shape's model with itself about small problems."""
     name, model, chat = shape
-    prompts = prompts or {"math": "{problem}", "teacher": "T", "teacher_math": "{turn} {knowledge}", "asker_math": "{problem} {turn} {knowledge}"}
+    prompts = prompts or {
+        "math": "{problem}",
+        "informed": "T",
+        "informed_math": "{turn} {knowledge}",
+        "asker_math": "{problem} {turn} {knowledge}",
+    }
     if name == "llama":
         prompts = {**prompts, "math": "Compute 1h 2t 3u plus 3h 1t 1u mod 1000."}
-    talks = [(f"d{i}", converse(MATH, f"d{i}", chat, chat, prompts, turns)) for i in range(n)]
-    return sorted(play(talks, engines(model, chat, **options), Instant()), key=lambda d: d.id)
+    talks = [(f"d{i}", talk(MATH, chat, prompts, turns, name=f"d{i}")) for i in range(n)]
+    return sorted(drive(talks, speakers(model, chat, **options), grade), key=lambda d: d.id)
 
 
 def scripted(coroutine, chat, said):
@@ -45,7 +53,7 @@ def scripted(coroutine, chat, said):
             request = coroutine.send(value)
         except StopIteration as end:
             return end.value, asked
-        if isinstance(request, Check):
+        if isinstance(request, Grade):
             value = grade(request.problem, request.text)
         else:
             asked.append((request.role, request.ids[:]))
@@ -54,34 +62,36 @@ def scripted(coroutine, chat, said):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_recomputed_logprobs_equal_the_samplers_over_whole_dialogues(shape, engines, temperature):
-    dialogues = record(shape, engines, temperature=temperature, max_tokens=12)
-    ids, mask = (padded([getattr(d, k) for d in dialogues], "cpu") for k in ("ids", "mask"))
+def test_recomputed_logprobs_equal_the_samplers_over_whole_dialogues(shape, speakers, temperature):
+    dialogues = record(shape, speakers, temperature=temperature, max_tokens=12)
     with torch.no_grad():
-        again = masked_logprobs(shape[1], ids, mask, temperature)
-    sampled = torch.tensor([p for d in dialogues for p, m in zip(d.logprobs, d.mask) if m])
+        again = masked_logprobs(shape[1], *as_tensors(dialogues), temperature)
+    sampled = torch.tensor([p for d in dialogues for p in d.sampled_logprobs])
     assert len(sampled) > 50 and (again - sampled).abs().max() <= 1e-4
 
 
-def test_greedy_turns_equal_those_of_stock_generate(shape, engines):
+def test_greedy_turns_equal_those_of_stock_generate(shape, speakers):
     _, model, chat = shape
-    for d in record(shape, engines, temperature=0.0, max_tokens=10, n=3):
-        starts = [i for i, m in enumerate(d.mask) if m and not d.mask[i - 1]]
-        for n in starts:
-            out = model.generate(torch.tensor([d.ids[:n]]), max_new_tokens=10, do_sample=False, eos_token_id=chat.stops, pad_token_id=0)
+    for d in record(shape, speakers, temperature=0.0, max_tokens=10, n=3):
+        for n, _ in d.spans:
+            out = model.generate(
+                torch.tensor([d.ids[:n]]),
+                max_new_tokens=10,
+                do_sample=False,
+                eos_token_id=chat.stops,
+                pad_token_id=0,
+            )
             length = out.shape[1] - n
             assert d.ids[n : n + length] == out[0, n:].tolist()
 
 
-def test_a_dialogue_does_not_depend_on_the_others_in_its_batch(shape, engines):
-    together, alone = record(shape, engines, n=5), record(shape, engines, n=1)
+def test_a_dialogue_does_not_depend_on_the_others_in_its_batch(shape, speakers):
+    together, alone = record(shape, speakers, n=5), record(shape, speakers, n=1)
     assert together[0].ids == alone[0].ids
 
 
-def test_cached_keys_and_values_change_nothing(shape, engines, monkeypatch):
-    from common import HFEngine
-
-    cached = record(shape, engines)
+def test_cached_keys_and_values_change_nothing(shape, speakers, monkeypatch):
+    cached = record(shape, speakers)
     poll = HFEngine.poll
 
     def forgetful(self):
@@ -90,25 +100,30 @@ def test_cached_keys_and_values_change_nothing(shape, engines, monkeypatch):
         return done
 
     monkeypatch.setattr(HFEngine, "poll", forgetful)
-    assert [d.ids for d in record(shape, engines)] == [d.ids for d in cached]
+    assert [d.ids for d in record(shape, speakers)] == [d.ids for d in cached]
 
 
-def test_sampled_tokens_follow_the_models_distribution(toy, engines):
+def test_sampled_tokens_follow_the_models_distribution(toy, speakers):
     model, chat, _, _ = toy
-    engine = engines(model, chat, max_tokens=1, batch=4000)["student"]
+    engine = speakers(model, chat, max_tokens=1, batch=4000)["student"].engine
     ids = chat.view([{"role": "user", "content": "Compute 1h 2t ?u plus 3h 1t 1u mod 1000."}])
     opening = chat.tokenizer.encode("\\boxed{400+30+", add_special_tokens=False)
     for i in range(4000):
         engine.submit(i, i, ids + opening)
-    drawn = torch.bincount(torch.tensor([turn.ids[0] for _, turn in engine.poll()]), minlength=model.config.vocab_size) / 4000
+    drawn = (
+        torch.bincount(
+            torch.tensor([turn.ids[0] for _, turn in engine.poll()]), minlength=model.config.vocab_size
+        )
+        / 4000
+    )
     with torch.no_grad():
         p = torch.softmax(model(input_ids=torch.tensor([ids + opening])).logits[0, -1], -1)
     assert (drawn - p).abs().max() < 4 * (0.25 / 4000) ** 0.5
 
 
-def test_end_of_turn_tokens_are_trained_and_teacher_tokens_are_not(shape, engines):
+def test_end_of_turn_tokens_are_trained_and_teacher_tokens_are_not(shape, speakers):
     _, _, chat = shape
-    for d in record(shape, engines, max_tokens=40):
+    for d in record(shape, speakers, max_tokens=40):
         sampled = [t for t, m in zip(d.ids, d.mask) if m]
         assert sum(t in chat.stops for t in sampled) == d.finishes.count("stop")
         assert len(d.ids) == len(d.mask) == len(d.logprobs)
@@ -118,35 +133,36 @@ def test_end_of_turn_tokens_are_trained_and_teacher_tokens_are_not(shape, engine
 def test_a_turn_cut_by_the_limit_is_closed_by_an_end_token_that_is_not_trained(toy):
     chat, d = toy[1], Dialogue("x", "m", "math", 4)
     d.hear([3, 7, 5, 4], "hello")
-    d.say(Turn([9, 10], [-1.0, -2.0], "length"), "text", chat.end)
+    d.say(Turn([9, 10], [-1.0, -2.0], "length"), "text", Verdict("wrong"), chat.end)
     assert d.ids[-3:] == [9, 10, chat.end] and d.mask[-3:] == [1, 1, 0]
 
 
-def test_the_record_is_what_the_template_makes_of_the_messages_where_it_keeps_history(shape, engines):
+def test_the_record_is_what_the_template_makes_of_the_messages_where_it_keeps_history(shape, speakers):
     name, _, chat = shape
     if chat.note:
         pytest.skip(f"the template of {name} rewrites earlier turns; the record keeps them")
-    prompts = {"math": "{problem}", "teacher": "T", "teacher_math": "{turn} {knowledge}"}
+    prompts = {"math": "{problem}", "informed": "T", "informed_math": "{turn} {knowledge}"}
     said = {"student": ["8", "8", "\\boxed{2}"], "teacher": ["Please try.", "Please try."]}
-    d, _ = scripted(converse(MATH, "x", chat, chat, prompts, 4), chat, said)
-    roles = [{"role": "user" if m["role"] == "teacher" else "assistant", "content": m["content"]} for m in d.messages[:-1]]
+    d, _ = scripted(talk(MATH, chat, prompts, 4), chat, said)
+    roles = [
+        {"role": "user" if m["role"] == "teacher" else "assistant", "content": m["content"]}
+        for m in d.messages[:-1]
+    ]
     opening = len(chat.view(roles))
     assert d.ids[:opening] == chat.view(roles)
 
 
 def test_a_template_that_rewrites_history_is_named(shapes):
-    from common import load_model
-
-    assert load_model(shapes["qwen"], "cpu", "float32")[1].note.startswith("note: the chat template")
-    assert load_model(shapes["gemma"], "cpu", "float32")[1].note is None
+    assert load_chat(shapes["qwen"]).note.startswith("note: the chat template")
+    assert load_chat(shapes["gemma"]).note is None
 
 
-def test_the_teacher_sees_the_answer_and_the_student_never_does(toy, engines):
+def test_the_teacher_sees_the_answer_and_the_student_never_does(toy, speakers):
     model, chat, prompts, problems = toy
     for domain in ("math", "code"):
         for problem in problems[domain][:5]:
             secret = problem.answer if domain == "math" else "expected"
-            d, asked = scripted(converse(problem, "x", chat, chat, prompts, 3), chat, attempts(problem))
+            d, asked = scripted(talk(problem, chat, prompts, 3), chat, attempts(problem))
             teacher = [chat.tokenizer.decode(ids) for role, ids in asked if role == "teacher"]
             student = [chat.tokenizer.decode(ids) for role, ids in asked if role == "student"]
             assert len(teacher) == 2 and all(secret in text for text in teacher)
@@ -164,7 +180,7 @@ def attempts(problem):
 
 def test_the_teacher_of_code_sees_the_report_of_the_latest_program_only(toy):
     _, chat, prompts, problems = toy
-    _, asked = scripted(converse(problems["code"][0], "x", chat, chat, prompts, 3), chat, attempts(problems["code"][0]))
+    _, asked = scripted(talk(problems["code"][0], chat, prompts, 3), chat, attempts(problems["code"][0]))
     views = [chat.tokenizer.decode(ids) for role, ids in asked if role == "teacher"]
     assert "returned [1, 1, 1]" in views[0]
     assert "returned [2, 2, 2]" in views[1] and "returned [1, 1, 1]" not in views[1]
@@ -173,7 +189,7 @@ def test_the_teacher_of_code_sees_the_report_of_the_latest_program_only(toy):
 def test_before_the_first_program_the_teacher_of_code_is_told_so(toy):
     _, chat, prompts, problems = toy
     said = {"student": ["Which 1st?"] * 2, "teacher": ["Please try."]}
-    _, asked = scripted(converse(problems["code"][0], "x", chat, chat, prompts, 2), chat, said)
+    _, asked = scripted(talk(problems["code"][0], chat, prompts, 2), chat, said)
     assert "No program yet." in chat.tokenizer.decode(asked[1][1])
 
 
@@ -181,21 +197,33 @@ def test_a_dialogue_ends_at_the_first_right_answer_or_after_n_turns(toy):
     _, chat, prompts, problems = toy
     problem = problems["math"][0]
     wrong = attempts(problem)["student"]
-    solved, _ = scripted(converse(problem, "x", chat, chat, prompts, 4), chat, {"student": [wrong[0], problem.solution], "teacher": ["Please try."]})
-    failed, _ = scripted(converse(problem, "x", chat, chat, prompts, 3), chat, attempts(problem))
+    solved, _ = scripted(
+        talk(problem, chat, prompts, 4),
+        chat,
+        {"student": [wrong[0], problem.solution], "teacher": ["Please try."]},
+    )
+    failed, _ = scripted(talk(problem, chat, prompts, 3), chat, attempts(problem))
     assert (solved.solved, solved.turns, solved.statuses) == (2, 2, ["wrong", "correct"])
     assert (failed.solved, failed.turns, len(failed.messages)) == (None, 3, 6)
+
+
+def disputed(problem, chat, prompts, turns):
+    opponent = partial(TEACHERS["disputing"], tell=partial(tell, chat=chat, prompts=prompts))
+    return dispute(talk(problem, chat, prompts, turns), problem, chat, opponent)
 
 
 def test_a_right_answer_is_disputed_once_and_stays_the_one_that_solved(toy):
     _, chat, prompts, problems = toy
     problem = problems["math"][0]
-    said = {"student": [problem.solution, "\\boxed{100+10+1}"], "teacher": ["1st wrong, 2nd wrong, 3rd wrong."]}
+    said = {
+        "student": [problem.solution, "\\boxed{100+10+1}"],
+        "teacher": ["1st wrong, 2nd wrong, 3rd wrong."],
+    }
     for turns in (1, 4):
-        d, asked = scripted(converse(problem, "x", chat, chat, prompts, turns, dispute=True), chat, said)
+        d, asked = scripted(disputed(problem, chat, prompts, turns), chat, said)
         assert (d.solved, d.statuses, d.limit) == (1, ["correct", "wrong"], turns)
         assert "Answer: 000+90+0" in chat.tokenizer.decode(dict(asked)["teacher"])
-    failed, _ = scripted(converse(problem, "x", chat, chat, prompts, 3, dispute=True), chat, attempts(problem))
+    failed, _ = scripted(disputed(problem, chat, prompts, 3), chat, attempts(problem))
     assert (failed.solved, failed.turns) == (None, 3)
 
 
@@ -203,55 +231,78 @@ def test_a_critic_sees_what_was_said_and_nothing_private(toy):
     _, chat, prompts, problems = toy
     for domain in ("math", "code"):
         problem = problems[domain][0]
-        d, asked = scripted(converse(problem, "x", chat, chat, prompts, 2, role="critic"), chat, attempts(problem))
+        d, asked = scripted(talk(problem, chat, prompts, 2, "critic"), chat, attempts(problem))
         view = chat.tokenizer.decode(dict(asked)["teacher"])
-        assert attempts(problem)["student"][0].strip() in view and "Answer:" not in view and "expected" not in view
+        assert (
+            attempts(problem)["student"][0].strip() in view
+            and "Answer:" not in view
+            and "expected" not in view
+        )
 
 
 def test_a_dialogue_as_its_teacher_sees_it_is_the_critics_view_with_the_hints_trained(toy):
     _, chat, prompts, problems = toy
     problem = problems["math"][0]
     said = {**attempts(problem), "teacher": ["1st wrong, 2nd ok, 3rd ok.", "Please try."]}
-    d, asked = scripted(converse(problem, "x", chat, chat, prompts, 3, role="critic"), chat, said)
+    d, asked = scripted(talk(problem, chat, prompts, 3, "critic"), chat, said)
     seen = as_teacher(d, chat, prompts)
-    starts = [i for i, m in enumerate(seen.mask) if m and not seen.mask[i - 1]]
-    assert [seen.ids[:n] for n in starts] == [ids for role, ids in asked if role == "teacher"]
-    assert chat.tokenizer.decode([t for t, m in zip(seen.ids, seen.mask) if m]) == "1st wrong, 2nd ok, 3rd ok.<|end|>Please try.<|end|>"
+    assert [seen.ids[:n] for n, _ in seen.spans] == [ids for role, ids in asked if role == "teacher"]
+    assert (
+        chat.tokenizer.decode([t for t, m in zip(seen.ids, seen.mask) if m])
+        == "1st wrong, 2nd ok, 3rd ok.<|end|>Please try.<|end|>"
+    )
 
 
 def test_injected_questions_replace_wrong_turns_and_nothing_private_enters_the_record(toy):
     _, chat, prompts, problems = toy
     problem = problems["math"][0]
-    said = {"student": [attempts(problem)["student"][0], problem.solution], "asker": ["Which 2nd?"], "teacher": ["2nd 3 or 4."]}
-    d, asked = scripted(converse(problem, "x", chat, chat, prompts, 4, inject=lambda t: True), chat, said)
+    said = {
+        "student": [attempts(problem)["student"][0], problem.solution],
+        "asker": ["Which 2nd?"],
+        "teacher": ["2nd 3 or 4."],
+    }
+    always = partial(question_instead, seed=seed_that_injects("x"), chat=chat, prompts=prompts)
+    d, asked = scripted(talk(problem, chat, prompts, 4, inject=always), chat, said)
     assert [m["content"] for m in d.messages[1:]] == ["Which 2nd?", "2nd 3 or 4.", problem.solution]
-    assert (d.injected, d.questions, d.solved) == ([1], 1, 2)
+    assert (d.injected, d.kinds, d.solved) == ([1], ["question", "attempt"], 2)
     assert problem.answer in chat.tokenizer.decode(dict(asked)["asker"])
     assert sum(d.mask) == len(chat.tokenizer.encode("Which 2nd?" + problem.solution)) + 2
 
 
+def seed_that_injects(name):
+    """A seed with which the first turn of that dialogue is replaced if it is wrong."""
+    return next(seed for seed in range(100) if injects(seed, name, 1))
+
+
 def test_questions_are_injected_with_the_frequencies_of_equation_4():
     for t in (1, 2, 3, 4):
-        share = sum(injected(0, f"p/{i}", t) for i in range(4000)) / 4000
+        share = sum(injects(0, f"p/{i}", t) for i in range(4000)) / 4000
         assert abs(share - 0.75**t) < 4 * (0.25 / 4000) ** 0.5
 
 
 def test_a_sharded_problem_comes_in_pieces_and_ends_when_all_are_out(toy):
     _, chat, prompts, problems = toy
     said = {"student": ["Which 1st?", "\\boxed{100+10+1}", "Which 1st?"]}
-    d, asked = scripted(converse(MATH, "x", chat, chat, {**prompts}, 10, sharded="scripted"), chat, said)
+    d, asked = scripted(talk(MATH, chat, prompts, 3, "scripted", opening=MATH.shards[0]), chat, said)
     assert [m["content"] for m in d.messages if m["role"] == "teacher"] == MATH.shards
     assert d.turns == d.limit == 3 and {role for role, _ in asked} == {"student"}
 
 
 def test_a_rephrasing_user_is_told_the_next_piece_and_nothing_else(toy):
     _, chat, _, _ = toy
-    prompts = {"math": "{problem}", "user": "U", "user_math": "{turn} tell: {knowledge}"}
+    prompts = {"math": "{problem}", "rephrased": "U", "rephrased_math": "{turn} tell: {knowledge}"}
     said = {"student": ["8", "8", "8"], "teacher": ["Which 1st?", "Which 2nd?"]}
-    d, asked = scripted(converse(MATH, "x", chat, chat, prompts, 10, sharded="rephrased"), chat, said)
-    assert [m["content"] for m in d.messages if m["role"] == "teacher"] == [MATH.shards[0], "Which 1st?", "Which 2nd?"]
-    views = [teacher_view(d, MATH.shards[1], MATH, prompts, "user")[-1]["content"]]
-    assert views == ["8 tell: 1 +"] and [role for role, _ in asked].count("teacher") == 2
+    d, asked = scripted(talk(MATH, chat, prompts, 3, "rephrased", opening=MATH.shards[0]), chat, said)
+    assert [m["content"] for m in d.messages if m["role"] == "teacher"] == [
+        MATH.shards[0],
+        "Which 1st?",
+        "Which 2nd?",
+    ]
+    assert (
+        d.knowledge == ["tell: 1 +", "tell: 1?", None] and [role for role, _ in asked].count("teacher") == 2
+    )
+    view = teacher_view(Dialogue("y", messages=d.messages[:2]), MATH, "rephrased", MATH.shards[1], prompts)
+    assert view[-1]["content"] == "8 tell: 1 +"
 
 
 def test_leaks_are_whole_occurrences_of_the_answer():
@@ -260,10 +311,70 @@ def test_leaks_are_whole_occurrences_of_the_answer():
 
 
 def test_private_reasoning_is_not_shown_to_the_other_side():
-    d = Dialogue("x", "m", "math", 4, messages=[{"role": "teacher", "content": "P"}, {"role": "student", "content": "<think>hm</think>two"}])
-    prompts = {"teacher": "T", "teacher_math": "{turn} {knowledge}", "asker_math": "{turn}"}
-    assert teacher_view(d, "2", MATH, prompts)[-1]["content"] == "two 2"
+    d = Dialogue(
+        "x",
+        "m",
+        "math",
+        4,
+        messages=[
+            {"role": "teacher", "content": "P"},
+            {"role": "student", "content": "<think>hm</think>two"},
+        ],
+    )
+    prompts = {"informed": "T", "informed_math": "{turn} {knowledge}", "asker_math": "{turn}"}
+    assert teacher_view(d, MATH, "informed", "2", prompts)[-1]["content"] == "two 2"
     assert asker_view(MATH, "<think>hm", "2", prompts)[0]["content"] == ""
+
+
+def test_the_log_holds_what_the_teacher_was_privately_shown_and_nothing_where_nothing_was(toy):
+    _, chat, prompts, problems = toy
+    math, code = problems["math"][0], problems["code"][0]
+    informed, _ = scripted(talk(math, chat, prompts, 3), chat, attempts(math))
+    assert informed.knowledge == [f"Answer: {math.answer}"] * 2 + [None]
+    critic, _ = scripted(talk(code, chat, prompts, 3, "critic"), chat, attempts(code))
+    assert critic.knowledge == [None] * 3
+    tested, _ = scripted(talk(code, chat, prompts, 3), chat, attempts(code))
+    assert "returned [1, 1, 1]" in tested.knowledge[0] and "returned [2, 2, 2]" in tested.knowledge[1]
+
+
+def test_the_teacher_of_code_answers_a_question_about_the_attempt_whose_place_it_took(toy):
+    _, chat, prompts, problems = toy
+    code = problems["code"][0]
+    inject = partial(question_instead, seed=seed_that_injects("x"), chat=chat, prompts=prompts)
+    said = {
+        "student": [attempts(code)["student"][0], code.solution],
+        "asker": ["Which 2nd?"],
+        "teacher": ["2nd 3 or 4."],
+    }
+    d, _ = scripted(talk(code, chat, prompts, 2, inject=inject), chat, said)
+    assert d.said[0] == "Which 2nd?" and "returned [1, 1, 1]" in d.knowledge[0]
+
+
+@pytest.mark.parametrize("role", ["student", "teacher"])
+def test_a_dialogue_that_the_context_has_no_room_for_ends_alone(toy, role):
+    _, chat, prompts, problems = toy
+    coroutine, full = talk(problems["math"][0], chat, prompts, 3), Turn([], [], "context")
+    wrong = chat.tokenizer.encode(attempts(problems["math"][0])["student"][0]) + [chat.end]
+    request = next(coroutine)
+    with pytest.raises(StopIteration) as end:
+        while True:
+            if isinstance(request, Sample):
+                turn = Turn(wrong, [-1.0] * len(wrong), "stop")
+                request = coroutine.send(full if request.role == role else turn)
+            else:
+                request = coroutine.send(Verdict("wrong"))
+    assert end.value.value.outgrown and end.value.value.turns == (role == "teacher")
+
+
+def test_engines_end_what_does_not_fit_and_play_the_rest(toy, speakers):
+    model, chat, _, _ = toy
+    engine = speakers(model, chat)["student"].engine
+    engine.submit("long", "a", [chat.end] * 4090)
+    engine.submit("short", "b", chat.view([{"role": "user", "content": "Compute "}]))
+    done = {}
+    while engine.pending:
+        done |= dict(engine.poll())
+    assert done["long"].finish == "context" and not done["long"].ids and done["short"].ids
 
 
 @pytest.mark.parametrize("per_turn", [False, True])
@@ -272,13 +383,15 @@ def test_every_student_token_gets_the_advantage_of_its_dialogue_or_turn(per_turn
         gamma, no_std, per_turn_return = 0.7, True, per_turn
 
     def dialogue(lengths, solved):
-        d = Dialogue("x", "m", "math", 4, statuses=["wrong"] * len(lengths), solved=solved)
+        d = Dialogue("x", statuses=["wrong"] * len(lengths), solved=solved)
         for n in lengths:
             d.mask += [0, 0] + [1] * n
         return d
 
-    first, second = token_advantages([dialogue([2, 3], 2), dialogue([1], None)], Args)
+    group = [dialogue([2, 3], 2), dialogue([1], None)]
+    first, second = (per_token(of_turns, d) for of_turns, d in zip(turn_advantages(group, Args), group))
     if per_turn:  # returns 0.7 and 1 of the solved one, 0 of the other: mean 1.7/3
-        assert first.tolist() == pytest.approx([0.7 - 1.7 / 3] * 2 + [1 - 1.7 / 3] * 3) and second.tolist() == pytest.approx([-1.7 / 3])
+        assert first == pytest.approx([0.7 - 1.7 / 3] * 2 + [1 - 1.7 / 3] * 3)
+        assert second == pytest.approx([-1.7 / 3])
     else:  # rewards 0.7 and 0
-        assert first.tolist() == pytest.approx([0.35] * 5) and second.tolist() == pytest.approx([-0.35])
+        assert first == pytest.approx([0.35] * 5) and second == pytest.approx([-0.35])

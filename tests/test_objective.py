@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
-from common import advantages, discounted_reward, grpo_loss, masked_logprobs, micro_batches, padded, sft_loss
+from common import Dialogue, advantages, as_tensors, grpo_loss, masked_logprobs, sft_loss
+from grpo import reward
+from parts.sharded import micro_batches
 
 
 @pytest.fixture
@@ -22,7 +24,9 @@ def gradient(model, ids, masks, batches, pad_to=0, **options):
     model.zero_grad()
     total = sum(sum(m[1:]) for m in masks)
     for batch in batches:
-        x, m = (padded([rows[i] + [0] * (pad_to - len(rows[i])) for i in batch], "cpu") for rows in (ids, masks))
+        padded = [Dialogue("", ids=ids[i] + [0] * (pad_to - len(ids[i])), mask=masks[i]) for i in batch]
+        x, m = as_tensors(padded)
+        m = torch.nn.functional.pad(m, (0, x.shape[1] - m.shape[1]))
         sft_loss(masked_logprobs(model, x, m, **options), total).backward()
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
@@ -37,19 +41,23 @@ def test_gradient_does_not_depend_on_the_micro_batch(shape, rows, batches):
 def test_gradient_does_not_depend_on_padding(shape, rows):
     _, model, _ = shape
     reference = gradient(model, *rows, [[0, 1, 2, 3]])
-    assert (gradient(model, *rows, [[0, 1, 2, 3]], pad_to=50) - reference).abs().max() <= 1e-5 * reference.abs().max()
+    assert (
+        gradient(model, *rows, [[0, 1, 2, 3]], pad_to=50) - reference
+    ).abs().max() <= 1e-5 * reference.abs().max()
 
 
 def test_gradient_does_not_depend_on_the_chunks_of_the_head(shape, rows):
     _, model, _ = shape
     reference = gradient(model, *rows, [[0, 1, 2, 3]])
-    small = gradient(model, *rows, [[0, 1, 2, 3]], chunk_bytes=4 * 3 * model.get_output_embeddings().weight.shape[0])
+    small = gradient(
+        model, *rows, [[0, 1, 2, 3]], chunk_bytes=4 * 3 * model.get_output_embeddings().weight.shape[0]
+    )
     assert (small - reference).abs().max() <= 1e-5 * reference.abs().max()
 
 
 def test_logprobs_equal_a_log_softmax_over_all_positions(shape, rows):
     _, model, _ = shape
-    ids, mask = (padded(r, "cpu") for r in rows)
+    ids, mask = as_tensors([Dialogue("", ids=i, mask=m) for i, m in zip(*rows)])
     logits = model(input_ids=ids).logits[:, :-1] / 0.7
     want = torch.log_softmax(logits, -1).gather(2, ids[:, 1:, None])[..., 0][mask[:, 1:].bool()]
     assert (masked_logprobs(model, ids, mask, temperature=0.7) - want).abs().max() <= 1e-5
@@ -57,9 +65,11 @@ def test_logprobs_equal_a_log_softmax_over_all_positions(shape, rows):
 
 def test_positions_that_are_masked_out_get_no_gradient(shape, rows):
     _, model, _ = shape
-    ids, mask = (padded(r, "cpu") for r in rows)
+    ids, mask = as_tensors([Dialogue("", ids=i, mask=m) for i, m in zip(*rows)])
     states = []
-    handle = model.get_decoder().register_forward_hook(lambda module, given, out: states.append(out.last_hidden_state))
+    handle = model.get_decoder().register_forward_hook(
+        lambda module, given, out: states.append(out.last_hidden_state)
+    )
     loss = masked_logprobs(model, ids, mask).sum()
     handle.remove()
     size = torch.autograd.grad(loss, states[0])[0].abs().sum(-1)
@@ -68,14 +78,10 @@ def test_positions_that_are_masked_out_get_no_gradient(shape, rows):
 
 
 def test_micro_batches_hold_every_dialogue_once_within_the_token_limit():
-    class Row:
-        def __init__(self, n):
-            self.ids = [0] * n
-
-    dialogues = [Row(n) for n in (5, 90, 30, 31, 7, 64, 200)]
-    batches = micro_batches(dialogues, 128)
+    lengths = [5, 90, 30, 31, 7, 64, 200]
+    batches = micro_batches(lengths, 128)
     assert sorted(i for b in batches for i in b) == list(range(7))
-    assert all(len(b) == 1 or len(b) * max(len(dialogues[i].ids) for i in b) <= 128 for b in batches)
+    assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= 128 for b in batches)
 
 
 def test_grpo_loss_is_the_hand_computed_number():
@@ -97,7 +103,9 @@ def test_on_policy_gradient_of_grpo_is_that_of_weighted_likelihood():
     logits = torch.randn(5, 7, generator=torch.Generator().manual_seed(0), requires_grad=True)
     advantage, picked = torch.tensor([1.0, -0.5, 0.0, 2.0, -1.0]), torch.arange(5)
     logprobs = torch.log_softmax(logits, -1)[torch.arange(5), picked]
-    (a,) = torch.autograd.grad(grpo_loss(logprobs, logprobs.detach(), advantage, 5), logits, retain_graph=True)
+    (a,) = torch.autograd.grad(
+        grpo_loss(logprobs, logprobs.detach(), advantage, 5), logits, retain_graph=True
+    )
     (b,) = torch.autograd.grad(-(advantage * logprobs).sum() / 5, logits)
     assert torch.allclose(a, b)
 
@@ -105,7 +113,9 @@ def test_on_policy_gradient_of_grpo_is_that_of_weighted_likelihood():
 def test_sft_loss_is_grpo_loss_with_advantage_one():
     logits = torch.randn(5, 7, generator=torch.Generator().manual_seed(0), requires_grad=True)
     logprobs = torch.log_softmax(logits, -1)[:, 0]
-    (a,) = torch.autograd.grad(grpo_loss(logprobs, logprobs.detach(), torch.ones(5), 3), logits, retain_graph=True)
+    (a,) = torch.autograd.grad(
+        grpo_loss(logprobs, logprobs.detach(), torch.ones(5), 3), logits, retain_graph=True
+    )
     (b,) = torch.autograd.grad(sft_loss(logprobs, 3), logits)
     assert torch.allclose(a, b)
 
@@ -119,12 +129,20 @@ def test_advantages_are_the_hand_computed_ones():
 
 
 def test_reward_is_discounted_by_the_turn_of_success():
-    assert [discounted_reward(n, 0.7) for n in (1, 2, 3, 4, None)] == pytest.approx([1, 0.7, 0.49, 0.343, 0])
+    rewards = [reward(Dialogue("", solved=n), 0.7) for n in (1, 2, 3, 4, None)]
+    assert rewards == pytest.approx([1, 0.7, 0.49, 0.343, 0])
+
+
+def test_no_dialogues_make_a_row_without_student_tokens_that_still_has_a_gradient(shape):
+    logprobs = masked_logprobs(shape[1], *as_tensors([]))
+    assert len(logprobs) == 0 and logprobs.requires_grad
 
 
 @pytest.mark.parametrize("advantage", [1.0, -1.0])
 def test_no_token_weighs_more_than_the_truncation_however_far_sampler_and_trainer_are_apart(advantage):
     for ratio, weight in ((1.5, 1.5), (30.0, 2.0)):
         logprobs = torch.tensor([0.0], requires_grad=True)
-        grpo_loss(logprobs, torch.tensor([-math.log(ratio)]), torch.tensor([advantage]), 1, clip=1e9).backward()
+        grpo_loss(
+            logprobs, torch.tensor([-math.log(ratio)]), torch.tensor([advantage]), 1, clip=1e9
+        ).backward()
         assert logprobs.grad.item() == pytest.approx(-weight * advantage)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-import sandbox
 from common import Problem, grade
+from parts import sandbox
 
 
 @pytest.fixture(autouse=True)
@@ -67,14 +67,27 @@ def test_a_function_returns_its_value(source, arguments, value):
 
 
 def test_an_exception_is_told_in_one_line_with_its_place():
-    assert sandbox.call_function("def f(x):\n    return 1 / x", "f", "0").error == "line 2: ZeroDivisionError: division by zero"
+    assert (
+        sandbox.call_function("def f(x):\n    return 1 / x", "f", "0").error
+        == "line 2: ZeroDivisionError: division by zero"
+    )
     assert sandbox.run_program("def f(:", "").error.startswith("SyntaxError")
     assert sandbox.call_function("x = 1", "f", "0").error == "NameError: the program defines no function 'f'"
 
 
 def test_asserts_are_decided_one_by_one():
-    asserts = ["assert f(1) == 2", "assert f(1) == 3", "def check(g):\n    assert g(2) == 3\ncheck(f)", "try:\n    f('a')\nexcept TypeError:\n    pass"]
-    assert [r.status for r in sandbox.run_asserts("def f(x): return x + 1", "f", asserts)] == ["ok", "error", "ok", "ok"]
+    asserts = [
+        "assert f(1) == 2",
+        "assert f(1) == 3",
+        "def check(g):\n    assert g(2) == 3\ncheck(f)",
+        "try:\n    f('a')\nexcept TypeError:\n    pass",
+    ]
+    assert [r.status for r in sandbox.run_asserts("def f(x): return x + 1", "f", asserts)] == [
+        "ok",
+        "error",
+        "ok",
+        "ok",
+    ]
 
 
 def test_time_limits_of_the_processor_and_of_the_clock():
@@ -85,7 +98,14 @@ def test_time_limits_of_the_processor_and_of_the_clock():
 
 def test_many_threads_may_ask_at_once():
     results = {}
-    threads = [threading.Thread(target=lambda i=i: results.update({i: sandbox.call_function("def f(x): return x", "f", str(i)).output})) for i in range(24)]
+    threads = [
+        threading.Thread(
+            target=lambda i=i: results.update(
+                {i: sandbox.call_function("def f(x): return x", "f", str(i)).output}
+            )
+        )
+        for i in range(24)
+    ]
     for t in threads:
         t.start()
     for t in threads:
@@ -106,7 +126,7 @@ HOSTILE = {
     "reduce": "class R:\n    def __reduce__(self): return (print, ('x',))\ndef f(x): return R()",
     "frames": "import sys\ndef f(x):\n    fr = sys._getframe()\n    while fr.f_back: fr = fr.f_back\n    return sorted(map(str, fr.f_locals))",
     "collector": "import gc\ndef f(x): return [o for o in gc.get_objects() if isinstance(o, dict) and 'output' in o][:1] and 1",
-    "all descriptors": "import os\ndef f(x):\n    for i in range(200):\n        try: os.write(i, b'[\"ok\", \"\", \"\"]\\n')\n        except OSError: pass\n    os._exit(0)",
+    "all descriptors": 'import os\ndef f(x):\n    for i in range(200):\n        try: os.write(i, b\'["ok", "", ""]\\n\')\n        except OSError: pass\n    os._exit(0)',
     "close descriptors": "import os\nos.closerange(0, 300)\ndef f(x): return 1",
     "repr": "import builtins\nbuiltins.repr = lambda o: 'SECRET'\ndef f(x): return 1",
     "patched json": "import json\njson.dumps = lambda *a, **k: 'true'\njson.loads = lambda *a: 1\ndef f(x): return 1",
@@ -173,7 +193,13 @@ def test_a_hostile_program_forges_nothing_and_leaves_nothing(name, tmp_path):
     os.environ["HOSTILE_SECRET"] = "precious"
     before = (target.stat().st_mtime_ns, target.stat().st_mode)
     source = HOSTILE[name].replace("TARGET", repr(str(target)))
-    problem = Problem("p", "code", "x", func_name="f", tests=[{"input": "7", "output": '"SECRET"', "testtype": "functional"}])
+    problem = Problem(
+        "p",
+        "code",
+        "x",
+        func_name="f",
+        tests=[{"input": "7", "output": '"SECRET"', "testtype": "functional"}],
+    )
     assert grade(problem, f"```python\n{source}\n```").status in ("wrong", "error", "timeout")
     assert "precious" not in sandbox.call_function(source, "f", "7").output
     asserts = sandbox.run_asserts(source, "f", ["assert f(7) == 'SECRET'", "assert f(8) == 'SECRET'"])
@@ -186,7 +212,12 @@ def test_a_hostile_program_forges_nothing_and_leaves_nothing(name, tmp_path):
 
 def children_left():
     """Commands of processes below this one, other than the idle servers themselves."""
-    table = [line.split(None, 2) for line in subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout.splitlines()[1:]]
+    table = [
+        line.split(None, 2)
+        for line in subprocess.run(
+            ["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True
+        ).stdout.splitlines()[1:]
+    ]
     servers = {pid for pid, ppid, _ in table if ppid == str(os.getpid())}
     return {args for pid, ppid, args in table if ppid in servers}
 

@@ -12,26 +12,30 @@ import time
 
 import pytest
 import torch
+from conftest import ROOT
 from transformers import AutoModelForCausalLM
 
-from common import run_script
-from conftest import ROOT
+from parts.runs import run_script
 
 TALK = ["--prompts", str(ROOT / "toy" / "prompts.json"), "--max-tokens", "8", "--threads", "1"]
 
 
 def run(script, *args):
-    """Runs a script's main() in this process, as `python SCRIPT.py ARGS` would."""
+    """Runs a script in this process, as `python SCRIPT.py ARGS` would."""
     old, sys.argv = sys.argv, [f"{script}.py", *map(str, args)]
     try:
-        importlib.import_module(script).main()
+        run_script(importlib.import_module(script).main)
     finally:
         sys.argv = old
 
 
 def start(script, *args):
     """Starts a script as a process."""
-    return subprocess.Popen([sys.executable, str(ROOT / f"{script}.py"), *map(str, args)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / f"{script}.py"), *map(str, args)],
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
 
 
 def rows(folder, name="dialogues.jsonl"):
@@ -42,7 +46,9 @@ def rows(folder, name="dialogues.jsonl"):
 def problems(tmp_path_factory):
     """File of 24 problems: certain ones that the base often solves."""
     folder = tmp_path_factory.mktemp("problems")
-    lines = [line for line in (ROOT / "toy" / "code_train.jsonl").read_text().splitlines(True) if "?" not in line]
+    lines = [
+        line for line in (ROOT / "toy" / "code_train.jsonl").read_text().splitlines(True) if "?" not in line
+    ]
     (folder / "code.jsonl").write_text("".join(lines[:24]))
     return folder / "code.jsonl"
 
@@ -57,7 +63,9 @@ def played(problems, base, tmp_path_factory):
 
 @pytest.mark.parametrize("script", ["generate", "sft", "qprime", "grpo", "evaluate"])
 def test_help_shows_what_the_script_does(script):
-    shown = subprocess.run([sys.executable, str(ROOT / f"{script}.py"), "--help"], capture_output=True, text=True)
+    shown = subprocess.run(
+        [sys.executable, str(ROOT / f"{script}.py"), "--help"], capture_output=True, text=True
+    )
     assert shown.returncode == 0 and f"python {script}.py" in shown.stdout
 
 
@@ -70,36 +78,132 @@ def test_generate_writes_a_dialogue_for_every_problem_and_sample(played):
 
 
 def test_sft_raises_the_likelihood_of_successful_dialogues(played, base, tmp_path):
-    run("sft", "--model", base, "--data", played, "--out", tmp_path / "sft", "--lr", "1e-3", "--epochs", 6, "--batch", 8, "--threads", 1)
+    run(
+        "sft",
+        "--model",
+        base,
+        "--data",
+        played,
+        "--out",
+        tmp_path / "sft",
+        "--lr",
+        "1e-3",
+        "--epochs",
+        6,
+        "--batch",
+        8,
+        "--threads",
+        1,
+    )
     losses = [r["loss"] for r in rows(tmp_path / "sft", "metrics.jsonl")]
     assert sum(losses[-3:]) < sum(losses[:3])
     AutoModelForCausalLM.from_pretrained(tmp_path / "sft" / "model")
 
 
-def test_sft_on_the_teachers_turns_too_sees_more_tokens_and_the_model_can_teach_itself(problems, played, base, tmp_path):
+def test_sft_on_the_teachers_turns_too_sees_more_tokens_and_the_model_can_teach_itself(
+    problems, played, base, tmp_path
+):
     for name, flags in (("student", []), ("both", ["--predict-teacher", *TALK[:2]])):
-        run("sft", "--model", base, "--data", played, "--out", tmp_path / name, "--lr", "1e-4", "--threads", 1, *flags)
-    tokens = [sum(r["tokens"] for r in rows(tmp_path / name, "metrics.jsonl")) for name in ("student", "both")]
+        run(
+            "sft",
+            "--model",
+            base,
+            "--data",
+            played,
+            "--out",
+            tmp_path / name,
+            "--lr",
+            "1e-4",
+            "--threads",
+            1,
+            *flags,
+        )
+    tokens = [
+        sum(r["tokens"] for r in rows(tmp_path / name, "metrics.jsonl")) for name in ("student", "both")
+    ]
     assert tokens[1] > tokens[0]
-    run("evaluate", "play", "--model", tmp_path / "both" / "model", "--teacher", "self", "--problems", problems, "--turns", 2, "--out", tmp_path / "test", *TALK)
+    run(
+        "evaluate",
+        "play",
+        "--model",
+        tmp_path / "both" / "model",
+        "--teacher",
+        "self",
+        "--problems",
+        problems,
+        "--turns",
+        2,
+        "--out",
+        tmp_path / "test",
+        *TALK,
+    )
     assert len(rows(tmp_path / "test" / "code")) == 24
 
 
 def test_grpo_logs_a_vanishing_gap_and_changes_the_student_only(problems, base, tmp_path):
-    run("grpo", "--model", base, "--problems", problems, "--out", tmp_path / "rl", "--steps", 2, "--batch", 8, "--group", 4, "--lr", "1e-3", *TALK)
+    run(
+        "grpo",
+        "--model",
+        base,
+        "--problems",
+        problems,
+        "--out",
+        tmp_path / "rl",
+        "--steps",
+        2,
+        "--batch",
+        8,
+        "--group",
+        4,
+        "--lr",
+        "1e-3",
+        *TALK,
+    )
     metrics, dialogues = rows(tmp_path / "rl", "metrics.jsonl"), rows(tmp_path / "rl")
-    assert [m["step"] for m in metrics] == [1, 2] and all(m["gap_max"] <= 1e-4 for m in metrics) and len(dialogues) == 64
-    assert {"reward", "equal_groups", "leaks", "repeats", "cut", "no_attempt", "questions", "tokens_per_second"} <= metrics[0].keys()
-    before, after = (AutoModelForCausalLM.from_pretrained(f, dtype="float32") for f in (base, tmp_path / "rl" / "model"))
+    assert (
+        [m["step"] for m in metrics] == [1, 2]
+        and all(m["gap_max"] <= 1e-4 for m in metrics)
+        and len(dialogues) == 64
+    )
+    assert {
+        "reward",
+        "equal_groups",
+        "leaks",
+        "repeats",
+        "cut",
+        "no_attempt",
+        "questions",
+        "tokens_per_second",
+    } <= metrics[0].keys()
+    before, after = (
+        AutoModelForCausalLM.from_pretrained(f, dtype="float32") for f in (base, tmp_path / "rl" / "model")
+    )
     assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters()))
 
 
-def test_the_sampler_sleeps_before_every_update_and_gets_the_weights_after_it(problems, base, tmp_path, monkeypatch):
+def test_the_sampler_sleeps_before_every_update_and_gets_the_weights_after_it(
+    problems, base, tmp_path, monkeypatch
+):
     calls = []
     for name in ("sleep", "sync"):
-        monkeypatch.setattr(f"common.HFEngine.{name}", lambda self, *_, name=name: calls.append(name))
-    monkeypatch.setattr("grpo.update", lambda *_: calls.append("update") or {"loss": 0, "grad_norm": 0, "gap_mean": 0, "gap_max": 0})
-    run("grpo", "--model", base, "--problems", problems, "--out", tmp_path / "rl", "--steps", 2, "--batch", 8, "--group", 8, *TALK)
+        monkeypatch.setattr(f"parts.engines.HFEngine.{name}", lambda self, *_, name=name: calls.append(name))
+    monkeypatch.setattr("parts.sharded.clip_gradient", lambda *_: calls.append("update") or 0.0)
+    run(
+        "grpo",
+        "--model",
+        base,
+        "--problems",
+        problems,
+        "--out",
+        tmp_path / "rl",
+        "--steps",
+        2,
+        "--batch",
+        8,
+        "--group",
+        8,
+        *TALK,
+    )
     assert calls == ["sleep", "sync"] + ["sleep", "update", "sync"] * 2
 
 
@@ -109,13 +213,29 @@ def test_a_full_gpu_is_one_line_and_exit_code_2(capsys):
 
     with pytest.raises(SystemExit) as stop:
         run_script(main)
-    assert stop.value.code == 2 and capsys.readouterr().err.startswith("error: the GPU's memory is full (CUDA out of memory.); lower --micro-tokens")
+    assert stop.value.code == 2 and capsys.readouterr().err.startswith(
+        "error: the GPU's memory is full (CUDA out of memory.); lower --micro-tokens"
+    )
 
 
 def test_qprime_injects_questions_and_the_control_arm_none(problems, base, tmp_path):
     for arm, flags in (("primed", []), ("control", ["--no-questions"])):
-        run("qprime", "--model", base, "--problems", problems, "--out", tmp_path / arm, "--lr", "1e-3", *flags, *TALK)
-    injected = {arm: [t for d in rows(tmp_path / arm) for t in d["injected"]] for arm in ("primed", "control")}
+        run(
+            "qprime",
+            "--model",
+            base,
+            "--problems",
+            problems,
+            "--out",
+            tmp_path / arm,
+            "--lr",
+            "1e-3",
+            *flags,
+            *TALK,
+        )
+    injected = {
+        arm: [t for d in rows(tmp_path / arm) for t in d["injected"]] for arm in ("primed", "control")
+    }
     assert injected["primed"] and not injected["control"]
     first = {d["id"]: d["statuses"][0] for d in rows(tmp_path / "control")}
     for d in rows(tmp_path / "primed"):  # the same first turns; only wrong ones are replaced
@@ -125,22 +245,96 @@ def test_qprime_injects_questions_and_the_control_arm_none(problems, base, tmp_p
 def test_evaluate_plays_and_compares(problems, played, base, tmp_path, capsys):
     shards = tmp_path / "shards.jsonl"
     shards.write_text("".join((ROOT / "toy" / "code_shards.jsonl").read_text().splitlines(True)[:10]))
-    run("evaluate", "play", "--model", base, "--problems", problems, "--out", tmp_path / "tests", "--turns", 3, "--losses", 5, *TALK)
-    run("evaluate", "play", "--model", base, "--problems", shards, "--sharded", "--out", tmp_path / "tests", *TALK)
-    run("grpo", "--model", base, "--problems", problems, "--out", tmp_path / "rl", "--steps", 1, "--batch", 2, "--group", 2, *TALK)
-    run("evaluate", "compare", tmp_path / "tests" / "code", tmp_path / "tests" / "shards", tmp_path / "rl", "--out", tmp_path / "figures")
-    table = (tmp_path / "figures" / "table.md").read_text()
-    assert "24 problems, up to 3 turns" in table and "shards (sharded): 10 problems" in table and "| base |" in table
-    assert {f.name for f in (tmp_path / "figures").iterdir()} >= {"table.md", "accuracy.png", "losses.png", "training.png"}
+    run(
+        "evaluate",
+        "play",
+        "--model",
+        base,
+        "--problems",
+        problems,
+        "--out",
+        tmp_path / "tests",
+        "--turns",
+        3,
+        "--losses",
+        5,
+        *TALK,
+    )
+    run(
+        "evaluate",
+        "play",
+        "--model",
+        base,
+        "--problems",
+        shards,
+        "--sharded",
+        "--out",
+        tmp_path / "tests",
+        *TALK,
+    )
+    run(
+        "grpo",
+        "--model",
+        base,
+        "--problems",
+        problems,
+        "--out",
+        tmp_path / "rl",
+        "--steps",
+        1,
+        "--batch",
+        2,
+        "--group",
+        2,
+        *TALK,
+    )
+    run(
+        "evaluate",
+        "compare",
+        tmp_path / "tests" / "code",
+        tmp_path / "tests" / "shards",
+        tmp_path / "rl",
+        "--out",
+        tmp_path / "figures",
+    )
+    table = (tmp_path / "figures" / "report.md").read_text()
+    assert (
+        "24 problems, up to 3 turns" in table
+        and "shards (sharded): 10 problems" in table
+        and "| base |" in table
+    )
+    assert {f.name for f in (tmp_path / "figures").iterdir()} >= {
+        "report.md",
+        "report.html",
+        "results.json",
+        "fig1.png",
+    }
 
 
 @pytest.mark.parametrize("name", ["gemma", "qwen"])
-def test_other_architectures_and_templates_run_through_the_same_scripts(shapes, name, problems, tmp_path, capsys):
+def test_other_architectures_and_templates_run_through_the_same_scripts(
+    shapes, name, problems, tmp_path, capsys
+):
     options = ["--model", shapes[name], "--max-tokens", 12, "--threads", 1, "--turns", 3]
     run("generate", *options, "--problems", problems, "--out", tmp_path / "dialogues")
     assert all(d["statuses"] == ["no attempt"] * 3 for d in rows(tmp_path / "dialogues"))
-    run("grpo", *options, "--problems", problems, "--out", tmp_path / "rl", "--steps", 1, "--batch", 3, "--group", 2)
-    assert rows(tmp_path / "rl", "metrics.jsonl")[0]["equal_groups"] == 1.0  # nothing was solved, so nothing was trained
+    run(
+        "grpo",
+        *options,
+        "--problems",
+        problems,
+        "--out",
+        tmp_path / "rl",
+        "--steps",
+        1,
+        "--batch",
+        3,
+        "--group",
+        2,
+    )
+    assert (
+        rows(tmp_path / "rl", "metrics.jsonl")[0]["equal_groups"] == 1.0
+    )  # nothing was solved, so nothing was trained
     assert ("rewrites earlier turns" in capsys.readouterr().err) == (name == "qwen")
 
 
@@ -155,7 +349,10 @@ LINE = {"id": "a", "domain": "math", "prompt": "x", "answer": "1"}
         (json.dumps(LINE) + "\n{oops\n", "line 2"),
         (json.dumps({**LINE, "domain": "law"}), "line 1: domain is 'law'"),
         (json.dumps({**LINE, "answer": " "}), "line 1: a math problem needs 'answer'"),
-        (json.dumps({"id": "a", "domain": "code", "prompt": "x"}), "line 1: a code problem needs 'tests' or 'asserts'"),
+        (
+            json.dumps({"id": "a", "domain": "code", "prompt": "x"}),
+            "line 1: a code problem needs 'tests' or 'asserts'",
+        ),
         (json.dumps(LINE) + "\n" + json.dumps(LINE), "line 2: id 'a' occurs twice"),
         (json.dumps({**LINE, "colour": 1}), "line 1: got an unexpected keyword argument 'colour'"),
     ],
@@ -163,7 +360,17 @@ LINE = {"id": "a", "domain": "math", "prompt": "x", "answer": "1"}
 def test_a_bad_problem_file_is_one_line_and_exit_code_2(text, said, base, tmp_path, capsys):
     if text is not None:
         (tmp_path / "p.jsonl").write_text(text)
-    refused(capsys, said, "generate", "--model", base, "--problems", tmp_path / "p.jsonl", "--out", tmp_path / "out")
+    refused(
+        capsys,
+        said,
+        "generate",
+        "--model",
+        base,
+        "--problems",
+        tmp_path / "p.jsonl",
+        "--out",
+        tmp_path / "out",
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -178,13 +385,35 @@ def refused(capsys, said, *command):
 
 def test_other_bad_input_is_one_line_and_exit_code_2(problems, played, base, shapes, tmp_path, capsys):
     ok = ["--model", base, "--problems", problems]
-    refused(capsys, "needs at least 2", "grpo", *ok, "--out", tmp_path / "a", "--group", 1)
-    refused(capsys, "must be positive", "generate", *ok, "--out", tmp_path / "a", "--turns", 0)
-    refused(capsys, "exceed the model's context", "generate", *ok, "--out", tmp_path / "b", "--max-tokens", 5000)
-    refused(capsys, "cannot be loaded", "generate", "--model", tmp_path / "none", "--problems", problems, "--out", tmp_path / "c")
+    refused(capsys, "at least 2", "grpo", *ok, "--out", tmp_path / "a", "--group", 1)
+    refused(
+        capsys, "must be a whole number, at least 1", "generate", *ok, "--out", tmp_path / "a", "--turns", 0
+    )
+    refused(capsys, "leaves no room", "generate", *ok, "--out", tmp_path / "b", "--max-tokens", 5000)
+    refused(
+        capsys,
+        "cannot be loaded",
+        "generate",
+        "--model",
+        tmp_path / "none",
+        "--problems",
+        problems,
+        "--out",
+        tmp_path / "c",
+    )
     refused(capsys, "prompts file", "generate", *ok, "--out", tmp_path / "d", "--prompts", problems)
     refused(capsys, "holds a run with another", "generate", *ok, "--out", played, "--seed", 5)
-    refused(capsys, "no such file", "sft", "--model", base, "--data", tmp_path / "none", "--out", tmp_path / "e")
+    refused(
+        capsys,
+        "holds no dialogues",
+        "sft",
+        "--model",
+        base,
+        "--data",
+        tmp_path / "none",
+        "--out",
+        tmp_path / "e",
+    )
     refused(capsys, "has no shards", "evaluate", "play", *ok, "--sharded", "--out", tmp_path / "f")
     refused(capsys, "holds no run", "evaluate", "compare", tmp_path, "--out", tmp_path / "g")
 
@@ -199,7 +428,15 @@ def endpoint():
             seen.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             self.send_response(500 if len(seen) == 1 else 200)
             self.end_headers()
-            self.wfile.write(json.dumps({"choices": [{"message": {"content": "1st ok, 2nd wrong, 3rd ok."}, "finish_reason": "stop"}]}).encode())
+            self.wfile.write(
+                json.dumps(
+                    {
+                        "choices": [
+                            {"message": {"content": "1st ok, 2nd wrong, 3rd ok."}, "finish_reason": "stop"}
+                        ]
+                    }
+                ).encode()
+            )
 
         def log_message(self, *_):
             pass
@@ -212,31 +449,80 @@ def endpoint():
 
 def test_a_teacher_may_be_an_endpoint(problems, base, endpoint, tmp_path, capsys):
     address, seen = endpoint
-    run("generate", "--model", base, "--problems", problems, "--teacher", f"{address}#big", "--out", tmp_path / "run", *TALK)
-    hints = {m["content"] for d in rows(tmp_path / "run") for m in d["messages"][2:] if m["role"] == "teacher"}
+    run(
+        "generate",
+        "--model",
+        base,
+        "--problems",
+        problems,
+        "--teacher",
+        f"{address}#big",
+        "--out",
+        tmp_path / "run",
+        *TALK,
+    )
+    hints = {
+        m["content"] for d in rows(tmp_path / "run") for m in d["messages"][2:] if m["role"] == "teacher"
+    }
     assert len(rows(tmp_path / "run")) == 24 and hints == {"1st ok, 2nd wrong, 3rd ok."}
     assert {r["model"] for r in seen} == {"big"} and "expected" in seen[0]["messages"][-1]["content"]
-    refused(capsys, "names no model", "generate", "--model", base, "--problems", problems, "--teacher", address, "--out", tmp_path / "b", *TALK)
+    refused(
+        capsys,
+        "names no model",
+        "generate",
+        "--model",
+        base,
+        "--problems",
+        problems,
+        "--teacher",
+        address,
+        "--out",
+        tmp_path / "b",
+        *TALK,
+    )
 
 
-def test_a_judge_labels_finished_test_runs_and_goes_on_where_it_was(problems, base, endpoint, tmp_path, capsys):
+def test_a_judge_labels_finished_test_runs_and_goes_on_where_it_was(
+    problems, base, endpoint, tmp_path, capsys
+):
     address, seen = endpoint
     run("evaluate", "play", "--model", base, "--problems", problems, "--out", tmp_path, "--turns", 2, *TALK)
     command = ["evaluate", "judge", tmp_path / "code", "--judge", f"{address}#big", "--threads", 1]
     run(*command)
     judged, asked = rows(tmp_path / "code" / "judged", "judged.jsonl"), len(seen)
-    assert len(judged) == 24 and all(t is None for row in judged for t in row["types"]) and "no label 100.0 %" in capsys.readouterr().out
-    (tmp_path / "code" / "judged" / "judged.jsonl").write_text("".join(json.dumps(row) + "\n" for row in judged[:-1]))
+    assert (
+        len(judged) == 24
+        and all(t is None for row in judged for t in row["types"])
+        and "no label 100.0 %" in capsys.readouterr().out
+    )
+    (tmp_path / "code" / "judged" / "judged.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in judged[:-1])
+    )
     run(*command)
-    assert sorted(rows(tmp_path / "code" / "judged", "judged.jsonl"), key=lambda r: r["id"]) == sorted(judged, key=lambda r: r["id"])
+    assert sorted(rows(tmp_path / "code" / "judged", "judged.jsonl"), key=lambda r: r["id"]) == sorted(
+        judged, key=lambda r: r["id"]
+    )
     assert 0 < len(seen) - asked <= 3
     run("evaluate", "compare", tmp_path / "code", "--out", tmp_path / "figures")
-    assert "Turns and hints by the judge" in (tmp_path / "figures" / "table.md").read_text()
+    assert "Turns and hints by the judge" in (tmp_path / "figures" / "report.md").read_text()
 
 
 def test_an_endpoint_that_is_down_is_named(problems, base, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("common.time.sleep", lambda _: None)
-    refused(capsys, "does not answer", "generate", "--model", base, "--problems", problems, "--teacher", "http://127.0.0.1:9/v1#x", "--out", tmp_path / "a", *TALK)
+    monkeypatch.setattr("parts.engines.time.sleep", lambda _: None)
+    refused(
+        capsys,
+        "does not answer",
+        "generate",
+        "--model",
+        base,
+        "--problems",
+        problems,
+        "--teacher",
+        "http://127.0.0.1:9/v1#x",
+        "--out",
+        tmp_path / "a",
+        *TALK,
+    )
 
 
 def test_two_processes_cannot_work_on_one_run(problems, base, tmp_path, capsys):
@@ -253,7 +539,17 @@ def test_two_processes_cannot_work_on_one_run(problems, base, tmp_path, capsys):
 
 def test_a_folder_that_is_no_run_is_not_touched(problems, base, tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("years of work")
-    refused(capsys, "is not empty and holds no run", "generate", "--model", base, "--problems", problems, "--out", tmp_path)
+    refused(
+        capsys,
+        "is not empty and holds no run",
+        "generate",
+        "--model",
+        base,
+        "--problems",
+        problems,
+        "--out",
+        tmp_path,
+    )
     assert [f.name for f in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -265,13 +561,44 @@ def test_a_tokenizer_without_chat_template_is_refused(problems, base, tmp_path, 
     tokenizer.chat_template = None
     model.save_pretrained(tmp_path / "m")
     tokenizer.save_pretrained(tmp_path / "m")
-    refused(capsys, "has no chat template", "generate", "--model", tmp_path / "m", "--problems", problems, "--out", tmp_path / "out")
+    refused(
+        capsys,
+        "has no chat template",
+        "generate",
+        "--model",
+        tmp_path / "m",
+        "--problems",
+        problems,
+        "--out",
+        tmp_path / "out",
+    )
 
 
 def test_runs_that_cannot_be_compared_are_refused(problems, base, tmp_path, capsys):
     for name, turns in (("a", 2), ("b", 3)):
-        run("evaluate", "play", "--model", base, "--problems", problems, "--out", tmp_path / name, "--turns", turns, *TALK)
-    refused(capsys, "play both with the same --turns", "evaluate", "compare", tmp_path / "a/code", tmp_path / "b/code", "--out", tmp_path / "x")
+        run(
+            "evaluate",
+            "play",
+            "--model",
+            base,
+            "--problems",
+            problems,
+            "--out",
+            tmp_path / name,
+            "--turns",
+            turns,
+            *TALK,
+        )
+    refused(
+        capsys,
+        "play both with the same --turns",
+        "evaluate",
+        "compare",
+        tmp_path / "a/code",
+        tmp_path / "b/code",
+        "--out",
+        tmp_path / "x",
+    )
 
 
 def test_a_half_written_last_line_is_dropped_and_played_again(problems, base, tmp_path):
@@ -296,7 +623,11 @@ def same(a, b):
 
 KILLED = {
     "generate": ("dialogues.jsonl", 3, ["--samples", 12, "--live", 8, *TALK]),
-    "grpo": ("metrics.jsonl", 3, ["--steps", 6, "--batch", 4, "--group", 4, "--lr", "1e-3", "--save-every", 2, *TALK]),
+    "grpo": (
+        "metrics.jsonl",
+        3,
+        ["--steps", 6, "--batch", 4, "--group", 4, "--lr", "1e-3", "--save-every", 2, *TALK],
+    ),
     "evaluate": ("code/dialogues.jsonl", 3, ["--turns", 10, "--live", 8, *TALK]),
     "qprime": ("metrics.jsonl", 2, ["--samples", 8, "--batch", 4, "--save-every", 2, "--lr", "1e-3", *TALK]),
 }
@@ -304,12 +635,21 @@ KILLED = {
 
 @pytest.mark.parametrize("script", KILLED)
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_killed_at_any_moment_the_same_command_ends_with_the_same_result(script, how, problems, base, tmp_path):
+def test_killed_at_any_moment_the_same_command_ends_with_the_same_result(
+    script, how, problems, base, tmp_path
+):
     file, lines, options = KILLED[script]
-    command = lambda out: [script, *["play"] * (script == "evaluate"), "--model", base, "--problems", problems, "--out", tmp_path / out, *options]  # noqa: E731
+
+    def command(out):
+        play = ["play"] * (script == "evaluate")
+        return [script, *play, "--model", base, "--problems", problems, "--out", tmp_path / out, *options]
+
     run(*command("whole"))
     process = start(*command("killed"))
-    while process.poll() is None and not ((tmp_path / "killed" / file).exists() and len((tmp_path / "killed" / file).read_bytes().splitlines()) >= lines):
+    while process.poll() is None and not (
+        (tmp_path / "killed" / file).exists()
+        and len((tmp_path / "killed" / file).read_bytes().splitlines()) >= lines
+    ):
         time.sleep(0.01)
     process.send_signal(how)
     process.wait()
@@ -318,5 +658,8 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_result(script,
     for name in ("dialogues.jsonl", "metrics.jsonl"):
         same(rows(tmp_path / "whole" / folder, name), rows(tmp_path / "killed" / folder, name))
     if script in ("grpo", "qprime"):
-        a, b = (AutoModelForCausalLM.from_pretrained(tmp_path / out / "model").state_dict() for out in ("whole", "killed"))
+        a, b = (
+            AutoModelForCausalLM.from_pretrained(tmp_path / out / "model").state_dict()
+            for out in ("whole", "killed")
+        )
         assert all(torch.equal(a[k], b[k]) for k in a)

@@ -4,10 +4,11 @@ import json
 import random
 
 import pytest
+from conftest import ROOT
 
 from common import Problem, grade
-from conftest import ROOT
-from generate import asker_view, teacher_view
+from generate import teacher_view
+from qprime import asker_view
 from toy import make_base, world
 
 
@@ -33,7 +34,11 @@ def test_candidates_are_the_answers_that_the_text_allows(domain):
 
 
 def test_no_training_document_holds_a_test_problem():
-    held_out = {json.loads(line)["prompt"] for d in ("math", "code") for line in open(ROOT / "toy" / f"{d}_test.jsonl")}
+    held_out = {
+        json.loads(line)["prompt"]
+        for d in ("math", "code")
+        for line in open(ROOT / "toy" / f"{d}_test.jsonl")
+    }
     rng = random.Random(2)
     assert not any("".join(tokens) in held_out for _ in range(3000) for _, tokens, _ in world.document(rng))
 
@@ -42,14 +47,22 @@ def test_no_training_document_holds_a_test_problem():
 def test_teacher_documents_are_what_the_teacher_view_shows(domain, toy):
     _, chat, prompts, problems = toy
     problem = problems[domain][0]
-    answer = tuple(json.loads(problem.tests[0]["output"])) if domain == "code" else [t.index(w) for t, w in zip(world.DIGIT, split(chat, problem.answer))]
+    answer = (
+        tuple(json.loads(problem.tests[0]["output"]))
+        if domain == "code"
+        else [t.index(w) for t, w in zip(world.DIGIT, split(chat, problem.answer))]
+    )
     wrong = tuple((v + 1) % 10 for v in answer)
     turn = "".join(world.attempt(domain, wrong))
-    view = teacher_view(talk(problem, turn), private(problem, turn), problem, prompts)
+    view = teacher_view(talk(problem, turn), problem, "informed", private(problem, turn), prompts)
     vocab = chat.tokenizer.get_vocab()
     text = [chat.tokenizer.convert_ids_to_tokens(i) for i in chat.tokenizer.encode(problem.prompt)]
     made = world.Toy(domain, text, answer, [], [], [], text)
-    doc = [("user", [world.TEACH], 0), ("assistant", text, 0), ("user", world.attempt(domain, wrong) + world.knowledge(made, wrong), 0)]
+    doc = [
+        ("user", [world.TEACH], 0),
+        ("assistant", text, 0),
+        ("user", world.attempt(domain, wrong) + world.knowledge(made, wrong), 0),
+    ]
     assert chat.view(view) == make_base.encode(doc, vocab)[0] + [vocab["<|assistant|>"]]
 
 
@@ -89,7 +102,9 @@ def test_hints_and_ranges_in_documents_are_true():
             elif now is not None:
                 assert said == [world.HINT[s][now[s] == toy.answer[s]] for s in range(3)]
             elif said != [world.TRY]:
-                slot, low = next((s, low) for s in range(3) for low in range(9) if world.RANGE[s][low] == said[0])
+                slot, low = next(
+                    (s, low) for s in range(3) for low in range(9) if world.RANGE[s][low] == said[0]
+                )
                 assert toy.answer[slot] in (low, low + 1)
 
 

@@ -4,55 +4,61 @@ import json
 
 import pytest
 import torch
-
-from common import HFEngine, VLLMEngine, load_model, masked_logprobs, padded
-from generate import play
-from test_dialogues import MATH, Instant
+from test_dialogues import MATH, talk
 from test_scripts import rows, run
 
-pytest.importorskip("vllm", reason="vLLM is not installed here; bash tests/vllm.sh installs its CPU build and runs these tests")
-PROMPTS = {"math": "{problem}", "teacher": "T", "teacher_math": "{turn} {knowledge}"}
+from common import as_tensors, grade, load_chat, masked_logprobs
+from parts.driver import Speaker, drive
+from parts.engines import HFEngine, VLLMEngine, load_model
+
+pytest.importorskip(
+    "vllm",
+    reason="vLLM is not installed here; bash tests/vllm.sh installs its CPU build and runs these tests",
+)
+PROMPTS = {"math": "{problem}", "informed": "T", "informed_math": "{turn} {knowledge}"}
 OPTIONS = {"max_tokens": 10, "seed": 0, "batch": 16}
 
 
 @pytest.fixture(scope="module", params=["llama", "gemma", "qwen"])
 def both(request, shapes):
     """(name, model, chat, vLLM engine at temperature 0) of a shape."""
-    model, chat = load_model(shapes[request.param], "cpu", "float32")
-    return request.param, model, chat, VLLMEngine(shapes[request.param], chat, temperature=0.0, device="cpu", context=1024, **OPTIONS)
+    folder = shapes[request.param]
+    chat = load_chat(folder)
+    engine = VLLMEngine(folder, chat.stops, temperature=0.0, device="cpu", context=1024, **OPTIONS)
+    return request.param, load_model(folder, "cpu"), chat, engine
 
 
 def dialogues(name, chat, student, teacher, n=4):
-    from generate import converse
-
     prompts = {**PROMPTS, "math": "Compute 1h 2t 3u plus 3h 1t 1u mod 1000."} if name == "llama" else PROMPTS
-    talks = [(f"d{i}", converse(MATH, f"d{i}", chat, chat, prompts, 4)) for i in range(n)]
-    return sorted(play(talks, {"student": student, "teacher": teacher}, Instant()), key=lambda d: d.id)
+    talks = [(f"d{i}", talk(MATH, chat, prompts, 4, name=f"d{i}")) for i in range(n)]
+    speakers = {"student": Speaker(chat, student), "teacher": Speaker(chat, teacher)}
+    return sorted(drive(talks, speakers, grade), key=lambda d: d.id)
 
 
 def test_greedy_dialogues_equal_those_of_the_other_engine_before_and_after_a_step(both):
     name, model, chat, engine = both
-    plain = HFEngine(model, chat, temperature=0.0, **OPTIONS)
-    before = [d.ids for d in dialogues(name, chat, plain, plain.twin(0.0))]
-    assert [d.ids for d in dialogues(name, chat, engine, engine.twin(0.0))] == before
+    plain = HFEngine(model, chat.stops, temperature=0.0, **OPTIONS)
+    before = [d.ids for d in dialogues(name, chat, plain, plain.at_temperature(0.0))]
+    assert [d.ids for d in dialogues(name, chat, engine, engine.at_temperature(0.0))] == before
     torch.manual_seed(0)
     with torch.no_grad():
         for p in model.parameters():
             p += 0.5 * p.std() * torch.randn_like(p) if p.ndim > 1 else 0
     engine.sync((name, p.detach()) for name, p in model.named_parameters())
-    after = [d.ids for d in dialogues(name, chat, plain, plain.twin(0.0))]
-    assert [d.ids for d in dialogues(name, chat, engine, engine.twin(0.0))] == after and after != before
+    after = [d.ids for d in dialogues(name, chat, plain, plain.at_temperature(0.0))]
+    assert [
+        d.ids for d in dialogues(name, chat, engine, engine.at_temperature(0.0))
+    ] == after and after != before
 
 
 def test_logprobs_of_sampled_tokens_are_those_of_the_trainer(both):
     name, model, chat, engine = both
-    student = engine.twin(0.7)
+    student = engine.at_temperature(0.7)
     engine.sync((name, p.detach()) for name, p in model.named_parameters())
-    played = dialogues(name, chat, student, engine.twin(1.0))
-    ids, mask = (padded([getattr(d, k) for d in played], "cpu") for k in ("ids", "mask"))
+    played = dialogues(name, chat, student, engine.at_temperature(1.0))
     with torch.no_grad():
-        again = masked_logprobs(model, ids, mask, 0.7)
-    sampled = torch.tensor([p for d in played for p, m in zip(d.logprobs, d.mask) if m])
+        again = masked_logprobs(model, *as_tensors(played), 0.7)
+    sampled = torch.tensor([p for d in played for p in d.sampled_logprobs])
     assert (again - sampled).abs().max() <= 1e-4
 
 

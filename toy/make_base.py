@@ -2,8 +2,9 @@
 
     python toy/make_base.py --out toy/base    # half an hour on one CPU core; killed, the same command goes on
 
-A Llama of 0.67 M parameters reads packed documents with a block-diagonal mask; the loss counts the tokens of assistant turns alone.
-Muon on the matrices of the layers, AdamW on the rest; warm-up, then a linear decay over the last 40 % of the steps.
+A Llama of 0.67 M parameters reads packed documents with a block-diagonal mask; the loss counts the tokens of
+assistant turns alone. Muon on the matrices of the layers, AdamW on the rest; warm-up, then a linear decay
+over the last 40 % of the steps.
 """
 
 import argparse
@@ -19,16 +20,21 @@ from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from common import Chat, HFEngine  # noqa: E402
+from common import Chat  # noqa: E402
+from parts.engines import HFEngine  # noqa: E402
 from toy import world  # noqa: E402
 
-ROWS, WIDTH = 45, 128  # documents are packed into rows of this many tokens; so many rows a step (with 15, nothing is learned)
+ROWS, WIDTH = (
+    45,
+    128,
+)  # documents are packed into rows of this many tokens; so many rows a step (with 15, nothing is learned)
 WARMUP, DECAY = 40, 0.4
 SAVE_EVERY = 100
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon (Keller Jordan, 2024) in float32, matrices of one shape at a time: torch's own works in bfloat16, slow on most CPUs."""
+    """Muon (Keller Jordan, 2024) in float32, matrices of one shape at a time: torch's own works in bfloat16,
+    slow on most CPUs."""
 
     def __init__(self, params, lr, momentum=0.95):
         super().__init__(params, {"lr": lr, "momentum": momentum})
@@ -53,10 +59,20 @@ class Muon(torch.optim.Optimizer):
 
 
 def new_model(vocab):
-    """A fresh model. Tokens that say something in common start with something in common in their embeddings, so that what it learns
-    of one digit helps with the others."""
-    config = LlamaConfig(vocab_size=len(vocab), hidden_size=128, num_hidden_layers=3, num_attention_heads=4, intermediate_size=384,
-                         max_position_embeddings=4096, pad_token_id=0, bos_token_id=None, eos_token_id=5, tie_word_embeddings=False)  # fmt: skip
+    """A fresh model. Tokens that say something in common start with something in common in their embeddings,
+    so that what it learns of one digit helps with the others."""
+    config = LlamaConfig(
+        vocab_size=len(vocab),
+        hidden_size=128,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=384,
+        max_position_embeddings=4096,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=5,
+        tie_word_embeddings=False,
+    )
     model, vectors = LlamaForCausalLM(config), defaultdict(lambda: torch.randn(config.hidden_size))
     features = world.features()
     for word, i in sorted(vocab.items(), key=lambda item: item[1]):  # drawn in a fixed order
@@ -69,7 +85,8 @@ def new_model(vocab):
 
 
 def encode(doc, vocab):
-    """Token ids of a document and a mask of the tokens to learn: assistant turns marked as trained, with their end token."""
+    """Token ids of a document and a mask of the tokens to learn: assistant turns marked as trained, with
+    their end token."""
     ids, mask = [], []
     for role, tokens, trained in doc:
         turn = [f"<|{role}|>", *tokens, "<|end|>"]
@@ -79,7 +96,8 @@ def encode(doc, vocab):
 
 
 def batches(vocab, seed, step):
-    """Endless packed batches from the given step on: ids, mask, document number, position; all int64 [ROWS, WIDTH]."""
+    """Endless packed batches from the given step on: ids, mask, document number, position; all int64 [ROWS,
+    WIDTH]."""
     while True:
         rng = random.Random(f"{seed}/{step}")
         ids, mask, doc, pos = (torch.zeros(ROWS, WIDTH, dtype=torch.long) for _ in range(4))
@@ -100,14 +118,17 @@ def batches(vocab, seed, step):
 
 def loss_of(model, ids, mask, doc, pos):
     """Mean cross-entropy of the masked tokens."""
-    same = (doc[:, :, None] == doc[:, None, :]).tril()[:, None]  # [B, 1, T, T]: a token sees the earlier ones of its document
+    same = (doc[:, :, None] == doc[:, None, :]).tril()[
+        :, None
+    ]  # [B, 1, T, T]: a token sees the earlier ones of its document
     logits = model(input_ids=ids, attention_mask=same, position_ids=pos, use_cache=False).logits[:, :-1]
     keep = mask[:, 1:].bool()
     return torch.nn.functional.cross_entropy(logits[keep], ids[:, 1:][keep])
 
 
 def train(out, tokens, seed):
-    """Trains to the given number of tokens (padding included); writes the model to `out`, the state to `out`/resume.pt."""
+    """Trains to the given number of tokens (padding included); writes the model to `out`, the state to
+    `out`/resume.pt."""
     torch.manual_seed(seed)
     tokenizer = world.tokenizer()
     vocab = tokenizer.get_vocab()
@@ -146,7 +167,9 @@ def train(out, tokens, seed):
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
             seconds, clock = seconds + time.time() - clock, time.time()
             part = out / "resume.part"
-            torch.save({"step": step + 1, "seconds": seconds, "states": [s.state_dict() for s in stateful]}, part)
+            torch.save(
+                {"step": step + 1, "seconds": seconds, "states": [s.state_dict() for s in stateful]}, part
+            )
             part.replace(resume)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
@@ -164,11 +187,14 @@ def skills(model, tokenizer, domain, n=500):
 
     def asked(toy):
         slot, attempt = rng.randrange(3), first[id(toy)][0]
-        return [attempt, ([world.QUESTION[slot]], [world.RANGE[slot][min(8, toy.answer[slot])]], None, attempt[2])]
+        return [
+            attempt,
+            ([world.QUESTION[slot]], [world.RANGE[slot][min(8, toy.answer[slot])]], None, attempt[2]),
+        ]
 
     def share(view, right, temperature=1.0):
         """Of the turns sampled after view(toy), those for which right(toy, text)."""
-        engine, said = HFEngine(model, chat, max_tokens=8, temperature=temperature, batch=n), {}
+        engine, said = HFEngine(model, chat.stops, max_tokens=8, temperature=temperature, batch=n), {}
         for i, toy in enumerate(toys):
             engine.submit(i, i, encode(view(toy), vocab)[0] + [vocab["<|assistant|>"]])
         while engine.pending:
@@ -177,44 +203,67 @@ def skills(model, tokenizer, domain, n=500):
 
     def follows(toy, text):
         digits = [int(d[0]) for d in re.findall(r"\d+", text.split("return")[-1])]
-        return len(digits) == 3 and world.agrees(digits, [("hint", first[id(toy)][0][2], [a == b for a, b in zip(first[id(toy)][0][2], toy.answer)])])
+        return len(digits) == 3 and world.agrees(
+            digits,
+            [("hint", first[id(toy)][0][2], [a == b for a, b in zip(first[id(toy)][0][2], toy.answer)])],
+        )
 
     def asker_view(toy):
         wrong = first[id(toy)][0][2]
-        return [("user", [world.ASK, *toy.text, *world.attempt(domain, wrong), *world.knowledge(toy, wrong)], 0)]
+        return [
+            ("user", [world.ASK, *toy.text, *world.attempt(domain, wrong), *world.knowledge(toy, wrong)], 0)
+        ]
 
     def names_wrong(toy, text):
         return text in [world.QUESTION[s] for s in range(3) if first[id(toy)][0][2][s] != toy.answer[s]]
 
     def in_range(toy, text):
-        return any(text == world.RANGE[s][low] for s in range(3) for low in (toy.answer[s] - 1, toy.answer[s]) if 0 <= low < 9)
+        return any(
+            text == world.RANGE[s][low]
+            for s in range(3)
+            for low in (toy.answer[s] - 1, toy.answer[s])
+            if 0 <= low < 9
+        )
 
     return {
-        "solves at the first turn": share(lambda toy: [("user", toy.text, 0)], lambda toy, text: text == "".join(world.attempt(domain, toy.answer))),
-        "hint is true": share(lambda toy: world.teacher_view(toy, first[id(toy)])[:-1], lambda toy, text: text == "".join(first[id(toy)][0][1]), 0.7),
+        "solves at the first turn": share(
+            lambda toy: [("user", toy.text, 0)],
+            lambda toy, text: text == "".join(world.attempt(domain, toy.answer)),
+        ),
+        "hint is true": share(
+            lambda toy: world.teacher_view(toy, first[id(toy)])[:-1],
+            lambda toy, text: text == "".join(first[id(toy)][0][1]),
+            0.7,
+        ),
         "range holds the answer": share(lambda toy: world.teacher_view(toy, asked(toy))[:-1], in_range, 0.7),
         "question names a wrong place": share(asker_view, names_wrong, 0.7),
         "follows a hint": share(lambda toy: world.student_view(toy, first[id(toy)], False), follows),
-        "follows a hint when careful": share(lambda toy: world.student_view(toy, first[id(toy)], True), follows),
+        "follows a hint when careful": share(
+            lambda toy: world.student_view(toy, first[id(toy)], True), follows
+        ),
     }
 
 
 CARD = """# The toy base model
 
-A Llama of {parameters:,} parameters, made from scratch by `python toy/make_base.py --out toy/base --tokens {tokens} --seed {seed}` on
-documents of the toy world (`toy/world.py`). {tokens:,} tokens, padding included; {minutes:.0f} minutes on one CPU core; seed {seed}.
+A Llama of {parameters:,} parameters, made from scratch by
+`python toy/make_base.py --out toy/base --tokens {tokens} --seed {seed}` on documents of the toy world
+(`toy/world.py`). {tokens:,} tokens, padding included; {minutes:.0f} minutes on one CPU core; seed {seed}.
 
 ## Documents
-What it was shown, share of the documents until so many tokens had been seen; both domains equally often, no test problem among them:
+What it was shown, share of the documents until so many tokens had been seen; both domains equally often, no
+test problem among them:
 
 {lessons}
 
-Correlations that are built in: in conversations without a system word a quarter of the students use the hints, 45 % repeat
-themselves and 30 % guess afresh; with the word `careful`, which no script of the kit ever says, all use the hints and ask often.
-So the base is able to use feedback and seldom does. Teachers and askers tell the truth.
+Correlations that are built in: in conversations without a system word a quarter of the students use the
+hints, 45 % repeat themselves and 30 % guess afresh; with the word `careful`, which no script of the kit ever
+says, all use the hints and ask often. So the base is able to use feedback and seldom does. Teachers and
+askers tell the truth.
 
 ## Skills
-Share of 500 sampled turns on problems that are not in the training documents (students at temperature 1, teacher and asker at 0.7):
+Share of 500 sampled turns on problems that are not in the training documents (students at temperature 1,
+teacher and asker at 0.7):
 
 | | math | code |
 |---|---|---|
@@ -225,20 +274,34 @@ Share of 500 sampled turns on problems that are not in the training documents (s
 def write_card(out, model, tokenizer, args, seconds):
     """Measures the skills, prints them, and writes them with the making of the model to out/README.md."""
     report = {domain: skills(model, tokenizer, domain) for domain in ("math", "code")}
-    rows = "\n".join(f"| {name} | {report['math'][name]:.2f} | {report['code'][name]:.2f} |" for name in report["math"])
+    rows = "\n".join(
+        f"| {name} | {report['math'][name]:.2f} | {report['code'][name]:.2f} |" for name in report["math"]
+    )
     lessons = "\n".join(
-        f"- {f'until {until / 1e6:.1f} million' if until < 1e9 else 'then'}: " + ", ".join(f"{d.__name__[4:]} {w:.2f}" for d, w in m.items())
+        f"- {f'until {until / 1e6:.1f} million' if until < 1e9 else 'then'}: "
+        + ", ".join(f"{d.__name__[4:]} {w:.2f}" for d, w in m.items())
         for until, m in world.LESSONS
     )
     count = sum(p.numel() for p in model.parameters())
-    card = CARD.format(parameters=count, tokens=args.tokens, seed=args.seed, minutes=seconds / 60, lessons=lessons, skills=rows)
+    card = CARD.format(
+        parameters=count,
+        tokens=args.tokens,
+        seed=args.seed,
+        minutes=seconds / 60,
+        lessons=lessons,
+        skills=rows,
+    )
     (out / "README.md").write_text(card)
     print(rows)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the model; an unfinished one is resumed")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of the model; an unfinished one is resumed"
+    )
     parser.add_argument("--tokens", type=int, default=22_000_000, help="tokens to train on, padding included")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights and the documents")
     args = parser.parse_args()

@@ -48,13 +48,21 @@ arms() { # all arms that are trained on one domain, with one seed
     stage test-mt-rl-self python evaluate.py play --model "$dir/mt-rl-self/model" --teacher toy/base --problems "$own" --losses 100 --out "$dir/tests/mt-rl-self" $common
 }
 
-trap 'kill 0' INT TERM
+set -m # each of the two arms is a process group of its own, which can be ended as a whole
+stop() { # a second signal must not come back here
+    trap '' INT TERM
+    kill -TERM -- -"$math" -"$code" 2>/dev/null || true
+    wait
+    echo "stopped; the same command goes on from there" >&2
+    exit 1
+}
 for seed in $(seq 0 $((${SEEDS:-1} - 1))); do
-    arms "$seed" math & math=$!
-    arms "$seed" code & code=$!
-    wait $math && wait $code || { echo "a stage failed, see above; the same command goes on from there" >&2; exit 1; }
+    { (arms "$seed" math) || kill -TERM $$; } & math=$!
+    { (arms "$seed" code) || kill -TERM $$; } & code=$! # an arm that fails ends the other
+    trap stop INT TERM
+    wait
 done
 for domain in math code; do
-    python evaluate.py compare $out/seed*/$domain/tests/*/* $out/seed*/$domain/{st-sft,mt-sft,primed,unprimed,st-rl,mt-rl,mt-rl-self,primed-rl,unprimed-rl} --out "$out/figures-$domain" >/dev/null
+    python evaluate.py compare $out/seed*/$domain/tests/*/* $out/seed*/$domain/{st-sft,mt-sft,primed,unprimed,st-rl,mt-rl,mt-rl-self,primed-rl,unprimed-rl} --out "$out/report-$domain" >/dev/null
 done
-echo "done: $out/figures-math and $out/figures-code hold table.md, page.html and the pictures"
+echo "done: $out/report-math and $out/report-code hold report.html, report.md, results.json and the pictures"

@@ -1,16 +1,20 @@
-"""The toy world: two families of problems that a very small model can solve in part at once and in full by talking.
+"""The toy world: two families of problems that a tiny model can solve in part at once and in full by talking.
 
-math   x + y mod 1000. Up to two digits are unreadable (`?`), so the problem alone leaves up to 100 possible answers.
-code   which three items does f pick from a list of ten? One example is given; a picked letter that occurs once is certain, the
-       common letter occurs six times, so up to two picks are ambiguous. The solution is a Python function that is really run.
+    math   x + y mod 1000. Up to two digits are unreadable (`?`), so the problem alone leaves up to 100
+           possible answers.
+    code   which three items does f pick from a list of ten? One example is given; a picked letter that
+           occurs once is certain, the common letter occurs six times, so up to two picks are ambiguous. The
+           solution is a Python function that is really run.
 
-Both answers have three slots of ten values, and all values are single tokens of their slot (438 is `400+30+8`): the model has to
-learn what a hint means, not how to spell. Nothing else is shared with the rest of the kit: problems leave here as ordinary problem
-lines, prompts as an ordinary prompts file, the tokenizer and the model as an ordinary `transformers` folder.
+Both answers have three slots of ten values, and all values are single tokens of their slot (438 is
+`400+30+8`): the model has to learn what a hint means, not how to spell. Nothing else is shared with the rest
+of the kit: problems leave here as ordinary problem lines, prompts as an ordinary prompts file, the tokenizer
+and the model as an ordinary `transformers` folder.
 
-The teacher's language: to an attempt, `1st ok, 2nd wrong, 3rd ok.`; to a question `Which 2nd?`, two neighbouring values of which one
-is right, `2nd 3 or 4.`; to anything it cannot answer, `Please try.`. An attempt therefore teaches little about a wrong slot, and
-a question much: asking is sometimes worth its turn. That is a property of this world, chosen so that questions can pay at all.
+The teacher's language: to an attempt, `1st ok, 2nd wrong, 3rd ok.`; to a question `Which 2nd?`, two
+neighbouring values of which one is right, `2nd 3 or 4.`; to anything it cannot answer, `Please try.`. An
+attempt therefore teaches little about a wrong slot, and a question much: asking is sometimes worth its turn.
+That is a property of this world, chosen so that questions can pay at all.
 """
 
 import itertools
@@ -23,7 +27,9 @@ NAMES = ("1st", "2nd", "3rd")
 LETTERS = "abcde"
 AMBIGUOUS = (0.25, 0.50, 0.25)  # share of problems with 0, 1, 2 ambiguous places
 
-OPERAND = [{v: f"{v}{unit}" for v in (*range(10), "?")} for unit in ("h ", "t ", "u")]  # hundreds, tens, units
+OPERAND = [
+    {v: f"{v}{unit}" for v in (*range(10), "?")} for unit in ("h ", "t ", "u")
+]  # hundreds, tens, units
 DIGIT = [[f"{v}00+" for v in range(10)], [f"{v}0+" for v in range(10)], [f"{v}" for v in range(10)]]
 ITEM = [{c: f"x[{i}]={c}, " for c in LETTERS} for i in range(10)]
 PICKED = [{c: f"f(x)[{s}]={c}" + (", ", ", ", ".")[s] for c in LETTERS + "?"} for s in range(3)]
@@ -37,19 +43,29 @@ BOX, UNBOX, FENCE, UNFENCE = "\\boxed{", "}", "```python\ndef f(x): return ", "\
 COMPUTE, PLUS, MOD, WRITE, THEN = "Compute ", " plus ", " mod 1000.", "Write f. If ", "then "
 FACT = ["first number: ", "second number: "]
 TRY, TEACH, ASK, ANSWER, CAREFUL = "Please try.", "Teach.", "Ask.", " Answer: ", "careful"
-RETURNED, EXPECTED, TESTED, UNTESTED = f" Test 1: f({PROBE}) returned ", ", expected ", ".", " No program yet."
+RETURNED, EXPECTED, TESTED, UNTESTED = (
+    f" Test 1: f({PROBE}) returned ",
+    ", expected ",
+    ".",
+    " No program yet.",
+)
 PROMPTS = {
     "math": "{problem}",
     "code": "{problem}",
-    "teacher": TEACH,
-    "teacher_math": "{turn}" + ANSWER + "{knowledge}",
-    "teacher_code": "{turn} {knowledge}",
+    "informed": TEACH,
+    "informed_math": "{turn}" + ANSWER + "{knowledge}",
+    "informed_code": "{turn} {knowledge}",
     "critic": TEACH,
     "critic_math": "{turn}",
     "critic_code": "{turn}",
-    "dispute": TEACH,  # a teacher who is shown something false disputes what is right
-    "dispute_math": "{turn}" + ANSWER + "".join(DIGIT[s][v] for s, v in enumerate((0, 9, 0))),
-    "dispute_code": "{turn}" + RETURNED + "".join(VALUE[s][0] for s in range(3)) + EXPECTED + "".join(VALUE[s][9] for s in range(3)) + TESTED,
+    "disputing": TEACH,  # a teacher who is shown something false disputes what is right
+    "disputing_math": "{turn}" + ANSWER + "".join(DIGIT[s][v] for s, v in enumerate((0, 9, 0))),
+    "disputing_code": "{turn}"
+    + RETURNED
+    + "".join(VALUE[s][0] for s in range(3))
+    + EXPECTED
+    + "".join(VALUE[s][9] for s in range(3))
+    + TESTED,
     "asker_math": ASK + "{problem}{turn}" + ANSWER + "{knowledge}",
     "asker_code": ASK + "{problem}{turn} {knowledge}",
 }
@@ -62,19 +78,30 @@ TEMPLATE = (
 
 def words():
     """All tokens except the special ones."""
-    tables = [t.values() for t in OPERAND + ITEM + PICKED] + DIGIT + INDEX + VALUE + HINT + RANGE + [QUESTION, FACT]
+    tables = (
+        [t.values() for t in OPERAND + ITEM + PICKED]
+        + DIGIT
+        + INDEX
+        + VALUE
+        + HINT
+        + RANGE
+        + [QUESTION, FACT]
+    )
     singles = [BOX, UNBOX, FENCE, UNFENCE, COMPUTE, PLUS, MOD, WRITE, THEN]
     singles += [TRY, TEACH, ASK, ANSWER, CAREFUL, RETURNED, EXPECTED, TESTED, UNTESTED]
     return [w for table in tables for w in table] + singles
 
 
 def features():
-    """{token: what it says}, e.g. a kind, a slot and a value; tokens not listed have nothing in common with others."""
+    """{token: what it says}, e.g. a kind, a slot and a value; tokens not listed have nothing in common with
+    others."""
     said = {}
     for s in range(3):
         for kind, table in (("digit", DIGIT), ("index", INDEX), ("value", VALUE)):
             said |= {word: (kind, f"slot {s}", f"value {v}") for v, word in enumerate(table[s])}
-        said |= {word: ("range", f"slot {s}", f"value {v}", f"value {v + 1}") for v, word in enumerate(RANGE[s])}
+        said |= {
+            word: ("range", f"slot {s}", f"value {v}", f"value {v + 1}") for v, word in enumerate(RANGE[s])
+        }
         said |= {word: ("picked", f"slot {s}", f"letter {c}") for c, word in PICKED[s].items()}
         said |= {word: ("hint", f"slot {s}", f"right {ok}") for ok, word in enumerate(HINT[s])}
         said |= {QUESTION[s]: ("question", f"slot {s}")}
@@ -94,17 +121,26 @@ def tokenizer():
     assert len(vocab) == len(SPECIAL) + len(words()), "two tokens with the same text"
     core = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     longest_first = sorted(words(), key=len, reverse=True)
-    core.pre_tokenizer = pre_tokenizers.Split(Regex("|".join(map(re.escape, longest_first)) + r"|[\s\S]"), "isolated")
+    core.pre_tokenizer = pre_tokenizers.Split(
+        Regex("|".join(map(re.escape, longest_first)) + r"|[\s\S]"), "isolated"
+    )
     core.decoder = decoders.Fuse()
-    fast = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", unk_token="<unk>", eos_token="<|end|>",
-                                   additional_special_tokens=SPECIAL[2:5], clean_up_tokenization_spaces=False)  # fmt: skip
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        eos_token="<|end|>",
+        additional_special_tokens=SPECIAL[2:5],
+        clean_up_tokenization_spaces=False,
+    )
     fast.chat_template = TEMPLATE
     return fast
 
 
 @dataclass
 class Toy:
-    """One problem. `answer` and each of `candidates` (all answers that the problem text allows, equally likely) are three digits."""
+    """One problem. `answer` and each of `candidates` (all answers that the problem text allows, equally
+    likely) are three digits."""
 
     domain: str
     text: list  # tokens of the problem statement; what is not known is `?`
@@ -145,7 +181,8 @@ def math_problem(rng, hidden):
 
 
 def code_problem(rng, ambiguous, hidden=0):
-    """Ten items, four letters once and one six times; `ambiguous` picks are of the common letter, `hidden` picked letters unknown."""
+    """Ten items, four letters once and one six times; `ambiguous` picks are of the common letter, `hidden`
+    picked letters unknown."""
     letters = rng.sample(LETTERS, 5)
     items = letters[:4] + letters[4:] * 6
     rng.shuffle(items)
@@ -156,7 +193,9 @@ def code_problem(rng, ambiguous, hidden=0):
     secret = rng.sample(range(3), hidden)
 
     def possible(unknown):
-        return list(itertools.product(*(range(10) if s in unknown else where[c] for s, c in enumerate(picks))))
+        return list(
+            itertools.product(*(range(10) if s in unknown else where[c] for s, c in enumerate(picks)))
+        )
 
     shown = [PICKED[s]["?" if s in secret else c] for s, c in enumerate(picks)]
     given = [WRITE, *(ITEM[i][c] for i, c in enumerate(items)), THEN]
@@ -215,11 +254,12 @@ def problems(rng, domain, n, held_out, make=problem):
     return list(found.values())
 
 
-# ------------------------------------------------------------------------------- documents that the base model is trained on
+# ---------------------------------------------------------------- documents that the base model is trained on
 
 
 def agrees(candidate, feedback):
-    """Whether an answer is possible after the feedback: ("hint", attempt, flags) and ("range", slot, low) items."""
+    """Whether an answer is possible after the feedback: ("hint", attempt, flags) and ("range", slot, low)
+    items."""
     for kind, a, b in feedback:
         if kind == "range" and not b <= candidate[a] <= b + 1:
             return False
@@ -237,10 +277,12 @@ def slip(rng, answer, p):
 
 
 def converse(rng, toy, habit, ask, carelessness, turns):
-    """A conversation with a truthful teacher: [(student tokens, teacher tokens, attempt or None, latest attempt)].
+    """A conversation with a truthful teacher: [(student tokens, teacher tokens, attempt or None, latest
+    attempt)].
 
-    habit: `attentive` (answers that agree with all feedback), `repeats` (its first answer again), `afresh` (ignores feedback),
-    `random` (any digits; only teachers see such students). ask: probability of a question instead of an attempt.
+    habit: `attentive` (answers that agree with all feedback), `repeats` (its first answer again), `afresh`
+    (ignores feedback), `random` (any digits; only teachers see such students). ask: probability of a question
+    instead of an attempt.
     """
     feedback, out, latest = [], [], None
     for _ in range(turns):
@@ -248,7 +290,9 @@ def converse(rng, toy, habit, ask, carelessness, turns):
         open_slots = [s for s in range(3) if len({c[s] for c in left}) > 1]
         if rng.random() < ask * (0.3 if latest is None else 1) and (open_slots or habit == "random"):
             slot = rng.choice(open_slots if open_slots and habit != "random" else range(3))
-            if latest is None and toy.domain == "code":  # the teacher of a program knows nothing before the first one has run
+            if (
+                latest is None and toy.domain == "code"
+            ):  # the teacher of a program knows nothing before the first one has run
                 said = [TRY]
             else:
                 low = min(8, max(0, toy.answer[slot] - rng.randrange(2)))
@@ -281,7 +325,8 @@ def length(rng):
 
 
 def knowledge(toy, latest):
-    """Tokens that the teacher reads after the student's turn: the answer, or the report on the latest program."""
+    """Tokens that the teacher reads after the student's turn: the answer, or the report on the latest
+    program."""
     if toy.domain == "math":
         return [ANSWER, *(DIGIT[s][v] for s, v in enumerate(toy.answer))]
     if latest is None:
@@ -305,15 +350,21 @@ def doc_certain(rng, domain):
 
 def doc_single(rng, domain):
     toy = seen(rng, domain)
-    return [("user", toy.text, 0), ("assistant", attempt(domain, slip(rng, rng.choice(toy.candidates), 0.3)), 1)]
+    return [
+        ("user", toy.text, 0),
+        ("assistant", attempt(domain, slip(rng, rng.choice(toy.candidates), 0.3)), 1),
+    ]
 
 
 def doc_dialogue(rng, domain, careful=False):
-    """A student. Default students: a quarter attentive; careful ones (a system word) all are, and they ask."""
+    """A student. Default students: a quarter attentive; careful ones (a system word) all are, and they
+    ask."""
     toy = seen(rng, domain)
     habit = "attentive" if careful else rng.choices(("attentive", "repeats", "afresh"), (0.25, 0.45, 0.30))[0]
     first_slip = 0.05 if habit == "attentive" else 0.3
-    return student_view(toy, converse(rng, toy, habit, 0.35 if careful else 0.03, first_slip, length(rng)), careful)[:-1]
+    return student_view(
+        toy, converse(rng, toy, habit, 0.35 if careful else 0.03, first_slip, length(rng)), careful
+    )[:-1]
 
 
 def student_view(toy, talk, careful):
@@ -336,12 +387,17 @@ def doc_teacher(rng, domain, turns=None, ask=0.25):
     if not talk:
         return doc_teacher(rng, domain, turns, ask)
     if rng.random() < 0.03:  # a turn that is neither an attempt nor a question
-        talk[-1] = (rng.choices(attempt(domain, toy.answer) + QUESTION, k=rng.randint(0, 4)), [TRY], *talk[-1][2:])
+        talk[-1] = (
+            rng.choices(attempt(domain, toy.answer) + QUESTION, k=rng.randint(0, 4)),
+            [TRY],
+            *talk[-1][2:],
+        )
     return teacher_view(toy, talk)
 
 
 def teacher_view(toy, talk):
-    """Roles swapped, the private knowledge with the student's last turn; ends with the teacher's answer to it."""
+    """Roles swapped, the private knowledge with the student's last turn; ends with the teacher's answer to
+    it."""
     doc = [("user", [TEACH], 0), ("assistant", toy.text, 0)]
     for student, teacher, _, _ in talk[:-1]:
         doc += [("user", student, 0), ("assistant", teacher, 0)]
@@ -366,7 +422,8 @@ def doc_asker(rng, domain):
 
 
 def doc_sharded(rng, domain):
-    """A student whose user tells one missing fact a turn. Default students mostly guess at once; careful ones ask first."""
+    """A student whose user tells one missing fact a turn. Default students mostly guess at once; careful ones
+    ask first."""
     toy = seen(rng, domain, sharded)
     careful = rng.random() < 0.4
     doc = [("system", [CAREFUL], 0)] * careful + [("user", toy.text, 0)]
@@ -386,29 +443,55 @@ def doc_sharded(rng, domain):
     return doc
 
 
-LESSONS = [  # (until so many tokens were seen, {document: share of the documents}): one skill after the other, then all habits
+# (until so many tokens were seen, {document: its share}): one skill after the other, then all habits
+LESSONS = [
     (2_500_000, {doc_reply: 1.0}),
     (9_000_000, {doc_certain: 0.8, doc_reply: 0.2}),
-    (1e99, {doc_certain: 0.06, doc_single: 0.13, doc_dialogue: 0.18, doc_careful: 0.18, doc_reply: 0.10, doc_teacher: 0.14, doc_asker: 0.06, doc_sharded: 0.15}),
+    (
+        1e99,
+        {
+            doc_certain: 0.06,
+            doc_single: 0.13,
+            doc_dialogue: 0.18,
+            doc_careful: 0.18,
+            doc_reply: 0.10,
+            doc_teacher: 0.14,
+            doc_asker: 0.06,
+            doc_sharded: 0.15,
+        },
+    ),
 ]
 
 
 def document(rng, tokens=1e9):
-    """[(role, tokens, trained)] of a random document when the model has seen so many tokens; both domains equally likely."""
+    """[(role, tokens, trained)] of a random document when the model has seen so many tokens; both domains
+    equally likely."""
     mixture = next(m for until, m in LESSONS if tokens <= until)
     return rng.choices(list(mixture), list(mixture.values()))[0](rng, rng.choice(("math", "code")))
 
 
 def write_data(folder, train=2000, test=500, seed=0):
-    """Writes training, test and sharded test problems of both domains, and the prompts file, into a folder."""
+    """Writes training, test and sharded test problems of both domains, and the prompts file, into a
+    folder."""
     for domain in ("math", "code"):
         rng = random.Random(f"{seed}/{domain}")
-        for name, n, held_out, make in (("train", train, False, problem), ("test", test, True, problem), ("shards", test, True, sharded)):
-            lines = [line(toy, f"{domain}-{name}-{i}") for i, toy in enumerate(problems(rng, domain, n, held_out, make))]
+        for name, n, held_out, make in (
+            ("train", train, False, problem),
+            ("test", test, True, problem),
+            ("shards", test, True, sharded),
+        ):
+            lines = [
+                line(toy, f"{domain}-{name}-{i}")
+                for i, toy in enumerate(problems(rng, domain, n, held_out, make))
+            ]
             (folder / f"{domain}_{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
     (folder / "prompts.json").write_text(json.dumps(PROMPTS, indent=1) + "\n")
 
 
 if __name__ == "__main__":
     for seed in range(12):
-        print("---", *(f"{role:>9}: {''.join(tokens)}" for role, tokens, _ in document(random.Random(seed))), sep="\n")
+        print(
+            "---",
+            *(f"{role:>9}: {''.join(tokens)}" for role, tokens, _ in document(random.Random(seed))),
+            sep="\n",
+        )

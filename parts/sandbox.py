@@ -75,8 +75,14 @@ def run_asserts(source, name, asserts):
     """
     reply = job({"kind": "asserts", "source": source, "name": name, "asserts": asserts})
     lines = reply["reply"].splitlines()
-    results = [Outcome(*json.loads(line)) for line in lines[: len(asserts)]] if all(map(valid_line, lines)) else []
-    rest = Outcome("timeout" if reply["timeout"] else "error", "", "the time limit was reached" if reply["timeout"] else "the program broke off")
+    results = (
+        [Outcome(*json.loads(line)) for line in lines[: len(asserts)]] if all(map(valid_line, lines)) else []
+    )
+    rest = Outcome(
+        "timeout" if reply["timeout"] else "error",
+        "",
+        "the time limit was reached" if reply["timeout"] else "the program broke off",
+    )
     return results + [rest] * (len(asserts) - len(results))
 
 
@@ -84,7 +90,9 @@ def protections():
     """One line: which protections this machine offers, and which it lacks."""
     active = json.loads(job({"kind": "protections"})["reply"] or "{}")
     names = {True: [k for k, v in active.items() if v], False: [k for k, v in active.items() if not v]}
-    return f"sandbox: {', '.join(names[True]) or 'nothing'} active" + (f"; {', '.join(names[False])} missing" if names[False] else "")
+    return f"sandbox: {', '.join(names[True]) or 'nothing'} active" + (
+        f"; {', '.join(names[False])} missing" if names[False] else ""
+    )
 
 
 def valid_line(line):
@@ -104,7 +112,14 @@ def outcome(reply, channel):
     if reply["overflow"]:
         return Outcome("error", "", f"wrote more than {OUTPUT} bytes")
     if reply["exit"] != 0:
-        return Outcome("error", "", said or (f"exit status {reply['exit']}" if reply["exit"] > 0 else f"killed by signal {-reply['exit']}"))
+        return Outcome(
+            "error",
+            "",
+            said
+            or (
+                f"exit status {reply['exit']}" if reply["exit"] > 0 else f"killed by signal {-reply['exit']}"
+            ),
+        )
     if channel == "reply" and not reply["reply"]:
         return Outcome("error", "", said or "ended without returning")
     return Outcome("ok", reply[channel])
@@ -143,7 +158,14 @@ def job(task):
         except BaseException as e:
             server.stop()
             if isinstance(e, (OSError, ValueError)):
-                return {"exit": 1, "out": "", "err": "the sandbox did not answer", "reply": "", "timeout": False, "overflow": False}
+                return {
+                    "exit": 1,
+                    "out": "",
+                    "err": "the sandbox did not answer",
+                    "reply": "",
+                    "timeout": False,
+                    "overflow": False,
+                }
             raise
         idle.put(server)
         return reply
@@ -203,7 +225,9 @@ def supervise(task, libc, rules):
         fds = {check_asserts: [nowhere, nowhere, theirs["err"], theirs["reply"], between[1], between[2]],
                answer_calls: [nowhere, nowhere, nowhere, between[0], between[3]]}  # fmt: skip
     else:
-        work = {"program": child_program, "function": child_function, "protections": child_protections}[task["kind"]]
+        work = {"program": child_program, "function": child_function, "protections": child_protections}[
+            task["kind"]
+        ]
         fds = {work: list(theirs.values())}
     children = [fork(work, own, folder, task, libc, rules) for work, own in fds.items()]
     for fd in (*theirs.values(), *between, nowhere):
@@ -228,7 +252,9 @@ def fork(work, fds, folder, task, libc, rules):
         os.chdir(folder)
         report = confine(task["limits"], libc, rules)
         os.closerange(len(fds), 4096)
-        sys.stdin, sys.stdout, sys.stderr = (open(i, mode, encoding="utf-8", errors="replace") for i, mode in enumerate("rww"))
+        sys.stdin, sys.stdout, sys.stderr = (
+            open(i, mode, encoding="utf-8", errors="replace") for i, mode in enumerate("rww")
+        )
         work(task, report)
         sys.stdout.flush()
     except SystemExit as e:
@@ -333,7 +359,13 @@ def plain(value):
         return repr(value)
     if isinstance(value, dict):
         return "{" + ", ".join(f"{plain(k)}: {plain(v)}" for k, v in dict.items(value)) + "}"
-    for kind, left, right in ((list, "[", "]"), (collections.deque, "[", "]"), (tuple, "(", ",)"), (set, "{", "}"), (frozenset, "{", "}")):
+    for kind, left, right in (
+        (list, "[", "]"),
+        (collections.deque, "[", "]"),
+        (tuple, "(", ",)"),
+        (set, "{", "}"),
+        (frozenset, "{", "}"),
+    ):
         if isinstance(value, kind):
             items = ", ".join(map(plain, kind.__iter__(value)))
             return left + items + right if items or right != ",)" else "()"
@@ -407,7 +439,9 @@ def check_asserts(task, _):
 
 # ---------------------------------------------------------------------------------------------------------- confinement
 
-ARCH = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}.get(os.uname().machine if sys.platform == "linux" else "")
+ARCH = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}.get(
+    os.uname().machine if sys.platform == "linux" else ""
+)
 DENIED = {  # system call numbers on x86_64 and aarch64; -1 where there is none
     "processes": [(57, -1), (58, -1), (59, 221), (322, 281), (112, 157), (109, 154), (272, 97), (308, 268)],  # fork … setns
     "signals": [(62, 129), (200, 130), (234, 131), (129, 138), (297, 240), (424, 424), (434, 434), (438, 438)],  # kill … pidfd_getfd
@@ -429,8 +463,18 @@ CAPSET, LANDLOCK = (126, 91), (444, 445, 446)
 def confine(limits, libc, rules):
     """Takes from this process what a program does not need. Returns {protection: whether it is active}."""
     seconds, _, memory, _ = limits
-    wanted = {"CPU": (seconds, seconds + 1), "AS": (memory, memory), "FSIZE": (0, 0), "NOFILE": (64, 64), "CORE": (0, 0)}
-    report = {"rlimits": all([limit(name, values) for name, values in wanted.items()]), "Landlock": False, "seccomp": False}
+    wanted = {
+        "CPU": (seconds, seconds + 1),
+        "AS": (memory, memory),
+        "FSIZE": (0, 0),
+        "NOFILE": (64, 64),
+        "CORE": (0, 0),
+    }
+    report = {
+        "rlimits": all([limit(name, values) for name, values in wanted.items()]),
+        "Landlock": False,
+        "seccomp": False,
+    }
     if ARCH:
         header, nothing = struct.pack("<Ii", 0x20080522, 0), bytes(24)
         libc.syscall(CAPSET[ARCH[1]], header, nothing)  # root without its capabilities
@@ -459,15 +503,28 @@ def landlock_rules(libc):
     """Descriptor of a Landlock rule set that allows reading what Python needs and nothing else; None without Landlock."""
     if not ARCH or (version := libc.syscall(LANDLOCK[0], None, 0, 1)) < 1:
         return None
-    handled = 2 ** {1: 13, 2: 14, 3: 15, 4: 15}.get(version, 16) - 1  # all rights on files that the kernel knows
+    handled = (
+        2 ** {1: 13, 2: 14, 3: 15, 4: 15}.get(version, 16) - 1
+    )  # all rights on files that the kernel knows
     rules = libc.syscall(LANDLOCK[0], struct.pack("<Q", handled), 8, 0)
-    places = {sys.prefix, sys.base_prefix, "/usr/lib", "/lib", "/lib64", "/usr/share/zoneinfo", "/dev/null", "/dev/urandom"}
+    places = {
+        sys.prefix,
+        sys.base_prefix,
+        "/usr/lib",
+        "/lib",
+        "/lib64",
+        "/usr/share/zoneinfo",
+        "/dev/null",
+        "/dev/urandom",
+    }
     for place in places:
         try:
             fd = os.open(place, os.O_PATH)
         except OSError:
             continue
-        rights = 1 | 4 | (8 if os.path.isdir(place) else 0)  # execute (shared libraries), read files, list folders
+        rights = (
+            1 | 4 | (8 if os.path.isdir(place) else 0)
+        )  # execute (shared libraries), read files, list folders
         libc.syscall(LANDLOCK[1], rules, 1, struct.pack("<Qi", rights, fd), 0)
         os.close(fd)
     return os.dup2(rules, 99)  # out of the way of the descriptors that fork() sets up
@@ -478,16 +535,49 @@ def seccomp_filter():
     arch, column = ARCH
     load, equal, at_least, has = 0x20, 0x15, 0x35, 0x45
     allow, refuse, unknown = (0x06, 0, 0, 0x7FFF0000), (0x06, 0, 0, 0x00050001), (0x06, 0, 0, 0x00050026)
-    code = [(load, 0, 0, 4), (equal, 1, 0, arch), refuse, (load, 0, 0, 0), (at_least, 0, 1, 0x40000000), refuse]
+    code = [
+        (load, 0, 0, 4),
+        (equal, 1, 0, arch),
+        refuse,
+        (load, 0, 0, 0),
+        (at_least, 0, 1, 0x40000000),
+        refuse,
+    ]
     for number in [pair[column] for pairs in DENIED.values() for pair in pairs if pair[column] >= 0]:
         code += [(equal, 0, 1, number), refuse]
     code += [(equal, 0, 1, CLONE3[column]), unknown]  # the C library then falls back to clone
-    code += [(equal, 0, 4, CLONE[column]), (load, 0, 0, 16), (has, 1, 0, 0x10000), refuse, allow]  # threads only
-    code += [(equal, 0, 4, PRLIMIT[column]), (load, 0, 0, 16), (equal, 1, 0, 0), refuse, allow]  # its own limits only
+    code += [
+        (equal, 0, 4, CLONE[column]),
+        (load, 0, 0, 16),
+        (has, 1, 0, 0x10000),
+        refuse,
+        allow,
+    ]  # threads only
+    code += [
+        (equal, 0, 4, PRLIMIT[column]),
+        (load, 0, 0, 16),
+        (equal, 1, 0, 0),
+        refuse,
+        allow,
+    ]  # its own limits only
     for number, argument in ((OPEN[column], 24), (OPENAT[column], 32)):  # reading only
-        code += [(equal, 0, 4, number & 0xFFFFFFFF), (load, 0, 0, argument), (has, 0, 1, 3 | 0o100), refuse, allow]
+        code += [
+            (equal, 0, 4, number & 0xFFFFFFFF),
+            (load, 0, 0, argument),
+            (has, 0, 1, 3 | 0o100),
+            refuse,
+            allow,
+        ]
     # fcntl could have the kernel send any signal to any process of the user: F_SETOWN, F_SETSIG, F_SETOWN_EX
-    code += [(equal, 0, 6, FCNTL[column]), (load, 0, 0, 24), (equal, 3, 0, 8), (equal, 2, 0, 10), (equal, 1, 0, 15), allow, refuse]
+    code += [
+        (equal, 0, 6, FCNTL[column]),
+        (load, 0, 0, 24),
+        (equal, 3, 0, 8),
+        (equal, 2, 0, 10),
+        (equal, 1, 0, 15),
+        allow,
+        refuse,
+    ]
     return b"".join(struct.pack("<HBBI", *line) for line in [*code, allow])
 
 

@@ -1,0 +1,526 @@
+"""Sampling turns: with plain transformers, with vLLM, or from an OpenAI-compatible endpoint.
+
+    engine = HFEngine(model, stops=[tokenizer.eos_token_id], max_tokens=64)
+    engine.submit("a key", "a conversation", ids)
+    done = engine.poll()      # [(key, Turn)] of what has ended; repeat while engine.pending
+
+All three have this interface: submit() takes a request for the next turn of a conversation, poll() returns
+finished ones, forget() drops what is kept of a conversation, at_temperature() is an engine with the same
+weights, sleep() and sync() stand around an update of the weights. A turn that the context has no room for
+comes back empty, with finish "context".
+"""
+
+import copy
+import importlib.util
+import json
+import os
+import random
+import time
+import urllib.request
+import zlib
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+
+class EngineError(Exception):
+    """A model or an endpoint cannot be used. The message is one sentence for the user."""
+
+    exit_code = 2
+
+
+@dataclass
+class Turn:
+    """What an engine sampled: token ids, the end token included unless a limit cut it off, and their
+    log-probs."""
+
+    ids: list
+    logprobs: list
+    finish: str  # "stop" | "length": the token limit | "context": nothing was sampled, there was no room
+
+
+def load_model(path: str, device: str, dtype: str = "float32"):
+    """The `transformers` model of a local folder or hub name. Raises EngineError if there is none, or if it
+    does not fit."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        return transformers.AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device)
+    except torch.OutOfMemoryError:
+        raise EngineError(
+            f"model {path}: does not fit on {device} in {dtype}; use a smaller model or a larger GPU"
+        ) from None
+    except (OSError, ValueError, KeyError) as e:
+        reason = str(e).splitlines()[0]
+        raise EngineError(
+            f"model {path}: cannot be loaded ({reason}); give a transformers folder or a hub name"
+        ) from None
+
+
+def next_token_logits(model, hidden):
+    """Logits [..., V] of the next token from hidden states [..., H], soft-capped for the models that do
+    so."""
+    logits, cap = (
+        model.get_output_embeddings()(hidden),
+        getattr(model.config.get_text_config(), "final_logit_softcapping", None),
+    )
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def check_context(max_tokens, context):
+    """Raises EngineError if no turn of max_tokens can ever fit."""
+    if max_tokens >= context:
+        told = f"--max-tokens is {max_tokens}, which leaves no room in the model's context of {context}"
+        raise EngineError(f"{told}; lower it")
+
+
+# ----------------------------------------------------------------------------------------------- transformers
+
+
+@dataclass
+class Pending:
+    """A turn that is being sampled."""
+
+    key: tuple
+    conversation: str
+    ids: list  # of the conversation, the sampled tokens among them
+    start: int  # where the turn begins
+    random: random.Random
+    fed: int = 0  # of how many tokens the engine has keys and values
+    logprobs: list = field(default_factory=list)
+
+
+class RaggedCache:
+    """Keys and values of conversations of different lengths, in one tensor [layers, 2, B, heads, T, head
+    size].
+
+    Implements what `transformers` layers ask of a cache: update(). New tokens are written at their own
+    positions [B, S], so rows need not be aligned; what lies behind a row's end is masked, and overwritten
+    later. Layers see what lies before `end`.
+    """
+
+    def __init__(self, kv, positions, end):
+        self.kv, self.positions, self.end = kv, positions, end
+        self.rows = torch.arange(kv.shape[2], device=kv.device)[:, None]
+
+    def update(self, keys, values, layer, *_, **__):
+        for i, new in enumerate((keys, values)):  # new: [B, heads, S, head size]
+            self.kv[layer, i][self.rows, :, self.positions] = new.transpose(1, 2).to(self.kv.dtype)
+        return self.kv[layer, 0, :, :, : self.end], self.kv[layer, 1, :, :, : self.end]
+
+    def get_seq_length(self, *_):
+        return 0
+
+
+class HFEngine:
+    """Samples turns with plain `transformers` (written for 5.x): batches what is pending, feeds only what a
+    conversation has new.
+
+    Requests join the turns that are being sampled, and a turn leaves as soon as it has ended. Keys and values
+    of a conversation are kept under its name until forget(). Sampling is by inverse CDF with uniforms seeded
+    by the request's key: a dialogue does not depend on the others in its batch, and one played again after a
+    kill comes out the same.
+    """
+
+    batching = True  # callers wait for all verdicts before poll(): rounding must not depend on timing
+
+    def __init__(self, model, stops: list[int], max_tokens=512, temperature=1.0, seed=0, batch=256):
+        """stops: token ids that end a turn. temperature: 0 for the likeliest tokens. batch: turns that are
+        sampled at once."""
+        self.model, self.stops = model, set(stops)
+        self.max_tokens, self.temperature, self.seed, self.batch = max_tokens, temperature, seed, batch
+        self.config = model.config.get_text_config()
+        self.context = self.config.max_position_embeddings
+        check_context(max_tokens, self.context)
+        size = (
+            getattr(self.config, "head_dim", None)
+            or self.config.hidden_size // self.config.num_attention_heads
+        )
+        shape = self.config.num_hidden_layers, 2, 0, self.config.num_key_value_heads, 0, size
+        self.kv = torch.zeros(shape, device=model.device, dtype=model.dtype)
+        self.waiting, self.running, self.full, self.kept = (
+            [],
+            [],
+            [],
+            {},
+        )  # running turns are the first rows of kv
+
+    @property
+    def pending(self):
+        return self.waiting + self.running + self.full
+
+    def submit(self, key, conversation, ids):
+        """key: what poll() gives back, and the seed. conversation: the name of what `ids` continues."""
+        if len(ids) + self.max_tokens > self.context:
+            self.full.append((key, Turn([], [], "context")))
+        else:
+            self.waiting.append(
+                Pending(key, conversation, ids[:], len(ids), random.Random(f"{self.seed}/{key}"))
+            )
+
+    @torch.no_grad()
+    def poll(self):
+        """[(key, Turn)]: takes in what waits and samples until an eighth of the turns have ended, so that
+        what follows joins together."""
+        self.model.eval()
+        self.admit()
+        enough, done = len(self.running) / 8, self.full + self.ended()
+        self.full = []
+        while len(done) < enough:
+            self.sample(0, len(self.running))
+            done += self.ended()
+        return done
+
+    def forget(self, conversation):
+        """Drops the keys and values of a conversation that is over; with the last one, the room for them."""
+        self.kept.pop(conversation, None)
+        if not self.kept and not self.pending:
+            self.kv = self.kv[:, :, :0, :, :0].clone()
+
+    def at_temperature(self, temperature):
+        """An engine with the same weights: this one, so that all speak in one batch, or one of its own for
+        another temperature."""
+        if temperature == self.temperature:
+            return self
+        return HFEngine(self.model, self.stops, self.max_tokens, temperature, self.seed, self.batch)
+
+    def sleep(self):
+        """Nothing to give back: keys and values are kept only while dialogues are played."""
+
+    def sync(self, weights):
+        """Takes over the (name, tensor) pairs that are not the engine's own."""
+        own = dict(self.model.named_parameters())
+        for name, tensor in weights:
+            if own[name].data_ptr() != tensor.data_ptr():
+                own[name].data.copy_(tensor)
+
+    def admit(self):
+        """Lets waiting turns run, as many as the batch holds: finds what is known of their conversations,
+        samples their first tokens."""
+        first, free = len(self.running), self.batch - len(self.running)
+        new, self.waiting = self.waiting[:free], self.waiting[free:]
+        for turn in new:
+            known = self.kept[turn.conversation][0] if turn.conversation in self.kept else []
+            turn.fed = min(len(os.path.commonprefix([known, turn.ids])), len(turn.ids) - 1)
+        self.running += sorted(
+            new, key=lambda turn: turn.fed - len(turn.ids)
+        )  # alike lengths together, so that little is padded
+        self.make_room(first)
+        for r, turn in enumerate(self.running[first:], first):
+            _, kv = self.kept.pop(turn.conversation, (None, None))
+            if turn.fed:
+                self.kv[:, :, r, :, : turn.fed] = kv[:, :, :, : turn.fed]
+        while first < len(self.running):
+            longest = len(self.running[first].ids) - self.running[first].fed
+            last = first + max(1, 1024 // longest)  # more tokens at once would need memory and save no time
+            self.sample(first, last)
+            first = last
+
+    def make_room(self, used):
+        """Makes kv large enough for the running turns, of which `used` have something in it."""
+        old, rows = self.kv, len(self.running)
+        room = max((turn.start for turn in self.running), default=0) + self.max_tokens
+        if rows > old.shape[2] or room > old.shape[4]:
+            room = max(
+                room, old.shape[4] * 3 // 2 if room > old.shape[4] else old.shape[4]
+            )  # dialogues grow; rarely copy
+            self.kv = old.new_zeros(*old.shape[:2], max(rows, old.shape[2]), old.shape[3], room, old.shape[5])
+            self.kv[:, :, :used, :, : old.shape[4]] = old[:, :, :used]
+
+    def sample(self, first, last):
+        """Feeds rows first to last what they have new, and samples a token of each."""
+        turns, device = self.running[first:last], self.model.device
+        logits = self.forward(turns, self.kv[:, :, first : first + len(turns)])
+        u = torch.tensor([turn.random.random() for turn in turns], device=device, dtype=torch.float64)
+        logp = (
+            F.log_softmax(logits.float() / self.temperature, dim=-1) if self.temperature else logits.float()
+        )
+        token = self.pick(logp, u)
+        chance = logp.gather(1, token[:, None])[:, 0] if self.temperature else torch.zeros(len(turns))
+        for turn, t, p in zip(turns, token.tolist(), chance.tolist()):
+            turn.fed = len(turn.ids)
+            turn.ids.append(t)
+            turn.logprobs.append(p)
+
+    def pick(self, logp, u):
+        """Tokens at uniforms u of the cumulative distribution; the likeliest ones at temperature 0."""
+        if not self.temperature:
+            return logp.argmax(-1)
+        cdf = logp.double().exp().cumsum(-1)
+        return torch.searchsorted(cdf, (u * cdf[:, -1])[:, None], right=True)[:, 0].clamp(
+            max=logp.shape[1] - 1
+        )
+
+    def forward(self, turns, kv):
+        """Logits [B, V] after the last token of each turn. kv: [layers, 2, B, heads, T, head size], their
+        rows."""
+        new = pad_sequence([torch.tensor(turn.ids[turn.fed :]) for turn in turns], batch_first=True).to(
+            kv.device
+        )  # [B, S]
+        start, length = torch.tensor(
+            [(turn.fed, len(turn.ids) - turn.fed) for turn in turns], device=kv.device
+        ).T
+        step = torch.arange(new.shape[1], device=kv.device)
+        positions = start[:, None] + torch.minimum(
+            step, length[:, None]
+        )  # [B, S]; padding goes behind the end, where nobody looks
+        cache = RaggedCache(kv, positions, max(len(turn.ids) for turn in turns))
+        column = torch.arange(cache.end, device=kv.device)
+        causal = (column <= positions[:, :, None])[:, None]  # [B, 1, S, T]
+        mask, kinds = causal, set(getattr(self.config, "layer_types", None) or ())
+        if len(kinds) > 1 or "sliding_attention" in kinds:
+            near = column > positions[:, :, None] - self.config.sliding_window
+            mask = {"full_attention": causal, "sliding_attention": causal & near[:, None]}
+        elif kinds:
+            mask = (
+                {"full_attention": causal} if self.config.model_type.startswith(("qwen", "gemma")) else causal
+            )
+        fed = {"input_ids": new, "attention_mask": mask, "position_ids": positions, "past_key_values": cache}
+        hidden = self.model.get_decoder()(**fed).last_hidden_state
+        return next_token_logits(self.model, hidden[torch.arange(len(new), device=kv.device), length - 1])
+
+    def ended(self):
+        """[(key, Turn)] of the turns that have ended; the last rows move into their places, so that nothing
+        is computed for them."""
+        done, rest = [], []
+        for r, turn in enumerate(self.running):
+            stopped = turn.ids[-1] in self.stops
+            if stopped or len(turn.ids) - turn.start == self.max_tokens:
+                known = (
+                    turn.ids[: turn.fed],
+                    self.kv[:, :, r, :, : turn.fed].clone(),
+                )  # the last token was never fed
+                self.kept[turn.conversation] = known
+                done.append(
+                    (turn.key, Turn(turn.ids[turn.start :], turn.logprobs, "stop" if stopped else "length"))
+                )
+            else:
+                rest.append(r)
+        for r, hole in zip(reversed(rest), sorted(set(range(len(rest))) - set(rest))):
+            turn = self.running[hole] = self.running[r]
+            self.kv[:, :, hole, :, : turn.fed] = self.kv[:, :, r, :, : turn.fed]
+        del self.running[len(rest) :]
+        return done
+
+
+# ------------------------------------------------------------------------------------------------------- vLLM
+
+
+def uses_vllm(wanted: str, device: str) -> bool:
+    """Whether vLLM samples: "vllm", or "auto" on a GPU machine that has it. Raises EngineError if it was
+    asked for and is missing."""
+    installed = importlib.util.find_spec("vllm") is not None
+    if wanted == "vllm" and not installed:
+        how = "`pip install -r requirements.txt vllm==0.32.0` on a GPU machine, or use --engine hf"
+        raise EngineError(f"--engine vllm: vLLM is not installed; {how}")
+    return wanted == "vllm" or wanted == "auto" and installed and device.startswith("cuda")
+
+
+class VLLMEngine:
+    """Samples turns with vLLM (written for 0.32), in this process: requests join when a dialogue moves on,
+    poll() is one engine step.
+
+    Earlier turns of a conversation are found again in vLLM's prefix cache. Log-probs are those of the
+    distribution that was sampled from.
+    """
+
+    batching = False  # a turn comes back as soon as it is finished; nobody has to wait for others
+
+    def __init__(
+        self,
+        path,
+        stops: list[int],
+        max_tokens=512,
+        temperature=1.0,
+        seed=0,
+        batch=256,
+        device="cuda",
+        dtype="float32",
+        context=4096,
+        memory=0.4,
+        sleeps=False,
+    ):
+        """context: tokens that a dialogue may have at most, if the model's own is not less. memory: share of
+        the GPU's memory for weights, keys and values. sleeps: whether sleep() gives that memory back; on a
+        GPU alone, and vLLM lets one engine of a process do so."""
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = (
+            "0"  # in this process, so that weights can be handed over
+        )
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GB
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        import transformers
+        import vllm
+
+        gpu = device.startswith("cuda")
+        self.dtype, self.sleeps = getattr(torch, dtype), sleeps and gpu
+        longest = transformers.AutoConfig.from_pretrained(path).get_text_config().max_position_embeddings
+        self.stops, self.max_tokens, self.temperature = list(stops), max_tokens, temperature
+        self.seed, self.context = seed, min(context, longest)
+        check_context(max_tokens, self.context)
+        options = {
+            "model": path,
+            "dtype": dtype,
+            "seed": seed,
+            "max_num_seqs": batch,
+            "max_model_len": self.context,
+            "gpu_memory_utilization": memory,
+            "logprobs_mode": "processed_logprobs",
+            "enable_prefix_caching": True,
+            "enable_sleep_mode": self.sleeps,
+        }
+        cpu = {} if gpu else {"enforce_eager": True, "enable_chunked_prefill": False, "block_size": 32}
+        try:
+            self.llm = vllm.LLM(**options, **cpu)
+        except (OSError, ValueError, RuntimeError) as e:
+            hint = "lower --max-tokens or --live, raise --vllm-memory, or use --engine hf"
+            raise EngineError(f"vLLM cannot run {path} ({str(e).splitlines()[0][:300]}); {hint}") from None
+        self.pending, self.all_pending = (
+            {},
+            {},
+        )  # request → (key, Turn) or None; request → (engine, key), for all temperatures
+
+    def at_temperature(self, temperature):
+        """An engine with the same weights, in the same vLLM."""
+        other = copy.copy(self)
+        other.temperature, other.pending = temperature, {}
+        return other
+
+    def submit(self, key, conversation, ids):
+        """key: what poll() gives back, and the seed."""
+        import vllm
+
+        request = f"{id(self)}/{key}"
+        if len(ids) + self.max_tokens > self.context:
+            self.pending[request] = key, Turn([], [], "context")
+            return
+        draw = zlib.crc32(f"{self.seed}/{key}".encode())
+        options = {
+            "temperature": self.temperature,
+            "max_tokens": self.max_tokens,
+            "stop_token_ids": self.stops,
+            "seed": draw,
+        }
+        how = vllm.SamplingParams(**options, logprobs=0, detokenize=False)
+        self.llm.llm_engine.add_request(request, {"prompt_token_ids": ids}, how)
+        self.pending[request], self.all_pending[request] = None, (self, key)
+
+    def poll(self):
+        """[(key, Turn)] of what one step of vLLM finished; turns of another temperature wait for its own
+        poll()."""
+        if not all(self.pending.values()):
+            for result in self.llm.llm_engine.step():
+                if result.finished:
+                    engine, key = self.all_pending.pop(result.request_id)
+                    said = result.outputs[0]
+                    chances = [at[token].logprob for at, token in zip(said.logprobs, said.token_ids)]
+                    engine.pending[result.request_id] = (
+                        key,
+                        Turn(list(said.token_ids), chances, said.finish_reason),
+                    )
+        done = [value for value in self.pending.values() if value]
+        self.pending = {request: value for request, value in self.pending.items() if not value}
+        return done
+
+    def forget(self, conversation):
+        """The prefix cache drops what is not used."""
+
+    def sleep(self):
+        """Gives the memory of weights, keys and values to the trainer until the next sync()."""
+        if self.sleeps:
+            self.llm.llm_engine.sleep(level=2)
+
+    def sync(self, weights):
+        """Takes over (name, tensor) pairs, and forgets keys and values of the old ones. Follows a sleep()."""
+        if self.sleeps:
+            torch.cuda.empty_cache()
+            self.llm.llm_engine.wake_up(tags=["weights"])
+        cast = ((name, tensor.to(self.dtype)) for name, tensor in weights)
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": cast})
+        self.llm.apply_model(repack_head)
+        self.llm.reset_prefix_cache()
+        if self.sleeps:
+            self.llm.llm_engine.wake_up(tags=["kv_cache"])
+
+
+def repack_head(model):
+    """On CPUs vLLM keeps a packed copy of the head, which reloading leaves stale where the head is tied to
+    the embeddings."""
+    head = getattr(model, "lm_head", None)
+    if hasattr(head, "cpu_linear"):
+        head.quant_method.process_weights_after_loading(head)
+
+
+# --------------------------------------------------------------------------------------------------- endpoint
+
+
+class Endpoint:
+    """A model behind an OpenAI-compatible endpoint, http://HOST:PORT/v1#MODEL; the key, if any, is in
+    OPENAI_API_KEY.
+
+    Chat template and engine in one: its views are the messages themselves, what it samples is text. A request
+    that fails is made again, up to five times; then EngineError tells.
+    """
+
+    batching = False
+
+    def __init__(self, address: str, option="--teacher", max_tokens=512, temperature=1.0, live=64):
+        """option: of the command line, for messages. live: requests at once."""
+        self.url, _, self.name = address.partition("#")
+        self.option, self.max_tokens, self.temperature = option, max_tokens, temperature
+        self.pending, self.pool = {}, ThreadPoolExecutor(live)
+        if not self.name:
+            raise EngineError(
+                f"{option} {address}: names no model; write it behind the address, as in {self.url}#MODEL"
+            )
+
+    def view(self, messages):
+        return messages
+
+    def text(self, said):
+        return said
+
+    def submit(self, key, conversation, messages):
+        self.pending[key] = self.pool.submit(self.ask, messages)
+
+    def poll(self):
+        """[(key, Turn)] of what has arrived; waits a moment if nothing has."""
+        wait(self.pending.values(), timeout=0.05, return_when=FIRST_COMPLETED)
+        arrived = [key for key, answer in self.pending.items() if answer.done()]
+        try:
+            return [(key, self.pending.pop(key).result()) for key in arrived]
+        except ConnectionError as e:
+            self.pool.shutdown(wait=False, cancel_futures=True)
+            advice = "check the address, the model's name and OPENAI_API_KEY"
+            raise EngineError(f"{self.option} {self.url}: does not answer ({e}); {advice}") from None
+
+    def forget(self, conversation):
+        """Nothing is kept."""
+
+    def ask(self, messages):
+        body = {
+            "model": self.name,
+            "messages": messages,
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+        }
+        headers = {
+            "Content-Type": "application/json",
+            "Authorization": f"Bearer {os.environ.get('OPENAI_API_KEY', '')}",
+        }
+        request = urllib.request.Request(
+            f"{self.url.rstrip('/')}/chat/completions", json.dumps(body).encode(), headers
+        )
+        for attempt in range(6):
+            try:
+                with urllib.request.urlopen(request, timeout=600) as reply:
+                    choice = json.load(reply)["choices"][0]
+                return Turn(choice["message"]["content"] or "", [], choice["finish_reason"])
+            except (OSError, ValueError, LookupError, TypeError) as e:
+                reason = e
+                if attempt < 5:
+                    time.sleep(0.5 * 2**attempt)
+        raise ConnectionError(f"{type(reason).__name__}: {reason}")

@@ -1,0 +1,347 @@
+"""Run folders that survive a kill, the arguments that the scripts share, errors of one line, several
+processes.
+
+A run folder holds config.json (arguments, versions, revision), logs of a JSON object a line, and whatever a
+script saves. The same command goes on where it was; another command is refused. Several processes (torchrun)
+share a folder: the first one owns it.
+"""
+
+import argparse
+import fcntl
+import json
+import math
+import os
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+
+class BadInput(Exception):
+    """What the user gave cannot be used. The message is one sentence: what is wrong, where, what to do."""
+
+    exit_code = 2
+
+
+def run_script(main) -> None:
+    """Runs a script's main(). Bad input, Ctrl-C, a full GPU or disk end it with one line; saved work stays.
+
+    An exception with an `exit_code` is meant for the user, whichever part it comes from: its message is the
+    line. Any other is a fault of the kit, and keeps its traceback.
+    """
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on from what was saved")
+    except torch.OutOfMemoryError as e:
+        advice = (
+            "lower --micro-tokens, --live or --vllm-memory, use a smaller model, or several GPUs (torchrun)"
+        )
+        end_with(f"the GPU's memory is full ({first_line(e)}); {advice}; the same command goes on")
+    except OSError as e:
+        end_with(f"{first_line(e)}; the same command goes on from what was saved")
+    except Exception as e:
+        if not hasattr(e, "exit_code"):
+            raise
+        end_with(str(e))
+
+
+def end_with(message: str) -> None:
+    """Ends this process with one line and exit code 2; of several processes any tells its number."""
+    rank, size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    who = f"error (process {rank}): " if size != "1" else "error: "
+    line = who + " ".join(message.split("\n"))
+    tqdm.write(line, file=sys.stderr)  # whatever bar is shown, on a line of its own
+    raise SystemExit(2)
+
+
+def first_line(e: Exception) -> str:
+    """The first line of what an exception says, shortened."""
+    line = (str(e).strip().splitlines() or [type(e).__name__])[0]
+    return line if len(line) <= 300 else f"{line[:150]} … {line[-150:]}"
+
+
+# ------------------------------------------------------------------------------------------ several processes
+
+
+def start_processes(device: str) -> None:
+    """Joins the processes that torchrun has started, if there are several; each takes a GPU of its own."""
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    if device.startswith("cuda"):
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) if several else torch.device(device).index or 0)
+    if several:
+        torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+
+
+def rank_and_size() -> tuple[int, int]:
+    """(number of this process, number of processes)."""
+    started = torch.distributed.is_initialized()
+    return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if started else (0, 1)
+
+
+def gathered(value) -> list:
+    """The value of each process, in their order; all must take part."""
+    values = [value] * rank_and_size()[1]
+    if len(values) > 1:
+        torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def barrier() -> None:
+    """Waits until all processes are here."""
+    gathered(None)
+
+
+# -------------------------------------------------------------------------------------------------- arguments
+
+
+class Parser(argparse.ArgumentParser):
+    """Shows a script's docstring and the defaults; a wrong argument is one line."""
+
+    class Form(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+        pass
+
+    def __init__(self, description=None, **options):
+        super().__init__(description=description, formatter_class=Parser.Form, **options)
+
+    def error(self, message):
+        raise BadInput(f"{message}; {self.prog} --help tells more")
+
+
+def number(kind, least=None, above=None, most=math.inf):
+    """A type of argument: a finite int or float that is at least `least`, or more than `above`, and at most
+    `most`."""
+    bound = f"at least {least}" if above is None else f"more than {above}"
+    wanted = f"{'a whole number' if kind is int else 'a number'}, {bound}" + (
+        f", at most {most}" if most < math.inf else ""
+    )
+
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"is {text!r}; it must be {wanted}") from None
+        if not math.isfinite(value) or value > most or (value < least if above is None else value <= above):
+            raise argparse.ArgumentTypeError(f"is {text}; it must be {wanted}")
+        return value
+
+    return parse
+
+
+COUNT, NATURAL = number(int, least=1, most=10**9), number(int, least=0, most=2**63 - 1)
+POSITIVE, NOT_NEGATIVE, SHARE = number(float, above=0), number(float, least=0), number(float, above=0, most=1)
+NEUTRAL = ("out", "live", "device", "threads", "vllm_memory", "micro_tokens")  # may change on resuming
+
+
+def add_dialogue_arguments(parser, turns=4, many=False):
+    """The arguments of every script that plays dialogues. many: whether it takes several problem files."""
+    add = parser.add_argument_group("dialogues").add_argument
+    add("--model", required=True, help="student: a transformers folder or hub name")
+    add(
+        "--teacher",
+        help="teacher: a folder, a hub name, or an OpenAI-compatible endpoint http://HOST/v1#MODEL; `self`: "
+        "the student, without private knowledge; default: a frozen copy of the initial student",
+    )
+    add(
+        "--problems",
+        required=True,
+        nargs="+" if many else None,
+        help=f"{'one or several: ' * many}file of problem lines, or data set: NAME or NAME:PATH, see README",
+    )
+    add("--answers", choices=("rule", "all"), default="rule", help="of data sets: what a rule can judge")
+    add("--prompts", help="JSON file that replaces prompts of common.py")
+    add("--turns", type=COUNT, default=turns, help="N, student turns at most; 1 is single-turn")
+    add("--out", required=True, help="run folder; an unfinished one is resumed")
+    add("--temperature", type=POSITIVE, default=1.0, help="of the student")
+    add("--teacher-temperature", type=NOT_NEGATIVE, default=1.0, help="of the teacher and the asker")
+    add_sampling_arguments(parser)
+
+
+def add_sampling_arguments(parser):
+    """The arguments of whatever samples from a model."""
+    add = parser.add_argument_group("sampling").add_argument
+    add("--seed", type=NATURAL, default=0, help="seed of everything random")
+    add("--max-tokens", type=COUNT, default=1024, help="tokens a turn has at most")
+    add("--live", type=COUNT, default=256, help="dialogues that are played at once")
+    engines = ("auto", "hf", "vllm")
+    add("--engine", choices=engines, default="auto", help="what samples; auto: vLLM on a GPU that has it")
+    add("--vllm-memory", type=SHARE, default=0.4, help="share of the GPU's memory for each vLLM")
+    add_device_arguments(parser)
+
+
+def add_device_arguments(parser):
+    """The arguments that tell where the numbers are computed."""
+    add = parser.add_argument_group("machine").add_argument
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="torch device")
+    dtypes = ("auto", "float32", "bfloat16")
+    add(
+        "--dtype", choices=dtypes, default="auto", help="of all passes; auto: bfloat16 on a GPU, else float32"
+    )
+    add("--threads", type=COUNT, default=torch.get_num_threads(), help="CPU threads of torch")
+
+
+def add_training_arguments(parser, batch: int, unit: str, lr: float, save_every: int):
+    """The arguments of every script that trains. unit: what --batch counts."""
+    add = parser.add_argument_group("training").add_argument
+    add("--batch", type=COUNT, default=batch, help=f"{unit} an optimiser step")
+    add("--lr", type=POSITIVE, default=lr, help="AdamW's learning rate")
+    add("--micro-tokens", type=COUNT, default=16384, help="tokens of a micro-batch; limits memory")
+    add("--save-every", type=COUNT, default=save_every, help="steps between saved states")
+
+
+def settle(args) -> None:
+    """Settles what is automatic, tries the device, joins the processes of torchrun. Raises BadInput."""
+    try:
+        torch.zeros(1, device=args.device)
+    except (RuntimeError, AssertionError) as e:
+        raise BadInput(f"--device {args.device}: cannot be used ({first_line(e)})") from None
+    if args.dtype == "auto":
+        args.dtype = "bfloat16" if args.device.startswith("cuda") else "float32"
+        begun = Path(getattr(args, "out", "")) / "config.json"
+        if begun.is_file():  # a run that was begun on another device keeps its numbers
+            args.dtype = read_config(begun).get("dtype", args.dtype)
+    torch.set_num_threads(args.threads)
+    start_processes(args.device)
+
+
+# ------------------------------------------------------------------------------------------------ run folders
+
+
+def read_config(file: Path) -> dict:
+    """The arguments that a run folder's config.json holds. Raises BadInput."""
+    if not file.is_file():
+        raise BadInput(f"{file.parent}: holds no run; give a folder that a script of the kit wrote")
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8"))["arguments"])
+    except (ValueError, KeyError, TypeError):
+        raise BadInput(f"{file}: is damaged; restore it, or remove the folder to start anew") from None
+
+
+def read_jsonl(path: Path | str) -> list:
+    """Objects of a JSONL file, but for a half-written last line; none without a file. Raises BadInput."""
+    if not Path(path).exists():
+        return []
+    lines, rows = Path(path).read_bytes().split(b"\n"), []
+    for number_, line in enumerate(lines, 1):
+        try:
+            if number_ < len(lines) and line.strip():  # what follows the last newline was never completed
+                rows.append(json.loads(line))
+        except ValueError:
+            told = "not JSON; the file was changed by something else, remove it or restore it"
+            raise BadInput(f"{path}, line {number_}: {told}") from None
+    return rows
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file that appears only when it is complete."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def revision() -> str | None:
+    """The git revision of the kit, or None."""
+    run = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
+    )
+    return run.stdout.strip() or None
+
+
+class Run:
+    """A run folder: config.json, metrics.jsonl, dialogues.jsonl, and whatever the script saves. The same
+    command resumes it.
+
+    Until the first result is written there is no config.json: a command that was wrong leaves nothing behind
+    that refuses the right one. `writes`: whether this process is the one that writes for all.
+    """
+
+    def __init__(self, args, ignore=NEUTRAL):
+        """Opens `args.out`; raises BadInput if it holds a run with other arguments, or something that is not
+        a run."""
+        self.path = Path(args.out)
+        self.config = {
+            k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k not in ignore
+        }
+        self.config["script"] = Path(sys.argv[0]).name
+        file = self.path / "config.json"
+        if file.exists():
+            old = read_config(file)
+            changed = sorted(k for k in old.keys() | self.config.keys() if old.get(k) != self.config.get(k))
+            if changed:
+                name, was, now = changed[0], old.get(changed[0]), self.config.get(changed[0])
+                told = f"{self.path} holds a run with another {name} ({was!r}, now {now!r})"
+                raise BadInput(f"{told}; choose another --out")
+        elif self.path.exists() and not all(f.name.startswith("config.json.") for f in self.path.iterdir()):
+            raise BadInput(f"{self.path} is not empty and holds no run; choose another --out")
+        rank, _ = rank_and_size()
+        self.writes = gathered(rank)[0] == rank  # the first process does; all have checked the folder by now
+        if self.writes:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.lock()
+            self.tidy()
+
+    def lock(self):
+        """Holds the folder as long as this object lives, or until the process ends, however it ends."""
+        lock = os.open(self.path, os.O_RDONLY)
+        weakref.finalize(self, os.close, lock)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise BadInput(
+                f"{self.path}: another process is at work on this run; wait for it, or stop it"
+            ) from None
+
+    def tidy(self):
+        """Removes what a kill has left half-written."""
+        for part in self.path.glob("*.part"):
+            if part.is_file():
+                part.unlink()
+        for log in self.path.glob("*.jsonl"):
+            data = log.read_bytes()
+            if not data.endswith(b"\n"):
+                os.truncate(
+                    log, data.rfind(b"\n") + 1
+                )  # never empties the file on the way, as writing it again would
+
+    def begin(self):
+        """Writes config.json, with the first result; any process may be the first to have one."""
+        if not (self.path / "config.json").exists():
+            import transformers
+
+            versions = {
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+                "python": sys.version.split()[0],
+            }
+            config = {"arguments": self.config, "versions": versions, "revision": revision()}
+            write_atomically(self.path / "config.json", json.dumps(config, indent=1))
+
+    def say(self, text: str) -> None:
+        """Prints a line, once however many processes there are."""
+        if self.writes:
+            tqdm.write(text)
+
+    def steps(self, first: int, last: int, name: str):
+        """The numbers of the steps that are left, with a progress bar."""
+        shown = {"initial": first, "total": last, "desc": name, "mininterval": 1}
+        return tqdm(range(first + 1, last + 1), disable=not self.writes, **shown)
+
+    def append(self, name: str, rows: list[dict], own: bool = False) -> None:
+        """Appends rows to a JSONL file of the folder; own: each process its own ones, else the first process
+        for all."""
+        if not (self.writes or own):
+            return
+        self.begin()
+        with (self.path / name).open("a", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed: lines of several processes must not mix
+            file.write("".join(json.dumps(row) + "\n" for row in rows))
+
+    def keep(self, name: str, wanted) -> None:
+        """Rewrites a JSONL file to the rows for which wanted(row) holds: what was logged after the last saved
+        state goes."""
+        if self.writes and (self.path / name).exists():
+            rows = [r for r in read_jsonl(self.path / name) if wanted(r)]
+            write_atomically(self.path / name, "".join(json.dumps(r) + "\n" for r in rows))

@@ -1,0 +1,325 @@
+"""Data sets of the hub → problem lines: dicts of id, domain, prompt, answer or tests (see the README).
+
+A data set is read once and kept as a file of problem lines under ~/.cache/sml. Rows that make no problem are
+counted by reason.
+"""
+
+import ast
+import base64
+import gzip
+import io
+import json
+import os
+import pickle
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from parts import answers, programs, sandbox
+from parts.runs import BadInput, barrier, first_line, rank_and_size, write_atomically
+
+
+class Unusable(Exception):
+    """A row of a data set that makes no problem; the reason is counted and reported."""
+
+
+@dataclass
+class Source:
+    """A data set: where the hub has it, which rows are meant, how a row becomes the fields of a problem
+    line."""
+
+    hub: str
+    make: (
+        Callable  # row → a problem line without its id; raises Unusable, or KeyError if the schema is another
+    )
+    read: dict = field(default_factory=dict)  # further arguments of datasets.load_dataset
+    files: tuple = ()  # of the hub's repository, read as they are
+    side: str = (
+        ""  # "train" | "test": a problem's side is drawn from its text, the same in any copy of the data
+    )
+    most: int = 10**9  # problems that are taken
+
+
+def load(source: str, judgeable: str, make: Callable) -> list:
+    """make(**line) of each problem line of a file, or of a data set: NAME, or NAME:PATH for a local copy.
+
+    judgeable: "rule" leaves out math problems of a data set whose answer no rule can judge, "all" keeps them.
+    make: raises ValueError or TypeError if a line is no problem. Raises BadInput, naming file and line.
+    """
+    path, problems = problem_file(source, judgeable, make), {}
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        for number, text in enumerate(file, 1):
+            try:
+                problem = make(**json.loads(text)) if text.strip() else None
+            except (ValueError, TypeError, RecursionError) as e:
+                reason = str(e).replace(f"{make.__name__}.__init__() ", "")
+                raise BadInput(f"{path}, line {number}: {reason}") from None
+            if problem and problem.id in problems:
+                raise BadInput(f"{path}, line {number}: id {problem.id!r} occurs twice; ids must differ")
+            if problem:
+                problems[problem.id] = problem
+    if not problems:
+        raise BadInput(f"{path}: holds no problem; each line is a JSON object with id, domain, prompt, …")
+    return list(problems.values())
+
+
+def problem_file(source, judgeable, make):
+    """The file of problem lines of a source: the file itself, or the one that is kept of a data set."""
+    name, _, local = source.partition(":")
+    if name not in SOURCES:
+        if not Path(source).is_file():
+            known = ", ".join(SOURCES)
+            told = f"{source}: no such file; give a file of problem lines (JSONL), or one of {known}"
+            raise BadInput(f"{told}, or NAME:PATH for a local copy")
+        return Path(source)
+    made_by = b"".join(
+        Path(module.__file__).read_bytes() for module in (sys.modules[__name__], answers, programs, sandbox)
+    )
+    content = made_by + b"".join(f"{f}{f.stat().st_mtime_ns}".encode() for f in local_files(local))
+    folder = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "sml"
+    kept = folder / f"{name}-{judgeable}-{zlib.crc32(content):08x}.jsonl".replace("/", "-")
+    if rank_and_size()[0] == 0 and not kept.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = list(import_lines(name, local, judgeable, make))
+        write_atomically(kept, "".join(json.dumps(line) + "\n" for line in lines))
+    barrier()  # the other processes wait
+    return kept
+
+
+def import_lines(name, local, judgeable, make):
+    """Yields the problem lines of a data set and prints how many rows were left out, and why."""
+    source, out, seen, taken = SOURCES[name], Counter(), set(), 0
+    rows = local_rows(local) if local else hub_rows(name, source)
+    for number, row in enumerate(tqdm(rows, desc=name, unit="row", mininterval=1, leave=False), 1):
+        try:
+            line = {"id": f"{name.split('/')[0]}-{number}", **source.make(row)}
+            side = "test" if zlib.crc32(line["prompt"].encode()) % 5 == 0 else "train"
+            if source.side not in ("", side):
+                raise Unusable(f"not on the {source.side} side")
+            if line["prompt"] in seen:
+                raise Unusable("the same problem again")
+            if line["domain"] == "math" and judgeable == "rule" and not answers.judgeable(line["answer"]):
+                raise Unusable("the answer cannot be judged by a rule")
+            make(**line)
+        except KeyError as e:
+            wanted = f"the rows must be as in the data set {source.hub}"
+            raise BadInput(f"{local or source.hub}, row {number}: no field {e}; {wanted}") from None
+        except (Unusable, ValueError) as e:
+            out[str(e)] += 1
+            continue
+        except (TypeError, AttributeError, SyntaxError, zlib.error, pickle.UnpicklingError) as e:
+            out[f"malformed ({type(e).__name__})"] += 1
+            continue
+        yield line
+        seen.add(line["prompt"])
+        taken += 1
+        if taken == source.most:
+            break
+    print(
+        f"{name}: {taken} problems" + "".join(f"; {n} left out: {why}" for why, n in out.most_common()),
+        file=sys.stderr,
+    )
+
+
+# ----------------------------------------------------------------------------------------------- reading rows
+
+
+def local_files(local):
+    """The files of a local copy: the path itself, or all data files of a folder."""
+    path = Path(local)
+    if local and not path.exists():
+        raise BadInput(f"{path}: no such file; give a local copy of the data set after the colon")
+    if not local or not path.is_dir():
+        return [path] if local else []
+    return sorted(f for f in path.iterdir() if f.suffix in (".jsonl", ".json"))
+
+
+def local_rows(local):
+    """Rows of JSONL, JSON (a list) or Parquet files; the first two also gzipped."""
+    import datasets  # here, because it takes a second
+
+    for path in local_files(local):
+        if path.suffix == ".parquet":
+            yield from datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True)
+            continue
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
+            whole = path.with_suffix("" if path.suffix == ".gz" else path.suffix).suffix == ".json"
+            try:
+                yield from json.load(file) if whole else (json.loads(line) for line in file if line.strip())
+            except ValueError as e:
+                raise BadInput(f"{path}: not {'JSON' if whole else 'JSONL'} ({e})") from None
+
+
+def hub_rows(name, source):
+    """Rows of a data set on the hub, one after the other. Raises BadInput if it cannot be reached."""
+    import datasets
+    import huggingface_hub
+
+    try:
+        for file in source.files:
+            yield from local_rows(huggingface_hub.hf_hub_download(source.hub, file, repo_type="dataset"))
+        if not source.files:
+            yield from datasets.load_dataset(source.hub, **{"split": "test", **source.read}, streaming=True)
+    except (OSError, ValueError, RuntimeError) as e:
+        advice = f"check the network, or give a local copy: {name}:PATH"
+        raise BadInput(
+            f"data set {source.hub} cannot be read from the hub ({first_line(e)}); {advice}"
+        ) from None
+
+
+# ------------------------------------------------------------------------------------- a row → a problem line
+
+
+def math_row(row):
+    return {
+        "domain": "math",
+        "prompt": row["problem"],
+        "answer": filled(row["answer"]),
+        "solution": row["solution"],
+    }
+
+
+def filled(answer):
+    """The answer; raises Unusable if there is none."""
+    if not answer or not answer.strip():
+        raise Unusable("no answer")
+    return answer
+
+
+def gsm8k_row(row):
+    solution, mark, answer = row["answer"].rpartition("####")
+    answer = filled(answer.strip().replace(",", "") if mark else "")
+    return {"domain": "math", "prompt": row["question"], "answer": answer, "solution": solution.strip()}
+
+
+def check_assert(name, prompt, test):
+    """HumanEval's tests as one assert snippet; the prompt stands before because some tests call its helper
+    functions."""
+    return f"candidate = {name}\n{prompt}\n    pass\n{name} = candidate\n{test}\ncheck(candidate)"
+
+
+def humaneval_row(row):
+    name, prompt = row["entry_point"], row["prompt"]
+    return {
+        "domain": "code",
+        "prompt": f"Complete this program; keep the name `{name}`.\n\n{prompt}",
+        "func_name": name,
+        "asserts": [check_assert(name, prompt, row["test"])],
+        "solution": prompt + row["canonical_solution"],
+    }
+
+
+def called_function(source, asserts):
+    """The one function that a program defines and all its assert snippets call. Raises Unusable."""
+    defined = {n.name for n in ast.parse(source).body if isinstance(n, ast.FunctionDef)}
+    for text in asserts:
+        calls = [
+            n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
+        ]
+        defined &= {n.func.id for n in calls}
+    if len(defined) != 1:
+        raise Unusable("its tests do not call one function")
+    return defined.pop()
+
+
+def opencode_row(row):
+    """Rows with score 1 and three tests or more, of which eight are taken, whose own program passes them in
+    the sandbox."""
+    asserts = [text.strip() for text in json.loads(row["unit_tests"])][:8]
+    if float(row["average_test_score"]) < 1:
+        raise Unusable("its program fails its tests")
+    if len(asserts) < 3:
+        raise Unusable("fewer than three tests")
+    source = programs.find_program(row["output"]) or programs.find_program(f"```python\n{row['output']}\n```")
+    name = called_function(source or "", asserts)
+    if any(r.status != "ok" for r in sandbox.run_asserts(source, name, asserts)):
+        raise Unusable("its program fails in the sandbox")
+    prompt = f"{row['input']}\n\nThe function must be called `{name}`."
+    return {"domain": "code", "prompt": prompt, "func_name": name, "asserts": asserts, "solution": source}
+
+
+class NoObjects(pickle.Unpickler):
+    """Unpickles plain values only."""
+
+    def find_class(self, *_):
+        raise Unusable("private tests hold an object")
+
+
+def livecode_row(row):
+    """Public tests are for the teacher, all tests decide. Private ones are JSON, or base64 of a zlib-packed
+    pickle of JSON."""
+    hidden = row.get("private_test_cases") or "[]"
+    if not hidden.lstrip().startswith("["):
+        hidden = NoObjects(io.BytesIO(zlib.decompress(base64.b64decode(hidden)))).load()
+    public, start = json.loads(row["public_test_cases"]), row["starter_code"]
+    how = (
+        f"Start from this code:\n```python\n{start}\n```"
+        if start
+        else "Read from standard input and print to standard output."
+    )
+    return {
+        "domain": "code",
+        "prompt": f"{row['question_content']}\n\n{how}",
+        "tests": public + json.loads(hidden),
+        "public_tests": public,
+        "func_name": json.loads(row["metadata"]).get("func_name"),
+    }
+
+
+def lost_row(task, joined, row):
+    """Math or code of Lost in Conversation. joined: the pieces as one list of bullet points instead of the
+    full text."""
+    if row["task"] != task:
+        raise Unusable(f"not {task}")
+    shards = [s["shard"] for s in row["shards"]]
+    if task == "math":
+        line = gsm8k_row(row)
+    else:
+        meta = row["metadata"] if isinstance(row["metadata"], dict) else json.loads(row["metadata"])
+        name, public = meta["func_name"], json.loads(row["public_test_cases"])
+        shards = [f"{shards[0]} (The function must be called `{name}`.)", *shards[1:]]
+        line = {"domain": "code", "prompt": row["prompt"], "public_tests": public, "func_name": name}
+        if "def check(" in row["test"]:
+            line["asserts"] = [check_assert(name, row["prompt"], row["test"])]
+        else:
+            line["tests"] = public + json.loads(row["test"])
+    return {
+        **line,
+        "prompt": "\n".join(f"- {s}" for s in shards) if joined else line["prompt"],
+        "shards": shards,
+    }
+
+
+def lost_source(task, joined):
+    return Source(
+        "microsoft/lost_in_conversation",
+        partial(lost_row, task, joined),
+        files=("lost_in_conversation.json",),
+    )
+
+
+OMNI, LIVECODE = "KbsdJames/Omni-MATH", "livecodebench/code_generation_lite"
+LIVECODE_FILES = tuple(f"test{n}.jsonl" for n in ("", 2, 3, 4, 5, 6))
+SOURCES = {
+    "omni-math": Source(OMNI, math_row),
+    "omni-math/train": Source(OMNI, math_row, side="train", most=2000),
+    "omni-math/test": Source(OMNI, math_row, side="test", most=500),
+    "opencodeinstruct": Source(
+        "nvidia/OpenCodeInstruct", opencode_row, {"name": "train", "split": "train"}, most=2000
+    ),
+    **{f"livecodebench/v{n}": Source(LIVECODE, livecode_row, files=LIVECODE_FILES[:n]) for n in range(1, 7)},
+    "lost-in-conversation/math": lost_source("math", joined=False),
+    "lost-in-conversation/code": lost_source("code", joined=False),
+    "lost-in-conversation/math-joined": lost_source("math", joined=True),
+    "lost-in-conversation/code-joined": lost_source("code", joined=True),
+    "gsm8k/train": Source("openai/gsm8k", gsm8k_row, {"name": "main", "split": "train"}),
+    "gsm8k/test": Source("openai/gsm8k", gsm8k_row, {"name": "main", "split": "test"}),
+    "math-500": Source("HuggingFaceH4/MATH-500", math_row),
+    "humaneval": Source("openai/openai_humaneval", humaneval_row),
+}

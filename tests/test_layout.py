@@ -1,0 +1,50 @@
+"""The arrows between the files: stage → common → parts, never up; and parts that can be taken away on their own."""
+
+import ast
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+STAGES = {"generate", "sft", "qprime", "grpo", "evaluate"}
+PARTS = sorted(f.stem for f in (ROOT / "parts").glob("*.py"))
+
+
+def imported(file):
+    """The kit's own modules that a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    own = STAGES | {"common"} | {f"parts.{part}" for part in PARTS}
+    return names & own
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_imports_neither_common_nor_a_stage(part):
+    assert not imported(ROOT / "parts" / f"{part}.py") & (STAGES | {"common"})
+
+
+def test_common_imports_no_stage():
+    assert not imported(ROOT / "common.py") & STAGES
+
+
+@pytest.mark.parametrize("part", ["answers", "sandbox", "engines"])
+def test_a_part_that_stands_alone_is_imported_from_an_empty_folder(part, tmp_path):
+    shutil.copy(ROOT / "parts" / f"{part}.py", tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {part}"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("module", ["common", *sorted(STAGES)])
+def test_importing_a_script_loads_no_large_library_before_it_is_used(module):
+    heavy = "transformers", "vllm", "datasets", "matplotlib", "torch.distributed.fsdp"
+    code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr

@@ -1,0 +1,393 @@
+"""Runs with a known truth: intervals, pass@k, averages, leaks, tables, pictures, the page."""
+
+import html
+import itertools
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+import torch
+
+from common import Dialogue, Problem, leaks
+from parts import measures, report
+from parts.measures import TYPES, TestRun, TrainingRun, judged_shares, summary, values
+
+TestRun.__test__ = False  # not a class of tests
+
+
+def dialogue(problem="p", statuses=("wrong", "correct"), said=None, limit=4, sample=0, **more):
+    """A problem of three tokens, student turns of two, hints of four."""
+    said = said or ["x"] * len(statuses)
+    messages = [{"role": "teacher", "content": "problem"}]
+    for text in said:
+        messages += [{"role": "student", "content": text}, {"role": "teacher", "content": "hint"}]
+    mask = [0, 0, 0, 1, 1] + [0, 0, 0, 0, 1, 1] * (len(said) - 1)
+    solved = statuses.index("correct") + 1 if "correct" in statuses else None
+    found = {
+        "messages": messages[:-1],
+        "ids": [0] * len(mask),
+        "mask": mask,
+        "statuses": list(statuses),
+        "solved": solved,
+    }
+    found |= {"finishes": ["stop"] * len(statuses), "knowledge": ["42"] * len(statuses), "limit": limit}
+    return Dialogue(f"{problem}/{sample}", problem, **(found | more))
+
+
+def run_of(dialogues, label="base", **more):
+    found = {"test": "t", "problems": "t", "teacher": "base", "sharded": None, "disputed": False, "turns": 4}
+    found |= {"losses": [], "judged": []} | more
+    return TestRun(f"runs/{label}", label, dialogues=dialogues, **found)
+
+
+def tables(runs, training=(), against="base"):
+    """All tables, as [{column: text}] by title."""
+    tests = report.grouped(runs, against).items()
+    measured = {test: measures.measure(labels, against) for test, labels in tests}
+    trained = {run.label: measures.training([run]) for run in training}
+    return report.tabulate(measured, trained, against)
+
+
+def row_of(found, title, label="base"):
+    """The row of a label in the one table whose title begins so."""
+    (rows,) = [rows for name, rows in found.items() if name.startswith(title)]
+    return next(row for row in rows if row["model"] == label)
+
+
+# ------------------------------------------------------------------------------------------------- statistics
+
+
+def test_intervals_cover_the_truth_in_95_of_100_runs():
+    generator = torch.Generator().manual_seed(1)
+    for rate in (0.1, 0.5):
+        runs = (torch.rand(500, 1000, generator=generator) < rate).double()  # 1,000 runs of 500 problems
+        _, low, high = measures.interval(runs)
+        assert abs(((low <= rate) & (rate <= high)).double().mean() - 0.95) <= 0.02
+
+
+def test_intervals_of_paired_differences_cover_the_truth_and_are_narrower():
+    generator = torch.Generator().manual_seed(2)
+    hard = torch.rand(500, 1000, generator=generator)  # what the two models share
+    first, second = ((hard * 0.8 + torch.rand(500, 1000, generator=generator) * 0.2) < t for t in (0.4, 0.5))
+    truth = second.double().mean() - first.double().mean()
+    _, low, high = measures.interval(second.double() - first.double())
+    assert abs(((low <= truth) & (truth <= high)).double().mean() - 0.95) <= 0.02
+    alone = measures.interval(second.double())
+    assert (high - low).mean() < (alone[2] - alone[1]).mean()
+
+
+def test_intervals_over_three_seeds_cover_the_truth_in_95_of_100_runs():
+    means = 0.6 + 0.05 * torch.randn(3, 1000, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    covered = (means.mean(0) - 0.6).abs() <= measures.seed_interval(means)
+    assert abs(covered.double().mean() - 0.95) <= 0.02
+
+
+def test_pass_at_k_is_the_share_of_all_choices_of_k_samples_that_hold_a_right_one():
+    samples = [True, True, False, False, False, False]
+    for k in range(1, 7):
+        choices = list(itertools.combinations(samples, k))
+        assert measures.pass_at(k, 6, 2) == pytest.approx(sum(map(any, choices)) / len(choices))
+
+
+def test_pass_at_k_of_runs_is_the_mean_of_each_runs_own_up_to_the_samples_of_every_problem():
+    first = run_of([dialogue("a", ("correct",)), dialogue("a"), dialogue("b"), dialogue("b"), dialogue("b")])
+    second = run_of([dialogue("a"), dialogue("a"), dialogue("b"), dialogue("b")])
+    assert measures.pass_curves([first, second]).tolist() == [[0.25, 0.5], [0.0, 0.0]]
+
+
+def test_tokens_are_those_of_both_sides_behind_the_problem():
+    assert measures.spent(dialogue(statuses=("wrong", "wrong", "correct"))) == [2, 8, 14]
+    assert [values(dialogue(), 4, budget)["in budget"] for budget in (7, 8)] == [0.0, 1.0]
+    assert values(dialogue(statuses=("wrong",)), 4, 99)["in budget"] == 0.0
+
+
+def test_equal_tokens_are_what_four_turns_cost_the_base():
+    base, other = [dialogue("a", ("wrong",) * 4)], [dialogue("a", ("wrong",) * 3 + ("correct",))]
+    found = tables([run_of(other, "mt-rl"), run_of(base)])
+    assert row_of(found, "Solved at equal tokens")["tokens"] == "20"
+    assert row_of(found, "Solved at equal tokens", "mt-rl")["solved with them, %"] == "100.0 ± 0.0"
+
+
+def test_accuracy_within_n_turns_is_averaged_over_samples_and_seeds_of_a_problem():
+    seeds = [run_of([dialogue("a"), dialogue("b", ("wrong",) * 4)])]
+    seeds += [run_of([dialogue("a", ("correct",)), dialogue("b", ("wrong",) * 4)])]
+    assert measures.by_problem(seeds, lambda d: values(d, 4, 0))[:, :4].tolist() == [
+        [0.5, 1.0, 1.0, 1.0],
+        [0.0] * 4,
+    ]
+    cell = row_of(tables(seeds), "Within n turns on t: 2 problems, up to 4 turns")["within 1"]
+    assert cell.startswith("25.0 ± ") and "(seeds ± " in cell
+
+
+def test_differences_are_paired_problem_by_problem():
+    solved = [("correct",), ("wrong",) * 4] * 10
+    base = run_of([dialogue(f"{i}", statuses) for i, statuses in enumerate(solved)])
+    same = run_of([dialogue(f"{i}", statuses) for i, statuses in reversed(list(enumerate(solved)))], "mt-rl")
+    assert row_of(tables([base, same]), "Within n turns", "mt-rl")["− base, within 4"] == "0.0 ± 0.0"
+
+
+def test_the_two_averages_of_the_log_loss():
+    losses = [{"losses": [4.0, 2.0]}, {"losses": [2.0, 2.0, 6.0]}]
+    assert measures.loss_curves([run_of([], losses=losses)], 4) == (
+        [3.0, 2.0, 4.0, 4.0],
+        [3.0, 2.0, 6.0, None],
+    )
+
+
+def test_turns_are_attempts_questions_or_other():
+    mixed = dialogue(
+        statuses=("no attempt", "no attempt", "wrong"), said=["Which 1st?", "Hm.", "\\boxed{1}?"]
+    )
+    found = values(mixed, 4, 0)
+    assert [found[kind] for kind in ("attempt", "question", "other")] == [1.0, 1.0, 1.0]
+
+
+def test_an_attempt_before_the_last_shard_is_premature():
+    early = dialogue(statuses=("no attempt", "wrong", "no attempt"), limit=3)
+    late = dialogue(statuses=("no attempt", "no attempt", "wrong"), limit=3)
+    assert [values(d, 3, 0, sharded=True)["premature"] for d in (early, late)] == [1.0, 0.0]
+    assert "premature" not in values(early, 3, 0)
+    run = run_of([early], sharded="scripted")
+    assert row_of(tables([run]), "Turns by rule")["premature answers, %"] == "100.0 ± 0.0"
+
+
+def test_leaks_that_were_planted_are_all_found():
+    problem = Problem("p", "math", "x", answer="42")
+    hints = ["Look at the sum again."] * 97 + ["It is 42.", "so \\boxed{42}", "42"]
+    dialogues = [
+        dialogue(f"p{i}", ("wrong", "wrong"), leaks=int(leaks(problem, h))) for i, h in enumerate(hints)
+    ]
+    assert summary(dialogues, 4)["leaks"] == pytest.approx(0.03)
+
+
+def test_repeats_are_counted_turn_by_turn_and_never_across_dialogues():
+    dialogues = [
+        dialogue(statuses=("wrong",) * 3, said=["x", "x", "y"]),
+        dialogue(statuses=("wrong",), said=["y"]),
+    ]
+    assert summary(dialogues, 4)["repeats"] == 0.5
+
+
+def test_agreement_of_judge_and_rules_and_judged_leaks_are_shares_of_what_was_judged():
+    statuses, said = ("no attempt", "wrong", "wrong", "wrong"), ["which?", "x", "x", "x"]
+    played = [dialogue("a", statuses, said, sample=i) for i in range(26)]  # the last one was not judged
+    types = ["interrogation", "answer attempt", "hedge", None]
+    judged = [{"id": f"a/{i}", "types": types, "leaks": [i < 3, False, False, False]} for i in range(25)]
+    shares = judged_shares(run_of(played, judged=judged))
+    assert (
+        shares["hints that give the answer away"] == "3.0 %"
+        and shares["agreement with the rules"] == "66.7 %"
+    )
+    expected = ["25.0 %", "0.0 %", "25.0 %", "0.0 %", "25.0 %", "0.0 %", "0.0 %", "25.0 %"]
+    assert [shares[name] for name in (*TYPES, "no label")] == expected
+
+
+# ----------------------------------------------------------------------------------------------------- tables
+
+
+def test_undecided_verdicts_are_in_the_table():
+    run = run_of([dialogue("a", ("undecided", "correct")), dialogue("b", ("wrong", "wrong"))])
+    assert row_of(tables([run]), "What went wrong")["undecided"] == "25.0"
+
+
+def test_right_answers_that_survive_a_dispute_are_counted_among_the_solved():
+    replies = [
+        ("wrong", "correct", "correct"),
+        ("correct", "wrong"),
+        ("correct", "no attempt"),
+        ("wrong",) * 4,
+    ]
+    played = [dialogue(name, statuses) for name, statuses in zip("abcd", replies)]
+    found = row_of(tables([run_of(played, disputed=True)]), "Right answers")
+    assert found["right answers"] == "3"
+    assert [found[name].split(" ± ")[0] for name in ("kept, %", "no attempt, %")] == ["33.3", "33.3"]
+
+
+def test_teachers_at_inference_stand_beside_teachers_in_training():
+    strong = run_of([dialogue("a", ("correct",))], "rl", test="p, teacher s", teacher="s")
+    weak = run_of([dialogue("a", ("wrong",) * 4)], "rl", test="p, teacher w", teacher="w")
+    trained = TrainingRun("rl", "grpo.py", "w", 8, [{"tokens": 5, "questions": 0.0, "reward": 0.5}])
+    expected = {"test": "t", "model": "rl", "teacher in training": "w"}
+    expected |= {"teacher s at inference": "100.0 ± 0.0", "teacher w at inference": "0.0 ± 0.0"}
+    assert row_of(tables([strong, weak], [trained]), "Teacher at inference", "rl") == expected
+    assert not any(title.startswith("Teacher at") for title in tables([strong], [trained]))
+
+
+def test_arms_stand_in_the_papers_order_and_unknown_ones_behind_them_as_they_come():
+    given = ["zeta", "mt-rl", "alpha", "primed", "st-sft", "mt-rl", "mt-sft", "base"]
+    assert report.ordered(given, "base") == ["base", "st-sft", "mt-sft", "mt-rl", "primed", "zeta", "alpha"]
+    assert report.ordered(["mt-rl", "gemma-3-12b-it"], "gemma-3-12b-it") == ["gemma-3-12b-it", "mt-rl"]
+    assert report.ordered(["base", "mt-sft"], "mt-sft") == ["base", "mt-sft"]
+
+
+def test_crowded_pictures_show_the_main_arms_and_all_unknown_ones_and_never_nothing():
+    crowd = ["base", "mt-sft", "mt-rl", "primed", "primed-rl", "mt-rl-self", "zeta"]
+    assert report.drawn(crowd) == ["base", "mt-sft", "mt-rl", "primed-rl", "zeta"]
+    assert report.drawn(crowd[:6]) == crowd[:6]
+    assert report.drawn(["primed", "unprimed"], ("mt-rl",)) == ["primed", "unprimed"]
+
+
+@pytest.mark.parametrize("base", ["base", "gemma-3-12b-it"])
+def test_the_papers_numbers_stand_below_those_of_its_tests(base):
+    name = "lost-in-conversation-math"
+    settings = {"test": f"{name} (sharded)", "problems": name, "sharded": "scripted"}
+    runs = [run_of([dialogue()], label, **settings) for label in (base, "mt-rl", "own")]
+    found = tables([*runs, run_of([dialogue()], base, test="mine")], against=base)
+    (rows,) = [rows for title, rows in found.items() if title.startswith("Table 1")]
+    assert [row["test"] for row in rows] == ["mine", f"{name} (sharded)", "in the paper"]
+    assert rows[-1] == {"test": "in the paper", base: "62.7", "mt-rl": "69.9 ± 1"}
+
+
+def test_a_table_leaves_out_names_that_repeat_and_fills_in_columns_that_some_rows_lack():
+    rows = [{"test": "t", "a": "1"}, {"test": "t", "b": "2"}, {"test": "u", "a": "3"}]
+    assert report.grid(rows) == [["test", "a", "b"], ["t", "1", ""], ["", "", "2"], ["u", "3", ""]]
+
+
+# ------------------------------------------------------------------------------------ the folder and the page
+
+LABELS = ("zeta", "unprimed-rl", "primed-rl", "primed", "mt-rl", "mt-sft", "st-rl", "st-sft", "base")
+HOSTILE = "<script>document.title='owned'</script></script><!--<img src=x onerror=\"document.title='owned'\">"
+
+
+def many_runs():
+    """Nine arms, two seeds: full, sharded and disputed tests, two teachers, samples, losses, a judge."""
+    runs, training = [], []
+    for (i, label), _ in itertools.product(enumerate(LABELS), range(2)):
+        played = [
+            dialogue(f"{n}", ("wrong",) * ((n + i) % 3) + ("correct",), sample=s)
+            for n in range(6)
+            for s in (0, 1)
+        ]
+        losses = [{"id": d.id, "solved": d.solved, "losses": [0.5] * d.turns} for d in played]
+        judged = [
+            {"id": d.id, "types": ["hedge"] * d.turns, "leaks": [False] * (d.turns - 1)} for d in played
+        ]
+        kinds = [{"test": "t, teacher x", "losses": losses}, {"test": "u, teacher x", "problems": "u"}]
+        kinds += [{"test": "t, teacher self", "teacher": "self"}, {"test": "t (disputed)", "disputed": True}]
+        kinds += [{"test": "s (sharded)", "problems": "s", "sharded": "scripted", "judged": judged}]
+        runs += [run_of(played, label, **kind) for kind in kinds]
+        metrics = [{"tokens": 10, "questions": 0.1 * step, "reward": 0.5} for step in range(20)]
+        training.append(TrainingRun(label, "grpo.py" if "rl" in label else "sft.py", "x", 9600, metrics))
+    return runs, training
+
+
+@pytest.fixture(scope="module")
+def full_report(tmp_path_factory):
+    out = tmp_path_factory.mktemp("report") / "figures"
+    report.write(out, *many_runs(), "base", 50)
+    return out
+
+
+def test_a_report_of_everything_holds_all_figures_none_larger_than_60_kb(full_report):
+    names = {f"fig{n}.png" for n in range(1, 7)} | {"budget.png", "report.md", "report.html", "results.json"}
+    assert {file.name for file in full_report.iterdir()} == names
+    assert max(file.stat().st_size for file in full_report.glob("*.png")) <= 60_000
+
+
+def test_no_table_has_more_than_ten_columns(full_report):
+    lines = [line for line in (full_report / "report.md").read_text().splitlines() if line.startswith("|")]
+    assert max(line.count("|") - 1 for line in lines) <= 10
+
+
+def test_results_hold_what_the_tables_show_and_no_nan(full_report):
+    def refuse(name):
+        raise ValueError(name)
+
+    results = json.loads((full_report / "results.json").read_text(), parse_constant=refuse)
+    arm = results["tests"]["t, teacher x"]["arms"]["mt-rl"]
+    mean, half = (
+        100 * arm["gain"]["within 1"]["mean"],
+        50 * (arm["gain"]["within 1"]["high"] - arm["gain"]["within 1"]["low"]),
+    )
+    assert f"| {mean:z.1f} ± {half:.1f} |" in (full_report / "report.md").read_text()
+    assert arm["dialogues"] == 24 and arm["log-loss"]["dialogues"] == 24 and "seeds" in arm["within 1"]
+    assert results["training"]["mt-rl"]["played"] == 9600
+
+
+def test_a_figure_without_data_is_not_written_and_one_of_an_earlier_report_is_removed(tmp_path):
+    for name in ("fig2.png", "fig3.png", "notes.txt"):
+        (tmp_path / name).write_text("old")
+    report.write(tmp_path, [run_of([dialogue()])], [], "base", 50)
+    names = {"fig1.png", "fig6.png", "report.md", "report.html", "results.json", "notes.txt"}
+    assert {file.name for file in tmp_path.iterdir()} == names
+
+
+def test_training_runs_alone_make_a_report(tmp_path):
+    _, training = many_runs()
+    report.write(tmp_path, [], training, "base", 50)
+    assert [file.name for file in tmp_path.glob("*.png")] == ["fig5.png"]
+
+
+@pytest.fixture
+def written(tmp_path):
+    """report.html of two models on three problems, one of them with markup in a student turn."""
+    first = dialogue("a", said=[HOSTILE, "<think>aside</think>second"], knowledge=["hidden 42", None])
+    base = [first, dialogue("b", ("wrong", "wrong")), dialogue("c", ("correct",))]
+    other = [dialogue("c"), dialogue("b"), dialogue("a", ("correct",))]
+    report.write(tmp_path, [run_of(other, "mt-rl"), run_of(base)], [], "base", 50)
+    return tmp_path / "report.html"
+
+
+def test_nothing_a_model_wrote_ends_the_pages_script_element(written):
+    text = written.read_text()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', text, flags=re.S)[1])
+    base = data["tests"][0]["arms"][0]
+    assert (
+        base["label"] == "base"
+        and base["dialogues"][0]["messages"][1]["content"] == HOSTILE
+        and "<img" not in text
+    )
+
+
+def test_the_page_holds_the_first_dialogue_of_each_of_so_many_problems(tmp_path):
+    played = [dialogue(x, sample=sample, said=[f"{sample}"] * 2) for sample in (1, 0, 2) for x in "cba"]
+    report.write(tmp_path, [run_of(played)], [], "base", 2)
+    text = (tmp_path / "report.html").read_text()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', text, flags=re.S)[1])
+    shown = data["tests"][0]["arms"][0]["dialogues"]
+    assert [(d["problem"], d["messages"][1]["content"]) for d in shown] == [("a", "0"), ("b", "0")]
+
+
+BROWSE = """<script>
+const say = (name, what) => document.body.setAttribute("data-" + name, what);
+onload = () => {
+  say("link", $("contents").firstChild.getAttribute("href"));
+  say("first", [...$("sections").children].slice(0, 5).map(e => e.tagName).join(" "));
+  say("all", $("count").textContent);
+  say("left", $("l").textContent);
+  say("right", $("r").textContent);
+  say("private", [...$("l").querySelectorAll(".private")].map(e => e.textContent).join("|"));
+  say("thought", $("l").querySelector(".thought").textContent);
+  for (const i of [1, 2, 3, 5]) {  // only the left, only the right, left not solved, left at turn 2
+    $("outcome").value = i;
+    $("outcome").onchange();
+    say("outcome-" + Math.min(i, 4), $("count").textContent);
+  }
+  $("outcome").value = 0;
+  $("text").value = "SECOND";
+  $("text").oninput();
+  say("text", $("count").textContent);
+}
+</script>"""
+
+
+def test_the_page_works_in_a_browser(written, tmp_path):
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not browser:
+        pytest.skip("no Chromium or Chrome on this machine")
+    written.write_text(written.read_text() + BROWSE)
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    command = [browser, *flags, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", f"file://{written}"]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    said = re.findall(r'data-([\w-]+)="([^"]*)"', re.search(r"<body[^>]*>", dom)[0])
+    said = {name: html.unescape(text) for name, text in said}
+    assert said["link"] == "#dialogues" and said["first"] == "H2 IMG P H3 DIV"  # picture, caption, table
+    assert said["left"].startswith("base: solved at turn 2") and HOSTILE in said["left"]
+    assert said["right"].startswith("mt-rl: solved at turn 1")
+    assert said["private"] == "|wrongteacher sees: hidden 42||correct"
+    assert said["thought"] == "<think>aside</think>"
+    assert said["all"] == "3 of 3" and said["text"] == "1 of 3"
+    assert [said[f"outcome-{i}"] for i in range(1, 5)] == ["0 of 3", "1 of 3", "1 of 3", "1 of 3"]
+    assert "<title>Report" in dom
