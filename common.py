@@ -184,7 +184,7 @@ def grade(problem: Problem, turn: str) -> Verdict:
             return Verdict("no attempt")
         right = equal_answers(answer, problem.answer)
         return Verdict("undecided" if right is None else "correct" if right else "wrong")
-    source = find_program(text)
+    source = find_program(text, problem.func_name)
     if source is None:
         return Verdict("no attempt")
     given = problem.func_name, problem.tests, problem.asserts, problem.public_tests

@@ -127,7 +127,7 @@ def load_speaker(args, path, temperature, model=None, sleeps=False, option="--te
     memory to the trainer at times. option: that named the path, for messages.
     """
     if path.startswith(("http://", "https://")):
-        away = Endpoint(path, option, args.max_tokens, temperature, args.live)
+        away = Endpoint(path, option, args.max_tokens, temperature)
         return Speaker(away, away)
     chat = load_chat(path)
     if chat.note:

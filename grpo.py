@@ -35,7 +35,7 @@ def settings():
     parser = runs.Parser(__doc__)
     runs.add_dialogue_arguments(parser)
     add = parser.add_argument_group("GRPO").add_argument
-    add("--group", type=runs.number(int, least=2), default=8, help="g, dialogues of a problem")
+    add("--group", type=runs.number(int, least=2, most=10**4), default=8, help="g, dialogues of a problem")
     add("--gamma", type=runs.number(float, least=0, most=1), default=0.7, help="discount over turns")
     add(
         "--beta", type=runs.NOT_NEGATIVE, default=0.0, help="weight of KL(π_θ ‖ π_ref) to the initial student"
@@ -103,6 +103,8 @@ def main():
         coroutines = ((name, dialogue_of(p, name)) for group in names for p, name in group)
         played = {d.id: d for d in drive(coroutines, speakers, grade, args.live, seconds)}
         groups = [[played[name] for _, name in group] for group in names]  # [G, g]
+        if not math.isfinite(sum(sum(d.logprobs) for d in played.values())):
+            raise runs.BadInput(f"step {step}: the student's log-probs are not finite; lower --lr")
 
         # Advantages of turns, then of tokens. Groups in which all are zero are left out.
         of_turns, batch, of_tokens = [turn_advantages(group, args) for group in groups], [], []

@@ -11,14 +11,17 @@ comes back empty, with finish "context".
 """
 
 import copy
+import http.client
 import importlib.util
 import json
 import os
 import random
+import threading
 import time
+import urllib.error
 import urllib.request
 import zlib
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 
 import torch
@@ -457,25 +460,30 @@ def repack_head(model):
 # --------------------------------------------------------------------------------------------------- endpoint
 
 
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect is an error: urllib would take the key along to another host."""
+
+    def redirect_request(self, *_):
+        return None
+
+
 class Endpoint:
-    """A model behind an OpenAI-compatible endpoint, http://HOST:PORT/v1#MODEL; the key, if any, is in
-    OPENAI_API_KEY.
+    """A model behind an OpenAI-compatible endpoint, http://HOST:PORT/v1#MODEL; its key is in OPENAI_API_KEY.
 
     Chat template and engine in one: its views are the messages themselves, what it samples is text. A request
-    that fails is made again, up to five times; then EngineError tells.
+    that fails, or whose reply is broken, is made again up to five times; then EngineError tells.
     """
 
     batching = False
 
-    def __init__(self, address: str, option="--teacher", max_tokens=512, temperature=1.0, live=64):
-        """option: of the command line, for messages. live: requests at once."""
+    def __init__(self, address: str, option="--teacher", max_tokens=512, temperature=1.0):
+        """option: of the command line, for messages."""
         self.url, _, self.name = address.partition("#")
-        self.option, self.max_tokens, self.temperature = option, max_tokens, temperature
-        self.pending, self.pool = {}, ThreadPoolExecutor(live)
+        self.option, self.max_tokens, self.temperature, self.pending = option, max_tokens, temperature, {}
+        self.opener = urllib.request.build_opener(NoRedirect)
         if not self.name:
-            raise EngineError(
-                f"{option} {address}: names no model; write it behind the address, as in {self.url}#MODEL"
-            )
+            told = f"{option} {address}: names no model"
+            raise EngineError(f"{told}; write it behind the address, as in {self.url}#MODEL")
 
     def view(self, messages):
         return messages
@@ -484,43 +492,58 @@ class Endpoint:
         return said
 
     def submit(self, key, conversation, messages):
-        self.pending[key] = self.pool.submit(self.ask, messages)
+        self.pending[key] = answer = Future()
+
+        def work():
+            try:
+                answer.set_result(self.ask(messages))
+            except Exception as e:  # raised again by poll()
+                answer.set_exception(e)
+
+        threading.Thread(target=work, daemon=True).start()  # a daemon, so that Ctrl-C ends at once
 
     def poll(self):
         """[(key, Turn)] of what has arrived; waits a moment if nothing has."""
         wait(self.pending.values(), timeout=0.05, return_when=FIRST_COMPLETED)
         arrived = [key for key, answer in self.pending.items() if answer.done()]
-        try:
-            return [(key, self.pending.pop(key).result()) for key in arrived]
-        except ConnectionError as e:
-            self.pool.shutdown(wait=False, cancel_futures=True)
-            advice = "check the address, the model's name and OPENAI_API_KEY"
-            raise EngineError(f"{self.option} {self.url}: does not answer ({e}); {advice}") from None
+        return [(key, self.pending.pop(key).result()) for key in arrived]
 
     def forget(self, conversation):
         """Nothing is kept."""
 
     def ask(self, messages):
-        body = {
-            "model": self.name,
-            "messages": messages,
-            "max_tokens": self.max_tokens,
-            "temperature": self.temperature,
-        }
-        headers = {
-            "Content-Type": "application/json",
-            "Authorization": f"Bearer {os.environ.get('OPENAI_API_KEY', '')}",
-        }
-        request = urllib.request.Request(
-            f"{self.url.rstrip('/')}/chat/completions", json.dumps(body).encode(), headers
-        )
+        """The Turn that the endpoint answers with. Raises EngineError."""
+        body = {"model": self.name, "messages": messages, "max_tokens": self.max_tokens}
+        body["temperature"] = self.temperature
+        headers = {"Content-Type": "application/json"}
+        headers["Authorization"] = f"Bearer {os.environ.get('OPENAI_API_KEY', '')}"
+        where = f"{self.url.rstrip('/')}/chat/completions"
         for attempt in range(6):
+            pause = 0.5 * 2**attempt
             try:
-                with urllib.request.urlopen(request, timeout=600) as reply:
-                    choice = json.load(reply)["choices"][0]
-                return Turn(choice["message"]["content"] or "", [], choice["finish_reason"])
-            except (OSError, ValueError, LookupError, TypeError) as e:
+                request = urllib.request.Request(where, json.dumps(body).encode(), headers)
+                with self.opener.open(request, timeout=600) as reply:
+                    return turn_of(json.load(reply))
+            except urllib.error.HTTPError as e:
                 reason = e
-                if attempt < 5:
-                    time.sleep(0.5 * 2**attempt)
-        raise ConnectionError(f"{type(reason).__name__}: {reason}")
+                if e.code < 500 and e.code not in (408, 409, 425, 429):
+                    break  # it will not answer otherwise next time
+                wished = e.headers.get("Retry-After", "")
+                pause = min(60, int(wished)) if wished.isdecimal() else pause
+            except (OSError, ValueError, LookupError, TypeError, http.client.HTTPException) as e:
+                reason = e
+            if attempt < 5:
+                time.sleep(pause)
+        advice = "check the address, the model's name and OPENAI_API_KEY"
+        told = f"{type(reason).__name__}: {reason}".split("\n")[0][:300]
+        raise EngineError(f"{self.option} {self.url}: does not answer ({told}); {advice}")
+
+
+def turn_of(reply):
+    """The Turn in a chat completion. Raises ValueError, LookupError or TypeError if there is none."""
+    choice = reply["choices"][0]
+    content = choice["message"]["content"]
+    if not isinstance(content, str | None):
+        raise TypeError(f"the content is no text but {type(content).__name__}")
+    (content or "").encode()  # raises ValueError for a lone surrogate, which could not be logged
+    return Turn(content or "", [], "length" if choice.get("finish_reason") == "length" else "stop")

@@ -131,7 +131,7 @@ def number(kind, least=None, above=None, most=math.inf):
     return parse
 
 
-COUNT, NATURAL = number(int, least=1, most=10**9), number(int, least=0, most=2**63 - 1)
+COUNT, NATURAL = number(int, least=1, most=10**7), number(int, least=0, most=2**63 - 1)
 POSITIVE, NOT_NEGATIVE, SHARE = number(float, above=0), number(float, least=0), number(float, above=0, most=1)
 NEUTRAL = ("out", "live", "device", "threads", "vllm_memory", "micro_tokens")  # may change on resuming
 
@@ -153,7 +153,12 @@ def add_dialogue_arguments(parser, turns=4, many=False):
     )
     add("--answers", choices=("rule", "all"), default="rule", help="of data sets: what a rule can judge")
     add("--prompts", help="JSON file that replaces prompts of common.py")
-    add("--turns", type=COUNT, default=turns, help="N, student turns at most; 1 is single-turn")
+    add(
+        "--turns",
+        type=number(int, least=1, most=1000),
+        default=turns,
+        help="N, student turns at most; 1 is single-turn",
+    )
     add("--out", required=True, help="run folder; an unfinished one is resumed")
     add("--temperature", type=POSITIVE, default=1.0, help="of the student")
     add("--teacher-temperature", type=NOT_NEGATIVE, default=1.0, help="of the teacher and the asker")
@@ -180,7 +185,12 @@ def add_device_arguments(parser):
     add(
         "--dtype", choices=dtypes, default="auto", help="of all passes; auto: bfloat16 on a GPU, else float32"
     )
-    add("--threads", type=COUNT, default=torch.get_num_threads(), help="CPU threads of torch")
+    add(
+        "--threads",
+        type=number(int, least=1, most=1024),
+        default=torch.get_num_threads(),
+        help="CPU threads of torch",
+    )
 
 
 def add_training_arguments(parser, batch: int, unit: str, lr: float, save_every: int):
@@ -301,10 +311,11 @@ class Run:
                 part.unlink()
         for log in self.path.glob("*.jsonl"):
             data = log.read_bytes()
-            if not data.endswith(b"\n"):
-                os.truncate(
-                    log, data.rfind(b"\n") + 1
-                )  # never empties the file on the way, as writing it again would
+            whole = data.rfind(b"\n") + 1
+            if whole == 0:
+                log.unlink()  # a log that exists has a line
+            elif whole < len(data):
+                os.truncate(log, whole)  # writing the rest again could lose it to another kill
 
     def begin(self):
         """Writes config.json, with the first result; any process may be the first to have one."""

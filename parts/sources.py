@@ -11,6 +11,7 @@ import io
 import json
 import os
 import pickle
+import re
 import sys
 import zlib
 from collections import Counter
@@ -74,86 +75,101 @@ def problem_file(source, judgeable, make):
     name, _, local = source.partition(":")
     if name not in SOURCES:
         if not Path(source).is_file():
-            known = ", ".join(SOURCES)
-            told = f"{source}: no such file; give a file of problem lines (JSONL), or one of {known}"
-            raise BadInput(f"{told}, or NAME:PATH for a local copy")
+            known = f"one of {', '.join(SOURCES)}, or NAME:PATH for a local copy"
+            raise BadInput(f"{source}: no such file; give a file of problem lines (JSONL), or {known}")
         return Path(source)
-    made_by = b"".join(
-        Path(module.__file__).read_bytes() for module in (sys.modules[__name__], answers, programs, sandbox)
-    )
-    content = made_by + b"".join(f"{f}{f.stat().st_mtime_ns}".encode() for f in local_files(local))
+    files = local_files(local, SOURCES[name]) if local else []
+    made_by = [Path(module.__file__) for module in (sys.modules[__name__], answers, programs, sandbox)]
+    content = b"".join(file.read_bytes() for file in made_by)
+    content += b"".join(f"{f}{f.stat().st_mtime_ns}".encode() for f in files)
     folder = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "sml"
     kept = folder / f"{name}-{judgeable}-{zlib.crc32(content):08x}.jsonl".replace("/", "-")
     if rank_and_size()[0] == 0 and not kept.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        lines = list(import_lines(name, local, judgeable, make))
+        rows = local_rows(files) if local else hub_rows(name, SOURCES[name])
+        lines = import_lines(name, local or SOURCES[name].hub, rows, judgeable, make)
         write_atomically(kept, "".join(json.dumps(line) + "\n" for line in lines))
     barrier()  # the other processes wait
     return kept
 
 
-def import_lines(name, local, judgeable, make):
-    """Yields the problem lines of a data set and prints how many rows were left out, and why."""
-    source, out, seen, taken = SOURCES[name], Counter(), set(), 0
-    rows = local_rows(local) if local else hub_rows(name, source)
+def import_lines(name, place, rows, judgeable, make):
+    """The problem lines that the rows of a data set make; prints how many make none, and why."""
+    source, out, lines = SOURCES[name], Counter(), {}
     for number, row in enumerate(tqdm(rows, desc=name, unit="row", mininterval=1, leave=False), 1):
         try:
             line = {"id": f"{name.split('/')[0]}-{number}", **source.make(row)}
             side = "test" if zlib.crc32(line["prompt"].encode()) % 5 == 0 else "train"
             if source.side not in ("", side):
                 raise Unusable(f"not on the {source.side} side")
-            if line["prompt"] in seen:
+            if line["prompt"] in lines:
                 raise Unusable("the same problem again")
             if line["domain"] == "math" and judgeable == "rule" and not answers.judgeable(line["answer"]):
                 raise Unusable("the answer cannot be judged by a rule")
             make(**line)
+            lines[line["prompt"]] = line
         except KeyError as e:
-            wanted = f"the rows must be as in the data set {source.hub}"
-            raise BadInput(f"{local or source.hub}, row {number}: no field {e}; {wanted}") from None
+            told = f"{place}, row {number}: no field {e}"
+            raise BadInput(f"{told}; the rows must be as in the data set {source.hub}") from None
         except (Unusable, ValueError) as e:
             out[str(e)] += 1
-            continue
         except (TypeError, AttributeError, SyntaxError, zlib.error, pickle.UnpicklingError) as e:
             out[f"malformed ({type(e).__name__})"] += 1
-            continue
-        yield line
-        seen.add(line["prompt"])
-        taken += 1
-        if taken == source.most:
+        if len(lines) == source.most:
             break
-    print(
-        f"{name}: {taken} problems" + "".join(f"; {n} left out: {why}" for why, n in out.most_common()),
-        file=sys.stderr,
-    )
+    told = "".join(f"; {n} left out: {why}" for why, n in out.most_common())
+    if not lines:
+        raise BadInput(f"{place}: makes no problem of {name}{told or '; there are no rows'}")
+    print(f"{name}: {len(lines)} problems{told}", file=sys.stderr)
+    return list(lines.values())
 
 
 # ----------------------------------------------------------------------------------------------- reading rows
 
+FORMATS = (".jsonl", ".json", ".parquet", ".jsonl.gz", ".json.gz")
 
-def local_files(local):
-    """The files of a local copy: the path itself, or all data files of a folder."""
+
+def local_files(local, source):
+    """The files of a local copy: the path itself; of a folder, as the hub clones it, those that are meant."""
     path = Path(local)
-    if local and not path.exists():
+    if not path.exists():
         raise BadInput(f"{path}: no such file; give a local copy of the data set after the colon")
-    if not local or not path.is_dir():
-        return [path] if local else []
-    return sorted(f for f in path.iterdir() if f.suffix in (".jsonl", ".json"))
+    if not path.is_dir():
+        return [path]
+    files = sorted(f for f in path.rglob("*") if f.name.endswith(FORMATS) and ".cache" not in f.parts)
+    if not files:
+        raise BadInput(f"{path}: holds no {', '.join(FORMATS)} file")
+    named = [f for name in source.files for f in files if f.name.removesuffix(".gz") == name]
+    if source.files and named:
+        return named
+    for word in (
+        source.read.get("name"),
+        source.read.get("split", "test"),
+    ):  # as in main/test-00000-of-00001.parquet
+        own = [f for f in files if word and word in re.split(r"[/._-]", str(f.relative_to(path)))]
+        files = own or files
+    return files
 
 
-def local_rows(local):
-    """Rows of JSONL, JSON (a list) or Parquet files; the first two also gzipped."""
-    import datasets  # here, because it takes a second
+def local_rows(files):
+    """Rows of JSON lines, of JSON (a list) or of Parquet files; the first two may be gzipped."""
+    for path in files:
+        try:
+            if path.suffix == ".parquet":
+                import pyarrow.parquet  # comes with datasets
 
-    for path in local_files(local):
-        if path.suffix == ".parquet":
-            yield from datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True)
-            continue
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
-            whole = path.with_suffix("" if path.suffix == ".gz" else path.suffix).suffix == ".json"
-            try:
-                yield from json.load(file) if whole else (json.loads(line) for line in file if line.strip())
-            except ValueError as e:
-                raise BadInput(f"{path}: not {'JSON' if whole else 'JSONL'} ({e})") from None
+                for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
+                    yield from batch.to_pylist()
+                continue
+            with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig") as file:
+                if file.read(1) == "[":
+                    file.seek(0)
+                    yield from json.load(file)
+                else:
+                    file.seek(0)
+                    yield from (json.loads(line.lstrip("\ufeff")) for line in file if line.strip())
+        except (OSError, EOFError, ValueError, zlib.error) as e:
+            raise BadInput(f"{path}: cannot be read ({first_line(e)})") from None
 
 
 def hub_rows(name, source):
@@ -163,7 +179,9 @@ def hub_rows(name, source):
 
     try:
         for file in source.files:
-            yield from local_rows(huggingface_hub.hf_hub_download(source.hub, file, repo_type="dataset"))
+            yield from local_rows(
+                [Path(huggingface_hub.hf_hub_download(source.hub, file, repo_type="dataset"))]
+            )
         if not source.files:
             yield from datasets.load_dataset(source.hub, **{"split": "test", **source.read}, streaming=True)
     except (OSError, ValueError, RuntimeError) as e:
@@ -171,9 +189,6 @@ def hub_rows(name, source):
         raise BadInput(
             f"data set {source.hub} cannot be read from the hub ({first_line(e)}); {advice}"
         ) from None
-
-
-# ------------------------------------------------------------------------------------- a row → a problem line
 
 
 def math_row(row):
@@ -186,10 +201,18 @@ def math_row(row):
 
 
 def filled(answer):
-    """The answer; raises Unusable if there is none."""
-    if not answer or not answer.strip():
-        raise Unusable("no answer")
-    return answer
+    """The answer as a text; raises Unusable if there is none."""
+    answer = str(answer).strip() if isinstance(answer, str | int | float) else ""
+    return answer or unusable("no answer")
+
+
+def unusable(reason):
+    raise Unusable(reason)
+
+
+def loaded(value):
+    """A field that is JSON text, or is already what that says."""
+    return json.loads(value) if isinstance(value, str) else value
 
 
 def gsm8k_row(row):
@@ -252,43 +275,40 @@ class NoObjects(pickle.Unpickler):
 
 
 def livecode_row(row):
-    """Public tests are for the teacher, all tests decide. Private ones are JSON, or base64 of a zlib-packed
-    pickle of JSON."""
-    hidden = row.get("private_test_cases") or "[]"
-    if not hidden.lstrip().startswith("["):
+    """Public tests are for the teacher, all tests decide. Private ones: JSON, or a packed pickle of JSON."""
+    hidden = row.get("private_test_cases") or []
+    if isinstance(hidden, str) and not hidden.lstrip().startswith("["):
         hidden = NoObjects(io.BytesIO(zlib.decompress(base64.b64decode(hidden)))).load()
-    public, start = json.loads(row["public_test_cases"]), row["starter_code"]
-    how = (
-        f"Start from this code:\n```python\n{start}\n```"
-        if start
-        else "Read from standard input and print to standard output."
-    )
+    public, start = loaded(row["public_test_cases"]), row["starter_code"]
+    how = "Read from standard input and print to standard output."
+    how = f"Start from this code:\n```python\n{start}\n```" if start else how
     return {
         "domain": "code",
         "prompt": f"{row['question_content']}\n\n{how}",
-        "tests": public + json.loads(hidden),
+        "tests": public + loaded(hidden),
         "public_tests": public,
-        "func_name": json.loads(row["metadata"]).get("func_name"),
+        "func_name": loaded(row["metadata"]).get("func_name"),
     }
 
 
 def lost_row(task, joined, row):
-    """Math or code of Lost in Conversation. joined: the pieces as one list of bullet points instead of the
-    full text."""
+    """Math or code of Lost in Conversation, the code after HumanEval or LiveCodeBench.
+
+    joined: the pieces as one list of bullet points instead of the full text.
+    """
     if row["task"] != task:
         raise Unusable(f"not {task}")
-    shards = [s["shard"] for s in row["shards"]]
+    shards = [s["shard"] for s in sorted(loaded(row["shards"]), key=lambda s: s["shard_id"])]
     if task == "math":
         line = gsm8k_row(row)
+    elif "question_content" in row:
+        line = livecode_row(row)
     else:
-        meta = row["metadata"] if isinstance(row["metadata"], dict) else json.loads(row["metadata"])
-        name, public = meta["func_name"], json.loads(row["public_test_cases"])
-        shards = [f"{shards[0]} (The function must be called `{name}`.)", *shards[1:]]
+        name, public = loaded(row["metadata"])["func_name"], loaded(row["public_test_cases"])
         line = {"domain": "code", "prompt": row["prompt"], "public_tests": public, "func_name": name}
-        if "def check(" in row["test"]:
-            line["asserts"] = [check_assert(name, row["prompt"], row["test"])]
-        else:
-            line["tests"] = public + json.loads(row["test"])
+        line["asserts"] = [check_assert(name, row["prompt"], row["test"])]
+    if line.get("func_name"):
+        shards[0] += f" (The function must be called `{line['func_name']}`.)"
     return {
         **line,
         "prompt": "\n".join(f"- {s}" for s in shards) if joined else line["prompt"],

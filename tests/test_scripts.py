@@ -15,6 +15,7 @@ import torch
 from conftest import ROOT
 from transformers import AutoModelForCausalLM
 
+from parts.engines import Endpoint, EngineError
 from parts.runs import run_script
 
 TALK = ["--prompts", str(ROOT / "toy" / "prompts.json"), "--max-tokens", "8", "--threads", "1"]
@@ -419,32 +420,75 @@ def test_other_bad_input_is_one_line_and_exit_code_2(problems, played, base, sha
 
 
 @pytest.fixture
-def endpoint():
+def server():
+    """A function (replies) → (address, requests seen): a server that gives each reply, bytes, and then the last again."""
+    started = []
+
+    def start(*replies):
+        seen, left = [], list(replies)
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                seen.append({**body, "key": self.headers["Authorization"]})
+                self.wfile.write(left.pop(0) if len(left) > 1 else left[0])
+
+            def log_message(self, *_):
+                pass
+
+        one = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=one.serve_forever, args=(0.05,), daemon=True).start()
+        started.append(one)
+        return f"http://127.0.0.1:{one.server_port}/v1", seen
+
+    yield start
+    for one in started:
+        one.shutdown()
+
+
+def reply(content="1st ok, 2nd wrong, 3rd ok.", status="200 OK", headers=""):
+    body = json.dumps({"choices": [{"message": {"content": content}, "finish_reason": "stop"}]})
+    return f"HTTP/1.0 {status}\r\n{headers}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+
+
+@pytest.fixture
+def endpoint(server):
     """(address, requests seen) of an OpenAI-compatible server that fails once and then always hints the same."""
-    seen = []
+    return server(reply(status="500 Oops"), reply())
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
-            seen.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(500 if len(seen) == 1 else 200)
-            self.end_headers()
-            self.wfile.write(
-                json.dumps(
-                    {
-                        "choices": [
-                            {"message": {"content": "1st ok, 2nd wrong, 3rd ok."}, "finish_reason": "stop"}
-                        ]
-                    }
-                ).encode()
-            )
 
-        def log_message(self, *_):
-            pass
+BROKEN = {
+    "cut body": reply()[:-9],
+    "bad status line": b"HELLO\r\n\r\n",
+    "no JSON": b"HTTP/1.0 200 OK\r\n\r\n<html>",
+    "list content": reply([{"type": "text", "text": "x"}]),
+    "no choices": b'HTTP/1.0 200 OK\r\n\r\n{"choices": []}',
+    "lone surrogate": reply("\ud800"),
+    "too many requests": reply(status="429 Slow", headers="Retry-After: 7\r\n"),
+}
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/v1", seen
-    server.shutdown()
+
+@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
+def test_a_broken_reply_is_asked_for_again_and_then_named(broken, server, monkeypatch):
+    pauses = []
+    monkeypatch.setattr("parts.engines.time.sleep", pauses.append)
+    address, seen = server(broken, reply("fine"))
+    assert Endpoint(f"{address}#m").ask([]).ids == "fine" and len(seen) == 2
+    assert pauses == [7 if b"429" in broken else 0.5]
+    address, seen = server(broken)
+    with pytest.raises(EngineError, match="does not answer"):
+        Endpoint(f"{address}#m").ask([])
+    assert len(seen) == 6
+
+
+def test_a_key_is_not_sent_to_another_host_and_a_refusal_is_not_repeated(server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    other, stolen = server(reply())
+    for status, headers in (("401 No", ""), ("404 No", ""), ("302 Moved", f"Location: {other}/x\r\n")):
+        address, seen = server(reply(status=status, headers=headers))
+        with pytest.raises(EngineError, match=status[:3]):
+            Endpoint(f"{address}#m").ask([])
+        assert [row["key"] for row in seen] == ["Bearer secret"] and not stolen
 
 
 def test_a_teacher_may_be_an_endpoint(problems, base, endpoint, tmp_path, capsys):
@@ -608,6 +652,97 @@ def test_a_half_written_last_line_is_dropped_and_played_again(problems, base, tm
     (tmp_path / "run" / "dialogues.jsonl").write_text("\n".join(map(json.dumps, whole))[:-200])
     run(*command)
     same(rows(tmp_path / "run"), whole)
+
+
+def test_a_folder_in_which_nothing_was_finished_yet_is_no_obstacle(problems, base, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json.123.part").write_text('{"argu')  # killed while writing it
+    run("generate", "--model", base, "--problems", problems, "--out", tmp_path / "run", *TALK)
+    assert len(rows(tmp_path / "run")) == 24 and not list((tmp_path / "run").glob("*.part"))
+
+
+def test_a_command_that_was_wrong_leaves_nothing_that_refuses_the_right_one(problems, base, tmp_path):
+    common = ["--problems", problems, "--out", tmp_path / "run", *TALK[:2], "--threads", 1]
+    for model, tokens, code in ((tmp_path / "typo", 8, 2), (base, 5000, 2), (base, 8, 0)):
+        assert start("generate", "--model", model, "--max-tokens", tokens, *common).wait() == code
+    assert len(rows(tmp_path / "run")) == 24
+
+
+def test_a_test_whose_last_line_was_cut_off_is_not_taken_for_finished(problems, base, tmp_path):
+    command = [
+        "evaluate",
+        "play",
+        "--model",
+        base,
+        "--problems",
+        problems,
+        "--turns",
+        2,
+        "--out",
+        tmp_path,
+        *TALK,
+    ]
+    run(*command)
+    metrics = (tmp_path / "code" / "metrics.jsonl").read_text()
+    (tmp_path / "code" / "metrics.jsonl").write_text(metrics[:50])
+    run(*command)
+    assert (tmp_path / "code" / "metrics.jsonl").read_text() == metrics
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"arguments": 5}'])
+def test_a_damaged_config_is_one_line(damage, problems, base, tmp_path, capsys):
+    (tmp_path / "config.json").write_text(damage)
+    refused(
+        capsys, "is damaged", "generate", "--model", base, "--problems", problems, "--out", tmp_path, *TALK
+    )
+
+
+def test_an_output_path_that_is_a_file_is_one_line(problems, base, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    refused(
+        capsys, "file", "generate", "--model", base, "--problems", problems, "--out", tmp_path / "file", *TALK
+    )
+
+
+def test_a_training_whose_loss_is_not_finite_stops_and_saves_no_model(
+    played, problems, base, tmp_path, capsys
+):
+    refused(
+        capsys,
+        "lower --lr",
+        "sft",
+        "--model",
+        base,
+        "--data",
+        played,
+        "--out",
+        tmp_path / "sft",
+        "--lr",
+        "1e30",
+        "--batch",
+        4,
+        "--threads",
+        1,
+    )
+    refused(
+        capsys,
+        "lower --lr",
+        "grpo",
+        "--model",
+        base,
+        "--problems",
+        problems,
+        "--out",
+        tmp_path / "rl",
+        "--lr",
+        "1e30",
+        "--steps",
+        3,
+        "--batch",
+        8,
+        *TALK,
+    )
+    assert not (tmp_path / "sft" / "model").exists() and not (tmp_path / "rl" / "model").exists()
 
 
 def same(a, b):

@@ -1,0 +1,118 @@
+"""Every option of every script: what makes no sense is one line and exit code 2."""
+
+import argparse
+import importlib
+import sys
+
+import pytest
+
+from parts.runs import Parser, run_script
+
+SCRIPTS = ("generate", "sft", "qprime", "grpo", "evaluate")
+NONSENSE = ("nan", "inf", "-1", "0", "1" + "0" * 30, "many", "")
+MEANINGFUL = {  # the others accept none of them
+    "--seed": {"0"},
+    "--losses": {"0"},  # measure none
+    "--dialogues": {"0"},  # show none
+    "--gamma": {"0"},  # only what is solved at the first turn counts
+    "--beta": {"0", NONSENSE[4]},
+    "--clip": {NONSENSE[4]},  # no clip
+    "--lr": {NONSENSE[4]},  # ends at the first step, with a line of its own
+    "--temperature": {NONSENSE[4]},
+    "--teacher-temperature": {"0", NONSENSE[4]},  # 0: the likeliest tokens
+}
+
+
+def parser_of(script, monkeypatch):
+    """The parser that a script makes."""
+
+    class Made(Exception):
+        pass
+
+    def stop(self, *_):
+        raise Made(self)
+
+    monkeypatch.setattr(Parser, "parse_args", stop)
+    with pytest.raises(Made) as made:
+        importlib.import_module(script).main()
+    return made.value.args[0]
+
+
+def options(parser):
+    """All options, those of commands included."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from options(command)
+        elif action.option_strings:
+            yield action
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_numbers_that_make_no_sense_are_refused(script, monkeypatch):
+    numbers = [action for action in options(parser_of(script, monkeypatch)) if action.type]
+    assert len(numbers) >= 5
+    for action in numbers:
+        name, accepted = action.option_strings[0], set()
+        for text in NONSENSE:
+            try:
+                action.type(text)
+                accepted.add(text)
+            except argparse.ArgumentTypeError as e:
+                assert "it must be" in str(e)
+        assert accepted == MEANINGFUL.get(name, set()), name
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_options_that_are_no_numbers_are_texts_choices_or_switches(script, monkeypatch):
+    texts = {
+        "--model",
+        "--teacher",
+        "--problems",
+        "--prompts",
+        "--out",
+        "--data",
+        "--device",
+        "--judge",
+        "--against",
+    }
+    for action in options(parser_of(script, monkeypatch)):
+        assert action.type or action.choices or action.nargs == 0 or action.option_strings[0] in texts, action
+
+
+WRONG = [
+    ["--lr", "nan"],
+    ["--batch", "0"],
+    ["--temperature", "-inf"],
+    ["--seed", "1.5"],
+    ["--engine", "fast"],
+    ["--colour", "1"],
+    ["--turns"],
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=" ".join)
+def test_a_wrong_argument_is_one_line_that_names_it_and_exit_code_2(wrong, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["grpo.py", "--model", "m", "--problems", "p", "--out", "o", *wrong])
+    with pytest.raises(SystemExit) as stop:
+        run_script(importlib.import_module("grpo").main)
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert stop.value.code == 2 and line.startswith("error: ") and wrong[0] in line
+
+
+def test_a_device_that_is_not_there_is_one_line(monkeypatch, capsys, tmp_path):
+    command = [
+        "grpo.py",
+        "--model",
+        "m",
+        "--problems",
+        "p",
+        "--out",
+        str(tmp_path / "o"),
+        "--device",
+        "cuda:9",
+    ]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit):
+        run_script(importlib.import_module("grpo").main)
+    assert "--device cuda:9: cannot be used" in capsys.readouterr().err and not (tmp_path / "o").exists()
