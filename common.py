@@ -84,10 +84,9 @@ def load_problems(source: str, answers: str = "rule") -> list[Problem]:
 
 # ---------------------------------------------------------------------------------------------------- prompts
 
-# Templates of str.format: {problem} the statement, {turn} the student's latest turn, {knowledge} what the
-# teacher has and the student lacks (k_t), {solution} a worked solution. NAME opens the view of the teacher
-# NAME (generate.py), NAME_math and NAME_code are put in place of the student's latest turn. The asker is the
-# model that writes an injected question (qprime.py).
+# Templates of str.format: {problem} the statement, {turn} the student's latest turn, {knowledge} k_t,
+# {solution} a worked solution. NAME opens the view of the teacher NAME (generate.py), NAME_math and NAME_code
+# take the place of the student's latest turn. The asker is the model that writes an injected question.
 PROMPTS = {
     "math": "{problem}\n\nReason step by step, and put your final answer in \\boxed{{}}.",
     "code": "{problem}\n\nWrite a Python program that solves this. Put the whole program in one ```python "
@@ -177,18 +176,26 @@ def visible(text: str) -> str:
 
 def grade(problem: Problem, turn: str) -> Verdict:
     """Verdict of a student turn: on its last \\boxed{…} in math, on its last closed python block in code."""
-    text = visible(turn)
-    if problem.domain == "math":
-        answer = boxed(text)
-        if answer is None:
-            return Verdict("no attempt")
-        right = equal_answers(answer, problem.answer)
-        return Verdict("undecided" if right is None else "correct" if right else "wrong")
+    try:
+        return (grade_math if problem.domain == "math" else grade_code)(problem, visible(turn))
+    except Exception as e:  # a fault of the grader is no wrong answer, and ends no run
+        return Verdict("undecided", f"The answer could not be judged ({type(e).__name__}).")
+
+
+def grade_math(problem, text):
+    answer = boxed(text)
+    if answer is None:
+        return Verdict("no attempt")
+    right = equal_answers(answer, problem.answer)
+    return Verdict("undecided" if right is None else "correct" if right else "wrong")
+
+
+def grade_code(problem, text):
     source = find_program(text, problem.func_name)
     if source is None:
         return Verdict("no attempt")
-    given = problem.func_name, problem.tests, problem.asserts, problem.public_tests
-    return Verdict(*check(source, *given))
+    tests = problem.tests, problem.asserts, problem.public_tests
+    return Verdict(*check(source, problem.func_name, *tests))
 
 
 def leaks(problem: Problem, said: str) -> int:
@@ -226,9 +233,7 @@ class Chat:
             raise BadInput(f"{name}: its chat template ends an assistant turn with no special token")
         self.stops = sorted({self.end} | ({tokenizer.eos_token_id} - {None}))
         record = self.view(messages("A")) + self.encode("B") + [self.end] + self.between("C")
-        told = (
-            f"note: the chat template of {name} rewrites earlier turns; here they stay as they were sampled"
-        )
+        told = f"note: the template of {name} rewrites earlier turns; here they stay as they were sampled"
         self.note = told if record != probe else None
         opened = self.render(messages("A")).rpartition("</think>")[2]
         self.opening = "<think>" if "<think>" in opened else ""  # of a reasoning block, in the prompt itself

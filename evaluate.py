@@ -4,12 +4,12 @@
     python evaluate.py judge runs/eval/*/* --judge http://HOST/v1#MODEL
     python evaluate.py compare runs/eval/*/* runs/mt-rl --out runs/report
 
-`play` writes a run folder OUT/NAME for each problem file NAME.jsonl; with --dispute the first right answer is
-disputed. `judge` lets a model label every student turn (the seven types of Lost in Conversation) and say of
-every hint whether it gives the answer away. `compare` takes such folders and those of training runs; a model's
-label is the name of the run that trained it, runs of one label are its seeds. It writes the paper's figures and
-tables by their numbers (fig1.png …, report.md, results.json) and report.html, which also lets you read the
-dialogues of two models side by side. parts/measures.py says what is measured, and how.
+`play` writes a run folder OUT/NAME for each problem file NAME.jsonl; with --dispute the first right answer
+is disputed. `judge` lets a model label every student turn (the seven types of Lost in Conversation) and say
+of every hint whether it gives the answer away. `compare` takes such folders and those of training runs; the
+label of a model is the name of the run that trained it, runs of one label are its seeds. It writes the
+paper's figures and tables by their numbers (fig1.png …, report.md, results.json) and report.html, which lets
+you read the dialogues of two models side by side. parts/measures.py says what is measured, and how.
 """
 
 import argparse

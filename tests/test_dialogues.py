@@ -153,7 +153,7 @@ def test_the_record_is_what_the_template_makes_of_the_messages_where_it_keeps_hi
 
 
 def test_a_template_that_rewrites_history_is_named(shapes):
-    assert load_chat(shapes["qwen"]).note.startswith("note: the chat template")
+    assert load_chat(shapes["qwen"]).note.startswith("note: the template")
     assert load_chat(shapes["gemma"]).note is None
 
 
