@@ -1,144 +1,709 @@
-"""Are two mathematical answers the same? An own parser: in this process, deterministic, never evaluating text, bounded in size.
+r"""Are two mathematical answers the same? An own parser: in this process, bounded, never evaluating text.
 
-from answers import boxed, equal_answers
-equal_answers("\\frac12", "0.5")        # True
-boxed("so \\boxed{7}")                  # "7"
+    from parts.answers import boxed, equal_answers
+    equal_answers("\\frac12", "0.5")        # True
+    boxed("so \\boxed{7}")                  # "7"
+
+`normalise` removes what typesetting adds, `read` takes structures apart (lists, intervals, relations,
+matrices), `Expression` gives values; a `Judge` compares, with a budget of work instead of a clock:
+- Rational values are compared exactly, irrational ones by 1,200 and 1,300 digits: they are the same if only
+  rounding parts them. What has no value (1/0, infinity minus infinity) equals nothing; infinity only itself.
+- A decimal fraction stands for an exact answer if it has that value; or if it has at least six significant
+  digits and is that answer, no integer, rounded or cut off at its last place. Two decimals must be equal.
+- Letters keep their case and are drawn at places of both signs; as integers in exponents and under
+  factorials where other places decide nothing. Where one side has a value and the other none, it is
+  undecided, and so is a command that is not known.
+- Lists and sets in any order, tuples in order, ± as two values; sets of real numbers by what they hold.
+- `name =` may be missing: a letter, f(x), |z|, AB, words, but no product or sum. Equations are the same up
+  to a constant factor, but an equation is not the value that solves it.
+- Units may be missing beside a number without letters; two different ones are undecided. Degrees may be
+  missing beside a number without π.
 """
 
+import functools
 import math
 import random
 import re
 import threading
+import unicodedata
 from fractions import Fraction
+from typing import NamedTuple
 
 import mpmath
+
+LONGEST = 2000  # characters of an answer that is read
+PRECISE, QUICK = (1200, 1300), (50, 70)  # digits, twice each: at the first place, and at all others
+DIGITS, BITS = 1200, 60_000  # of a number as it is written, and of an exact value
+WORK = 30_000  # steps of calculation for a pair of answers: about a second
 
 
 class Undecided(Exception):
     """An answer that the parser does not understand, or that is too large to compute."""
 
 
-SYMBOLS = {"π": "\\pi ", "√": "\\sqrt ", "×": "*", "·": "*", "⋅": "*", "−": "-", "–": "-", "÷": "/", "≤": "<=", "≥": ">=", "≠": "\\ne ",
-           "∞": "\\infty ", "∪": "\\cup ", "∩": "\\cap ", "±": "\\pm ", "°": "", "\u00a0": " ", "²": "^2", "³": "^3", "½": "\\frac12 ",
-           "∈": "\\in ", "∅": "\\emptyset ", "θ": "\\theta ", "α": "\\alpha ", "β": "\\beta "}  # fmt: skip
-REWRITES = [  # in this order
-    (
-        r"\\(left|right|bigg?|Bigg?|displaystyle|textstyle|limits|mathstrut|,|;|:|!|quad|qquad|thinspace)(?![a-zA-Z])",
-        " ",
-    ),
-    (r"(?<!\\)\\ ", " "),
-    (r"(?<!\\)~|\$|\\\(|\\\)|\\\[|\\\]", " "),
-    (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
-    (r"\\dbinom|\\tbinom", r"\\binom"),
-    (r"\\(cdot|times|ast)(?![a-zA-Z])", "*"),
-    (r"\\div(?![a-zA-Z])", "/"),
-    (r"\\(leq?|leqslant)(?![a-zA-Z])", "<="),
-    (r"\\(geq?|geqslant)(?![a-zA-Z])", ">="),
-    (r"\\lt(?![a-zA-Z])", "<"),
-    (r"\\gt(?![a-zA-Z])", ">"),
-    (r"\\(lbrace|\{)", r"\\{"),
-    (r"\\(rbrace|\})", r"\\}"),
-    (r"\^\s*(\{\s*\\(circ|degree)\s*\}|\\(circ|degree))|\\degree", ""),
-    (r"\\?%", ""),
-    (r"\{,\}", ","),
-    (
-        r"\\(text|mathrm|textbf|textit|mbox|mathbf|operatorname|textrm|mathit|mathbb|rm)\s*\{([^{}]*)\}",
-        r" \2 ",
-    ),
-    (r"\\(dots|ldots|cdots)", " ... "),
-]
-UNIT = (
-    "units?|cm|mm|km|m|kg|g|s|ft|feet|foot|in|inch(?:es)?|yards?|miles?|meters?|metres?|cents?|dollars?|degrees?|hours?|minutes?|seconds?|days?|"
-    "years?|sq(?:uare)?|cubic|per|mph|ways?|points?|pairs?|solutions?|people|students?|cubes?|integers?|numbers?|triples?"
-)
-FUNCTIONS = {
-    "sin",
-    "cos",
-    "tan",
-    "cot",
-    "sec",
-    "csc",
-    "arcsin",
-    "arccos",
-    "arctan",
-    "sinh",
-    "cosh",
-    "tanh",
-    "log",
-    "ln",
-    "exp",
-    "lg",
-    "gcd",
-    "max",
-    "min",
-}
-WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}")
-DIGITS = 1200  # bounds what is computed: digits of precision, and of any number that may arise
+class Undefined(Exception):
+    """An expression without a value at this place, or with one that only more digits would tell."""
 
 
-def boxed(text):
-    """Content of the last \\boxed{…} of a turn, braces matched; None if there is none, or if it is unfinished or empty."""
-    start = text.rfind("\\boxed{")
-    depth = 0
-    for i in range(start + 6, len(text) if start >= 0 else 0):
-        depth += (text[i] == "{") - (text[i] == "}")
-        if depth == 0:
-            return text[start + 7 : i].strip() or None
+def refuse(reason=Undecided):
+    raise reason
+
+
+def boxed(text: str) -> str | None:
+    r"""Content of the last box of a turn (\boxed{…}, \boxed7, \fbox{…}); None if it is missing or empty."""
+    starts = [m.end() for m in re.finditer(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*", text)]
+    rest, depth = text[starts[-1] :] if starts else "", 0
+    if not rest.startswith("{"):
+        bare = re.match(r"[^\s${}]+", rest)
+        return bare and bare[0].rstrip(".,;:)*") or None
+    for m in re.finditer(r"\\.|[{}]", rest, flags=re.S):
+        depth += (m[0] == "{") - (m[0] == "}")
+        if depth == 0 and m[0] == "}":
+            return rest[1 : m.start()].strip() or None
     return None
 
 
-def equal_answers(given, gold):
-    """Whether two answers mean the same: True, False, or None if that cannot be decided.
-
-    Equal texts; else, after removing what typesetting adds: sets and lists unordered, tuples and intervals ordered, relations in
-    either direction, matrices by entries; expressions exactly where they are rational, else to high precision, with letters at
-    random places. If one side is a decimal fraction, to a relative 1e-6. Text is parsed, never evaluated; size is bounded.
-    """
-    if given.strip() == gold.strip():
-        return True
-    if max(len(given), len(gold)) > 2000:
-        return None
-    a, b = tidy(given), tidy(gold)
-    if squeeze(a) == squeeze(b):
-        return True
+def equal_answers(given: str, gold: str) -> bool | None:
+    """Whether two answers mean the same by the rules above; None if that cannot be decided. Never raises."""
     try:
-        return same_answer(a, b, 0)
-    except (
-        Undecided,
-        RecursionError,
-        ArithmeticError,
-        ValueError,
-        TypeError,
-        MemoryError,
-        mpmath.libmp.libhyper.NoConvergence,
-    ):
+        if given.strip() == gold.strip() or max(len(given), len(gold)) > LONGEST:
+            return True if given.strip() and given.strip() == gold.strip() else None
+        a, b = normalise(given), normalise(gold)
+        a, b = unlabelled(a, b), unlabelled(b, a)
+        return True if a and squeeze(a) == squeeze(b) else Judge().same(read(a), read(b))
+    except Exception:  # whatever goes wrong in here, it must not end a run
         return None
 
 
-def judgeable(gold):
-    """Whether equal_answers can tell other answers from this one: at most two words, and its value can be computed."""
-    return len(WORD.findall(tidy(gold))) <= 2 and equal_answers(gold, "0") is not None
+def judgeable(gold: str) -> bool:
+    """Whether a gold answer can be judged by rule: it has values, or at most two words."""
+    try:
+        node = read(unlabelled(normalise(gold), "")) if len(gold) <= LONGEST else refuse()
+        return len(node.text.split()) <= 2 if node.kind == "words" else Judge().same(node, node) is True
+    except Exception:  # as above
+        return False
+
+
+# ---- The text layer ----------------------------------------------------------------------------------------
+
+# fmt: off
+SYMBOLS = r"""× * · * ⋅ * ∙ * − - – - — - ÷ / ⟨ ( ⟩ ) ， , ′ ' ’ ' π \pi √ \sqrt ≤ <= ≥ >= ⩽ <= ⩾ >= ≠ \ne ≈
+    \approx ∞ \infty ∪ \cup ∩ \cap ± \pm ∓ \mp ° \degree ∈ \in ∅ \emptyset ∖ \setminus ℝ \reals θ \theta
+    α \alpha β \beta γ \gamma λ \lambda μ \mu φ \phi ω \omega""".split()
+RENAMED = r"""dfrac \frac tfrac \frac cfrac \frac dbinom \binom tbinom \binom cdot * times * ast * bullet *
+    div / le <= leq <= leqslant <= ge >= geq >= geqslant >= lt < gt > ne \ne neq \ne simeq \approx lor "or"
+    vee "or" land "and" wedge "and" langle ( rangle ) lbrace \{ rbrace \} R \reals Z \integers
+    varnothing \emptyset backslash \setminus smallsetminus \setminus varepsilon \epsilon varphi \phi
+    vartheta \theta varrho \rho dots ... ldots ... cdots ...""".split()
+SYMBOLS = {ord(old): f"{new} " for old, new in zip(SYMBOLS[::2], SYMBOLS[1::2], strict=True)}
+SYMBOLS |= dict.fromkeys(map(ord, '\0"`'), " ")  # double quotes mark words below
+RENAMED = {old: f"{new} " for old, new in zip(RENAMED[::2], RENAMED[1::2], strict=True)}
+RENAMED |= dict.fromkeys("""left right middle big Big bigg Bigg bigl bigr bigm Bigl Bigr biggl biggr Biggl
+    Biggr displaystyle textstyle limits nolimits mathstrut quad qquad boldsymbol bm pmb mathbf mathit mathsf
+    bf it rm underline""".split(), " ")
+LETTERS = set("""alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau
+    upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell""".split())
+FUNCTIONS = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "log": "ln", "lg": "log10"}
+FUNCTIONS |= {name: name for name in "sin cos tan cot sec csc sinh cosh tanh asin acos atan ln exp".split()}
+FUNCTION = "|".join(sorted([*FUNCTIONS, *"sqrt pi gcd lcm max min cis".split()], key=len, reverse=True))
+FUNCTION = re.compile(FUNCTION)
+NO_UNIT = set("""if for when where while with mod modulo base not except excluding and or is are than least
+    most more less to fewer of million billion trillion thousand hundred dozen half halves third thirds
+    quarter quarters fourth fourths fifth tenth squared cubed factorial pi times plus minus over divided
+    negative infinity infinite inclusive only none no even odd root roots""".split())
+
+
+def end(words):
+    """Pattern of commands: a backslash, one of the words, and no letter behind it."""
+    return rf"\\(?:{words})(?![a-zA-Z])"
+
+
+REWRITES = [(re.compile(pattern, re.S), new) for pattern, new in [  # in this order
+    (r"^\s*(\*\*|__)(.*)\1\s*$", r"\2"),
+    (r"[⁰¹²³⁴-⁹]+", lambda m: "^{" + unicodedata.normalize("NFKC", m[0]) + "}"),
+    (r"[¼-¾⅐-⅞]", lambda m: r"\frac{" + unicodedata.normalize("NFKC", m[0]).replace("⁄", "}{") + "}"),
+    (r"\\\\(?=(?:left|right|d?frac|sqrt|pi|text|infty|cdot|times|leq?|geq?|cup|in)\b)", r"\\"),
+    (r"\\(?:text)?color\s*\{[^{}]*\}|\\[hv]space\*?\s*\{[^{}]*\}", " "),
+    (end(r"text(?:[bmst][dftl]|it|rm|up|normal)?|[mh]box|mathrm|operatorname")
+     + r"\s*\{((?:[^{}]|\{[^{}]*\})*)\}", lambda m: words(m)),
+    (r",\s*(?:\\[,;: ]\s*)*\\!\s*(?=\d{3}(?!\d))|\\!", ""),
+    (r"(?<=\d)\\[,;:](?=\d{3}(?!\d))|(?<=\d)'(?=\d{3}(?!\d))", ""),
+    (r"(?<![\d.,}])(\d{1,3})((?:\{,\}\d{3})+)(?!\d)", lambda m: m[1] + m[2].replace("{,}", "")),
+    (r"(?<=\d)\s*\{,\}\s*(?=\d)", "."),
+    (r"\\left\s*(?:\||\\vert)", r"\\lvert "), (r"\\right\s*(?:\||\\vert)", r"\\rvert "),
+    (r"\\(?:left|right)\s*\.|(?<!\\)\\[,;:> ]|(?<!\\)~|\\?\$|\\[()]|(?<!\\)\\[\[\]]|\\?%|[£€]|\\$", " "),
+    (r"\\mathbb\s*\{?\s*([RZ])\s*\}?", r"\\\1 "), (r"\*\*", "^"), (r"\\not\s*=|!=", r"\\ne "),
+    (r"\\\{\s*\\\}", r"\\emptyset "),
+    (r"\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree))(?![a-zA-Z])", r"\\degree "),
+    (r"\\(?:begin|end)\s*\{(?:aligned|align\*?|gathered|split)\}", " "),
+    (r"\\([a-zA-Z]+)", lambda m: RENAMED.get(m[1], m[0])),
+    (r"\\cup(?![a-zA-Z])(?=[^()]*[<>])", ' "or" '),
+    (r'(?<=\d)\s*(?:"degrees?"|degrees?(?![a-z]))', r"\\degree "),
+    (r'"(?i:infinity|infinitely many)"|(?<![a-zA-Z\\"])infinity(?![a-zA-Z])', r"\\infty "),
+    (r'(?<![\\a-zA-Z"])(and|or)(?![a-zA-Z"])', r' "\1" '),
+    (r'^\s*(?i:"?(?:the )?(?:final )?answer(?: is)?\s*[:=]?"?\s*[:=]?(?=.*\w))', ""),
+    (r'^\s*(?i:"?(?:approximately|about|exactly)"?\s|\\approx )', ""),
+    (r'\s\(\s*"?[a-z ,]{5,}"?\s*\)\s*$', lambda m: m[0] if NO_UNIT & set(re.findall(r"\w+", m[0])) else ""),
+    (r'^\s*(?i:"?(?:none|the empty set|empty set|no (?:real )?solutions?)[ ."]*)$', r"\\emptyset"),
+    (r'^\s*"\(?([A-J])[).:]*"[.\s]*$', r"\1"),
+    (r'^(.+?)[,;]?\s*(?:"[a-z ]+"\s*)?([a-z])\s*(?:\\in\s*\\integers|"is an integer")\s*$',
+     lambda m: re.sub(rf"(?<![\\a-zA-Z]){m[2]}(?![a-zA-Z])", "k_{0}", m[1])),  # any letter for integers
+]]
+# fmt: on
 
 
 def squeeze(text):
-    return "".join(text.split()).casefold().rstrip(".")
+    """A text without the blanks that mean nothing: those that do not part two letters or digits."""
+    blanks = r"(?<![a-zA-Z0-9]) | (?![a-zA-Z0-9])|(?<=\d) (?=[a-zA-Z])"
+    return re.sub(blanks, "", " ".join(text.replace('"', " ").split()))
 
 
-def tidy(text):
-    """A text without what typesetting adds to it: spacing, styles, units, thousands separators."""
-    for old, new in SYMBOLS.items():
-        text = text.replace(old, new)
-    for pattern, new in REWRITES:
-        text = re.sub(pattern, new, text)
+def words(m):
+    r"""What \text{…} stands for: words in quotes, mathematics as it is."""
+    inside = m[1].strip()
+    if m[0].startswith(r"\operatorname"):
+        return rf"\{inside} "
+    return f" {inside} " if re.search(r"[\d\\$=<>{}^_]|^[eid]?$|^\([a-z]\)$", inside) else f' "{inside}" '
+
+
+def normalise(text):
+    """A text without what typesetting adds to it; words that were typeset as text stand in double quotes."""
     for _ in range(2):
-        text = boxed(text) or text
-    if not re.search(r"[()\[\]]|\\\{", text):
-        text = re.sub(
-            r"(?<![\d.,])\d{1,3}(?:,\s?\d{3})+(?![\d,])", lambda m: re.sub(r"[,\s]", "", m[0]), text
-        )
-        text = re.sub(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d ])", lambda m: m[0].replace(" ", ""), text)
-    text = re.sub(rf"(?<=[\d}})])\s*(?:(?:{UNIT})(?:\s*\^\s*\{{?[23]\}}?)?[\s./]*)+$", "", text.strip())
-    return re.sub(r"\\\$|^\s*[£€]|(?<=\d)\.$", "", text.strip()).strip().rstrip(".").strip()
+        inside = boxed(text)
+        around = text.replace(inside or "", "").replace(r"\boxed", "")
+        if inside and not re.search(r"[\d=+*/^<>|!-]|\\(?!left|right)[a-z]", around):
+            text = inside  # only words stand around the box
+    if not re.search(r"if|text|matrix|array" if r"\begin" in text else r"\\begin", text):
+        text = re.sub(r"\\(?:begin|end)\s*\{[a-z*]*\}|&", " ", text)
+        lines = [line for line in re.split(r"\n|(?<!\\)\\\\(?![a-zA-Z\[(]{2}|\[)", text) if line.strip(" $")]
+        if all(re.search("[=<>]", line) for line in lines) or re.search(r"\d\s*\n\s*\d", text):
+            text = ";".join(lines)
+    text = text.translate(SYMBOLS)
+    for pattern, new in REWRITES:
+        text = pattern.sub(new, text)
+    return text.strip().rstrip(".,;").strip()
+
+
+def unlabelled(text, other):
+    """A choice such as (C) 42 or D: 42 as its letter beside a letter, else as what it says."""
+    label = re.compile(r'(?:"\(?([A-J])(?:\)[.:]?|[.:])"|([A-J])[.)](?=\s))\s*(?![-+*/^!])(?=.)', re.S)
+    if (m := label.match(text)) and not split(text, SEPARATORS)[1]:
+        by_letter = label.match(other) or re.fullmatch("[A-J]", other)
+        return m[1] or m[2] if by_letter else text[m.end() :]
+    return text
+
+
+# ---- The structure layer: texts to nodes -------------------------------------------------------------------
+
+LETTER = r"(?:[a-zA-Z]|" + end("|".join(sorted(LETTERS))) + ")"
+SYMBOL = LETTER + r"(?:\s*_\s*(?:\{[^{}]*\}|\w|\\[a-z]+))?'*"
+NAME = "|".join([  # f^{-1}(x), |z|, \angle ABC, AB, "the area" A, area, (x, y)
+    rf"{SYMBOL}(?:\s*\^\s*\{{\s*-1\s*\}})?(?:\s*\([^()]*\))?", rf"(?:\||\\lvert)\s*{SYMBOL}\s*(?:\||\\rvert)",
+    r"(?:m?\s*\\(?:angle|triangle|overline))?\s*\{?\s*[A-Z]{1,4}\s*\}?", rf"\\angle\s*{LETTER}",
+    rf'(?:"[^"]*"\s*)+(?:{SYMBOL})?', "[a-zA-Z]{4,}(?: [a-zA-Z]{2,})*",
+    r"\(\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])+\s*\)",
+])  # fmt: skip
+SEPARATORS = ',|;|"(?:and|or)"'
+RELATION = end("ne|in|approx") + "|<=|>=|[<>=]"
+OPERATIONS = ((end("cup"), "set", "union"), (end("cap"), "set", "cap"),
+              (end("setminus") + r"|-(?=\s*\\\{)", "set", "minus"), (":", "tuple", ":"))  # fmt: skip
+FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
+INFINITE = re.compile(r"[-+]?\s*\\infty")
+MATRIX = r"\\begin\s*\{([pbB]?(?:small)?matrix|array)\}((?:(?!\\begin).)*?)\\end\s*\{\1\}"
+MATRIX = re.compile(rf"[\[(]?\s*{MATRIX}\s*[\])]?", re.S)
+UNIT = "cm|mm|km|kg|ft|mi|yd|lb|ml|mph|kph|sq|hr|hour|foot|feet|inch|inches|usd|cents?|days?"
+UNIT = rf'(?:"[^"]*"|(?<![a-zA-Z\\])(?:{UNIT})(?![a-zA-Z])|(?<=\s)[a-z]{{4,}}(?![a-zA-Z]))'
+UNIT += r"(?:\s*\^\s*\{?\s*[23]\s*\}?)?"
+QUANTITY = re.compile(rf"(.*?[\d}})\]!]|.*?\\(?:pi|degree))\s*({UNIT}(?:[\s/*.]*{UNIT})*)", re.S)
+
+
+class Node(NamedTuple):
+    """A part of an answer. kind: value (text: an expression), words, list (items in any order), tuple (text:
+    its brackets), chain (equal items), relation (items: texts, signs: between them), interval (text: its
+    brackets, items: texts), set (of real numbers; text: its operation), matrix (items: rows, as tuples)."""
+
+    kind: str
+    text: str = ""
+    items: tuple = ()
+    name: str = ""
+    signs: tuple = ()
+
+
+REALS = Node("interval", "()", (r"-\infty", r"\infty"))
+
+
+def split(text, separators):
+    """(parts, separators between them) of a text, at the separators (a pattern) outside brackets."""
+    parts, found, depth, last = [], [], 0, 0
+    for m in re.finditer(rf'(?P<separator>{separators})|"[^"]*"|\\[{{}}]|[()\[\]{{}}]|\\[a-zA-Z]+', text):
+        depth += (m[0] in ("(", "[", "{", r"\{", r"\begin")) - (m[0] in (")", "]", "}", r"\}", r"\end"))
+        if depth > 40:
+            raise Undecided
+        if depth == 0 and m["separator"]:
+            parts.append(text[last : m.start()].strip())
+            found.append(m[0])
+            last = m.end()
+    return [*parts, text[last:].strip()], found
+
+
+def enclosed(text):
+    """(opening bracket, inside, closing bracket) if one pair encloses the whole text, else None."""
+    m = re.fullmatch(r"(\\\{|[(\[{])(.*?)(\\\}|[)\]}])", text, flags=re.S)
+    depth = 0
+    for bracket in re.findall(r"\\[{}]|[()\[\]{}]", m[2] if m else ""):
+        depth += 1 if bracket in ("(", "[", "{", r"\{") else -1
+        if depth < 0:
+            return None
+    return m.groups() if m and depth == 0 else None
+
+
+def letters_of(text):
+    """The letters in an expression, without functions, other commands, e and i."""
+    text = re.sub(r"\\(?!(?:" + "|".join(LETTERS) + r")(?![a-zA-Z]))[a-zA-Z]+", " ", text)
+    return {squeeze(m) for m in re.findall(SYMBOL, FUNCTION.sub(" ", text))} - {"e", "i"}
+
+
+def read(text):
+    """The structure of a normalised answer: one thing, a list, or conditions joined by and, or."""
+    text = text.strip().rstrip(".,;").strip()
+    if re.match(r'[-+]?\d{1,3}(?:[, ]\d{3})+(?![\d,]|\s*[,;\d]|.*"(?:and|or)")', text):
+        text = re.sub(r"(?<=\d)[, ](?=\d{3}(?!\d))", "", text)
+    parts, separators = split(text, SEPARATORS)
+    nodes = [read_one(one) for part in parts if part for one in signed(part)]
+    if len(nodes) < 2:
+        return nodes[0] if nodes else refuse()
+    if nodes[0].text == "minus" and nodes[0].name and all(n.kind == "value" for n in nodes[1:]):
+        return nodes[0]._replace(items=(*nodes[0].items, *nodes[1:]))  # x ≠ 1, 2
+    joined, names = set(separators) - {",", ";"}, {n.name for n in nodes}
+    if joined and all(n.kind in ("interval", "set") for n in nodes) and len(names - {""}) < 2:
+        return Node("set", "union" if '"or"' in joined else "cap", tuple(nodes))
+    if len(names) == len(nodes) and "" not in names:  # x=1, y=2 is the point (1,2)
+        return Node("tuple", "()", tuple(sorted(nodes, key=lambda n: n.name)))
+    name = nodes[0].name if names <= {nodes[0].name, ""} else ""
+    return Node("list", "", tuple(n._replace(name="") if name else n for n in nodes), name)
+
+
+def read_one(text):
+    """The structure of a text without separators outside brackets."""
+    parts, signs = split(text, RELATION)
+    if signs:
+        return read_relation(parts, signs)
+    for pattern, kind, mark in OPERATIONS:
+        parts = split(text, pattern)[0]
+        if len(parts) > 1 and all(parts) and (kind == "set" or '"' not in text):
+            return Node(kind, mark, tuple(map(read_one, parts)))
+    whole = enclosed(text)
+    return (whole and read_brackets(*whole)) or read_plain(text)
+
+
+def signed(text):
+    """The texts that one with ± stands for: all combinations, or only two where a ∓ goes with it."""
+    signs = re.findall(end("pm|mp"), text)
+    if not signs or r"\{" in text:
+        return [text]
+    count = 0 if r"\mp" in signs else 1 if len(signs) < 4 else refuse()
+    texts = [re.sub(end("mp"), m, re.sub(end("pm"), p, text, count=count)) for p, m in ("+-", "-+")]
+    return [one for two in texts for one in signed(two)]
+
+
+def read_brackets(left, inside, right):
+    """A set, tuple or interval, or None if the brackets only group."""
+    parts = split(inside, ",|;")[0]
+    if left == r"\{" or left == "{" and len(parts) > 1:
+        builder = rf"\s*{LETTER}(?:\s*\\in\s*\\reals)?\s*(?:\||:|{end('mid')})(.*)"
+        builder = re.fullmatch(builder, inside, flags=re.S)
+        inner = read(builder[1] if builder else inside)
+        if builder or inner.kind in ("set", "interval"):
+            return inner
+        return Node("list", "set", inner.items) if inner.kind == "list" else inner
+    if len(parts) > 1:
+        node = Node("tuple", left + right, tuple(map(read_one, parts)))
+        infinite = any(INFINITE.fullmatch(n.text) for n in node.items)
+        return region(node) if left + right in ("(]", "[)") or infinite and len(parts) == 2 else node
+    return read_one(inside.strip()) if left == "(" and re.match(r'\s*(?:"|\\begin|\()', inside) else None
+
+
+def read_plain(text):
+    """A matrix, the real numbers, words, or the text of an expression."""
+    if r"\begin" in text:
+        return read_matrix(text)
+    words = " ".join(re.findall("[a-zA-Z]+", text)).lower()
+    prose = is_prose(text) or re.search(r'"|\b[A-Z]{2}|[a-z]{2}\s+[a-z]{2}', text)
+    if words and prose and re.fullmatch(r"[a-zA-Z\s\",.'?-]+", text):
+        return Node("words", words) if len(words) > 1 else Node("value", text.strip(' ".'))
+    if is_prose(split_unit(text)[0]):
+        raise Undecided
+    return REALS if text == r"\reals" else Node("value", text)
+
+
+def is_prose(text):
+    """Whether letters are words, not a product such as abc or a function such as ln x."""
+    runs = re.findall("[a-zA-Z]+", re.sub(r"\\[a-zA-Z]+", " ", text))
+    runs = [FUNCTION.sub("", run.lower()) for run in runs]
+    return any(len(r) > 4 or len(set(r)) < len(r) > 2 or r in ("yes", "no", "true", "none") for r in runs)
+
+
+def read_matrix(text):
+    """A matrix, or a sum of matrices, each perhaps behind a factor: the texts of the entries are joined."""
+    factors, tables, last = [], [], 0
+    for m in MATRIX.finditer(text):
+        factors.append(text[last : m.start()].strip())
+        lines = re.split(r"\\\\", re.sub(r"^\s*\{[lcr|\s]*\}", "", m[2]))
+        tables.append([line.split("&") for line in lines if line.strip()])
+        last = m.end()
+    factor = r"[-+]?(?:|(?:[^-+/^_&]|\([^()]*\)|\{[^{}]*\})*(?:[\d})*]|\\pi|(?<![a-zA-Z\\])[a-z]))"
+    widths = [[len(row) for row in table] for table in tables]
+    if text[last:].strip() or any(w != widths[0] or len(set(w)) != 1 or sum(w) > 100 for w in widths):
+        raise Undecided
+    if not all(re.fullmatch(factor, f) for f in factors) or not all(f[:1] in "+-" and f for f in factors[1:]):
+        raise Undecided  # a product of matrices, a power, a function
+    rows = []
+    for lines in zip(*tables):
+        entries = ("".join(f"{f}({e})" for f, e in zip(factors, column)) for column in zip(*lines))
+        rows.append(Node("tuple", "row", tuple(map(read_one, entries))))
+    return Node("matrix", "", tuple(rows))
+
+
+def read_relation(parts, signs):
+    """A value behind its name, a chain of equal values, an interval, or a relation."""
+    if r"\approx" in signs:  # what stands behind it is a rounding of what stands before it
+        at = signs.index(r"\approx")
+        name_only = at == 0 and re.fullmatch(NAME, parts[0])
+        parts, signs = (parts[:2], ["="]) if name_only else (parts[: at + 1], signs[:at])
+    if not signs or parts[0] == "" and signs == ["="]:
+        return read_one(parts[-1])
+    if not all(parts):
+        raise Undecided
+    if set(signs) <= {"=", r"\in"}:
+        if signs == ["="] and re.fullmatch(NAME, parts[1]) and not re.search("[a-zA-Z]", parts[0]):  # 3 = x
+            parts = parts[::-1]
+        named = re.fullmatch(NAME, parts[0])
+        if named or not letters_of("|".join(parts)):
+            values = tuple(map(read_one, parts[1:] if named else parts))
+            node = values[0] if len(values) == 1 else Node("chain", "", values)
+            node = region(node) if signs == [r"\in"] and node.kind == "tuple" else node
+            return node._replace(name=squeeze(parts[0]) if named else "")
+    if signs == [r"\ne"] and re.fullmatch(SYMBOL, parts[0]):
+        return Node("set", "minus", (REALS, read_one(parts[1])), squeeze(parts[0]))
+    return solved(parts, signs) or Node("relation", "", tuple(parts), "", tuple(signs))
+
+
+def solved(parts, signs):
+    """The interval that a relation such as 0 < x <= 3 or -x > 1 gives, else None."""
+    if not set(signs) <= FLIPPED.keys() or len(parts) > 3:
+        return None
+    if signs[0][0] == ">":
+        parts, signs = parts[::-1], [FLIPPED[sign] for sign in signs[::-1]]
+    at = 1 if len(parts) == 3 or not re.fullmatch(rf"-?\s*{SYMBOL}", parts[0]) else 0
+    m = re.fullmatch(rf"(-?)\s*({SYMBOL})", parts[at])
+    others = parts[:at] + parts[at + 1 :]
+    if not m or squeeze(m[2]) in letters_of("|".join(others)) or {sign[0] for sign in signs} != {"<"}:
+        return None
+    if m[1]:
+        others = [f"-({p})" for p in others]
+        return solved([*others[:at], m[2], *others[at:]], [FLIPPED[sign] for sign in signs])
+    low, left = (parts[0], "[" if signs[0] == "<=" else "(") if at else (r"-\infty", "(")
+    high, right = (parts[-1], "]" if signs[-1] == "<=" else ")") if others[at:] else (r"\infty", ")")
+    return Node("interval", left + right, (low, high), squeeze(m[2]))
+
+
+def region(node):
+    """A node as a set of real numbers: intervals, and what is made of them."""
+    if node.kind == "value":
+        empty = node.text == r"\emptyset"
+        return Node("set", "union") if empty else Node("interval", "[]", (node.text, node.text))
+    if node.kind == "tuple" and [n.kind + n.name for n in node.items] == ["value"] * 2 and node.text != ":":
+        return Node("interval", node.text, tuple(n.text for n in node.items), node.name)
+    if node.kind == "set" or node.kind == "list" and all(n.kind == "value" for n in node.items):
+        return Node("set", node.text if node.kind == "set" else "union", tuple(map(region, node.items)))
+    return node if node.kind == "interval" else refuse()
+
+
+def split_unit(text):
+    """(number, unit): a value without its unit, and that unit, or "" if there is none."""
+    m = QUANTITY.fullmatch(text)
+    words = re.findall("[a-z]+", m[2].lower()) if m else []
+    if not words or NO_UNIT & set(words) or FUNCTION.fullmatch(words[0]):
+        return text, ""
+    return m[1], squeeze(m[2]).lower().removesuffix("s")
+
+
+# ---- The expression layer: texts to values -----------------------------------------------------------------
+
+BRACKETS = [(r"\{", r"\}"), (r"\(", r"\)"), (r"\[", r"\]"), (r"\\\{", r"\\\}"), (r"\|", r"\|"),
+            (end("lvert"), r"\\rvert"), (end("lfloor"), r"\\rfloor"), (end("lceil"), r"\\rceil")]  # fmt: skip
+CLOSING = (r"\}", r"\rfloor", r"\rceil", r"\rvert", r"\over", r"\choose", r"\degree", "_")
+TOKEN = re.compile(r"\s*(\\[a-zA-Z]+|\\[{}]|\d+(?:\.\d+)?|\.\d+|[a-zA-Z]|\S)")
+MIXED = r"\d+\s*\\frac\s*(?:\{\s*\d+\s*\}|\d)\s*(?:\{\s*\d+\s*\}|\d)|\d+\s+\d+\s*/\s*\d+(?![\d.])"
+LITERAL = r"(?:\d+\.?\d*(?:E[-+]?|e|e[-+](?=\d\d))|\d*\.\d+e[-+]?)\d+(?![\d.])"  # 2e-1 may be 2e minus 1
+LITERAL += r"|\d+\.?\d*|\.\d+"
+COUNTED = re.compile(  # where letters stand for integers if nothing else has a value: (-1)^n, n!
+    r"\^\s*(?:\{[^{}]*\}|[a-z])|(?:\([^()]*\)|[a-z])\s*!|\\binom\s*(?:\w|\{[^{}]*\})\s*(?:\w|\{[^{}]*\})"
+    r"|\{[^{}]*\\choose[^{}]*\}"
+)
+CONTEXTS = threading.local()
+
+
+def context(digits):
+    """This thread's mpmath context of so many digits (mpmath's own is not safe in threads)."""
+    contexts = CONTEXTS.__dict__
+    if digits not in contexts:
+        contexts[digits] = mpmath.mp.clone()
+        contexts[digits].dps = digits
+    return contexts[digits]
+
+
+class Expression:
+    """Recursive descent over LaTeX or plain mathematics at one place; `value` is a Fraction where exact,
+    else a number of mpmath. Letters stand for numbers drawn for their name and the place."""
+
+    def __init__(self, text, judge, index, digits):
+        self.text, self.judge, self.index, self.ctx = text, judge, index, context(digits)
+        self.at, self.depth, self.bars, self.cost = 0, 0, 0, 1 + digits // 50
+        self.real = bool(letters_of(text)) and not re.search(r"(?<![a-zA-Z\\])i(?![a-zA-Z])", text)
+        self.value = self.sum()
+        if self.peek():
+            raise Undecided
+
+    def peek(self):
+        m = TOKEN.match(self.text, self.at)
+        return m[1] if m else ""
+
+    def take(self, pattern):
+        """What matches next, else ""."""
+        m = re.compile(rf"\s*({pattern})").match(self.text, self.at)
+        self.at = m.end() if m else self.at
+        return m[1] if m else ""
+
+    def minus(self):
+        """-1 if signs with an odd number of minuses follow, else 1."""
+        return (-1) ** self.take(r"[-+][-+\s]*").count("-")
+
+    def sum(self):
+        self.depth += 1
+        if self.depth > 40:
+            raise Undecided
+        value = self.minus() * self.product()
+        while self.peek() in ("+", "-"):
+            value = self.add(value, self.minus() * self.product())
+        self.depth -= 1
+        return value
+
+    def product(self):
+        start = self.at
+        if mixed := re.findall(r"\d+", self.take(MIXED).replace("{", " ")):  # 3 1/2, 3\frac12
+            over, under = mixed[1:] if len(mixed) > 2 else (mixed[1][0], mixed[1][1:] or 0)
+            value = Fraction(mixed[0]) + Fraction(int(over), int(under))
+            value = value if int(over) < int(under) else refuse()
+        else:
+            value = self.factor()
+        while True:
+            if sign := self.take(r"[*/]"):
+                minus, other = self.minus(), self.factor()
+                value = minus * (self.checked(value * other) if sign == "*" else self.over(value, other))
+            elif self.starts_factor():
+                if self.peek()[0].isdigit() and re.search(r"[\d.]\s*$", self.text[start : self.at]):
+                    raise Undecided  # two numbers side by side are no product
+                value = self.checked(value * self.factor())
+            else:
+                return value
+
+    def starts_factor(self):
+        token = self.peek()
+        return not self.bars if token == "|" else token not in CLOSING and re.match(r"[\w.(\[{\\]", token)
+
+    def factor(self):
+        value = self.primary()
+        while mark := self.take(r"!(?!\s*!)|\\degree(?![a-zA-Z])|\^"):
+            if mark == "!":
+                value = Fraction(math.factorial(self.whole(value, 4000)))
+            elif mark == "^":
+                value = self.power(value, self.exponent())
+            else:
+                value = value * (self.ctx.pi / 180)
+        return self.checked(value)
+
+    def exponent(self):
+        value = self.argument()
+        return self.power(value, self.exponent()) if self.take(r"\^") else value
+
+    def argument(self):
+        """What stands behind a command or ^: a group, one number or one command."""
+        return -self.argument() if self.take("-") else self.primary()
+
+    def digit_or_group(self):
+        digit = self.take(r"\d")
+        return Fraction(int(digit)) if digit else self.argument()
+
+    def primary(self):
+        if re.match(r"[\d.]", self.peek()):
+            return self.literal()
+        for left, right in BRACKETS:
+            if self.take(left):
+                bars, self.bars = self.bars, left == r"\|"
+                value = self.sum()
+                if left == r"\{" and (sign := self.take(end("over|choose"))):
+                    value = (self.over if sign == r"\over" else self.binomial)(value, self.sum())
+                self.bars = bars
+                return self.bracketed(value, right) if self.take(right) else refuse()
+        self.depth += 1
+        word = self.take(rf"\\[a-zA-Z]+|(?:{FUNCTION.pattern})(?![a-z])|[a-zA-Z]")
+        value = self.command(word) if word and self.depth < 40 else refuse()
+        self.depth -= 1
+        return value
+
+    def literal(self):
+        """A number, perhaps with an exponent of ten, digits that repeat, or a base."""
+        text = self.take(LITERAL)
+        if not text or len(text) > DIGITS or len(re.split("[eE]", text + "e0")[1]) > 4:
+            raise Undecided
+        if "." in text and (repeat := self.take(r"\\overline\s*\{\d+\}")):
+            digits, places = re.search(r"\d+", repeat)[0], len(text.split(".")[1])
+            return Fraction(text) + Fraction(int(digits), int("9" * len(digits) + "0" * places))
+        base = self.take(r"_\s*(?:\d+|\{\s*\d+\s*\})")
+        return Fraction(int(text, int(re.search(r"\d+", base)[0]))) if base else Fraction(text)
+
+    def command(self, word):
+        """The value that begins with a command, a function's name or a letter."""
+        backslash, word = word.startswith("\\"), word.lstrip("\\")
+        if word in ("frac", "binom") and backslash:
+            a, b = self.digit_or_group(), self.digit_or_group()
+            return self.over(a, b) if word == "frac" else self.binomial(a, b)
+        if word == "sqrt":
+            index = self.primary() if self.peek() == "[" else Fraction(2)
+            return self.power(self.argument(), self.over(Fraction(1), index))
+        if word in FUNCTIONS:
+            return self.apply(word)
+        if word == "cis":
+            return self.function("expj", self.applied_to())
+        if word in ("gcd", "lcm", "max", "min"):
+            values = [self.sum()] if self.take(r"\(|\\\{") else refuse()
+            while self.take(","):
+                values.append(self.sum())
+            values = values if self.take(r"\)|\\\}") else refuse()
+            if word in ("max", "min"):
+                return (max if word == "max" else min)(values, key=self.ctx.convert)
+            return Fraction(getattr(math, word)(*(self.whole(v, 10**300) for v in values)))
+        if word == "pi":
+            return +self.ctx.pi
+        if word in ("e", "i") and self.peek() != "_":
+            return self.ctx.mpc(0, 1) if word == "i" else +self.ctx.e
+        if len(word) > 1 and not (backslash and word in LETTERS):
+            raise Undecided
+        name = re.sub(r"[\s{}]", "", word + self.take(r"(?:_\s*(?:\{[^{}]*\}|\w|\\[a-zA-Z]+))?'*"))
+        if self.peek() == "(" and (name in ("f", "g") or name.endswith("'")):
+            raise Undecided  # a function that is not known
+        return self.letter(name)
+
+    def applied_to(self):
+        """What a function is applied to: sin 2x, ln(x)."""
+        if self.peek() in ("(", "[", "{", "|", r"\lvert"):
+            return self.primary()
+        value, stop = self.factor(), re.compile(rf"\s*(?:[(\[]|\\?(?:{FUNCTION.pattern}))")
+        while self.starts_factor() and not stop.match(self.text, self.at):
+            value = self.checked(value * self.factor())
+        return value
+
+    def apply(self, word):
+        """The value of a function, perhaps of its inverse, to some base or power."""
+        base = self.digit_or_group() if word == "log" and self.take("_") else None
+        name, exponent = FUNCTIONS[word], None
+        if self.take(r"\^\s*(?:\{\s*-\s*1\s*\}|-1)"):
+            name = "a" + name if name in ("sin", "cos", "tan", "cot", "sinh", "cosh", "tanh") else refuse()
+        elif self.take(r"\^"):
+            exponent = self.argument()
+        value = self.function(name, self.applied_to())
+        value = self.over(value, self.function("ln", base)) if base is not None else value
+        return value if exponent is None else self.power(value, exponent)
+
+    # Calculating
+
+    def letter(self, name):
+        """The value drawn for a letter: of both signs and several sizes."""
+        draw = random.Random(f"{name}/{self.index}")
+        if name in self.judge.integers:
+            return Fraction(draw.randint(1, 14))
+        size = Fraction(draw.randrange(2001, 9001, 2), 2**13 if self.index % 2 else 2**8)  # no odd roots
+        size = size if self.index % 8 < 6 else Fraction(draw.randint(2, 9))
+        return -size if self.index == 4 or self.index not in (0, 1, 6) and draw.random() < 0.5 else size
+
+    def checked(self, value):
+        """A value that is finite and not too large; the work is counted."""
+        if isinstance(value, Fraction):
+            bits = value.numerator.bit_length() + value.denominator.bit_length()
+            self.judge.spend(1 + bits // 1000)
+            return value if bits < BITS else refuse()
+        self.judge.spend(self.cost)
+        if not self.ctx.isfinite(value) or value and abs(self.ctx.mag(value)) > 10**7:
+            raise Undefined
+        return value.real if isinstance(value, self.ctx.mpc) and value.imag == 0 else value
+
+    def add(self, a, b):
+        value = self.checked(a + b)
+        if not isinstance(value, Fraction):
+            size = self.ctx.mag(a)
+            if size > 1000 and (not value or size - self.ctx.mag(value) > self.ctx.prec - 60):
+                raise Undefined  # nothing but rounding is left of two large numbers
+        return value
+
+    def over(self, a, b):
+        return self.checked(a * (1 / b)) if b != 0 else refuse(Undefined)
+
+    def power(self, base, exponent):
+        """base^exponent, exact where that is rational."""
+        exact = isinstance(exponent, Fraction)
+        if base == 0 and not (exact and exponent > 0):
+            raise Undefined
+        whole = exact and exponent.denominator == 1
+        if isinstance(base, Fraction) and whole:
+            bits = base.numerator.bit_length() + base.denominator.bit_length() - 2
+            return base ** int(exponent) if abs(exponent) * bits < BITS else refuse()
+        if isinstance(base, Fraction) and exact and exponent.denominator == 2 and base > 0:
+            root = Fraction(math.isqrt(base.numerator), math.isqrt(base.denominator))
+            if root**2 == base:
+                return self.power(root, exponent * 2)
+        x = self.ctx.convert(base)
+        if not isinstance(x, self.ctx.mpc) and x < 0 and not whole:
+            if exact and exponent.denominator % 2:  # a real odd root, as in schools
+                return self.power(-base, exponent) * (-1) ** (exponent.numerator % 2)
+            if self.real:
+                self.judge.fractional |= not exact or exponent.denominator > 99  # with letters in it
+                raise Undefined
+        return self.checked(self.ctx.power(x, exponent)) if abs(exponent) < 10**6 else refuse(Undefined)
+
+    def whole(self, value, most):
+        """A value as an integer from 0 to `most`."""
+        if not isinstance(value, Fraction) or value.denominator != 1:
+            self.judge.fractional = True
+            raise Undefined
+        return refuse(Undefined) if value < 0 else int(value) if value <= most else refuse()
+
+    def binomial(self, n, k):
+        k = self.whole(k, 1000)
+        if isinstance(n, Fraction) and n.denominator == 1 and n >= 0:
+            return Fraction(math.comb(int(n), k)) if k <= self.whole(n, 4000) else refuse(Undefined)
+        return functools.reduce(lambda v, i: self.checked(v * (n - i) / (i + 1)), range(k), Fraction(1))
+
+    def bracketed(self, value, right):
+        """A value in brackets, of which some are functions."""
+        if right not in (r"\\rfloor", r"\\rceil"):
+            return abs(value) if right in (r"\|", r"\\rvert") else value
+        if not isinstance(value, Fraction) and abs(value - self.ctx.nint(value)) < 1e-20:
+            raise Undefined  # a whole number but for rounding?
+        return Fraction(int(math.floor(value) if right == r"\\rfloor" else math.ceil(value)))
+
+    def function(self, name, value):
+        """The value of one of mpmath's functions."""
+        x, logarithm = self.ctx.convert(value), name in ("ln", "log10")
+        if logarithm and x == 0 or not logarithm and name not in ("atan", "acot", "asinh") and abs(x) > 10**6:
+            raise Undefined
+        if self.real and not isinstance(x, self.ctx.mpc):
+            if logarithm and x < 0 or name in ("asin", "acos") and abs(x) > 1:
+                raise Undefined
+        return self.checked(getattr(self.ctx, name)(x))
+
+
+# ---- Verdicts ----------------------------------------------------------------------------------------------
 
 
 def every(results):
@@ -147,425 +712,207 @@ def every(results):
     return False if False in results else None if None in results else True
 
 
-def matched(left, right, depth):
-    """Whether two collections hold the same answers in some order."""
-    if len(left) != len(right):
-        return False
-    if len(left) > 40:
-        raise Undecided
-    right, unsure = list(right), False
-    for a in left:
-        results = [same_answer(a, b, depth) for b in right]
-        if True not in results:
-            return None if None in results or unsure else False
-        unsure |= None in results
-        del right[results.index(True)]
-    return True
+class Judge:
+    """Compares two answers; what may be calculated for it is bounded by WORK."""
 
+    def __init__(self):
+        self.left, self.values, self.integers = WORK, {}, frozenset()  # the letters that are integers
+        self.fractional = False  # whether a fraction has stood where only integers have values
 
-def split(text, separators):
-    """(parts, separators between them) of a text at the separators (a regular expression) that stand outside brackets."""
-    parts, found, depth, last = [], [], 0, 0
-    for m in re.finditer(rf"\\[{{}}]|[()\[\]{{}}]|{separators}|\\[a-zA-Z]+", text):
-        if m[0] in ("(", "[", "{", "\\{", ")", "]", "}", "\\}"):
-            depth += 1 if m[0] in ("(", "[", "{", "\\{") else -1
-        elif depth == 0 and re.fullmatch(separators, m[0]):
-            parts.append(text[last : m.start()].strip())
-            found.append(m[0].strip())
-            last = m.end()
-    return [*parts, text[last:].strip()], found
+    def spend(self, steps):
+        self.left -= steps
+        if self.left < 0:
+            raise Undecided
 
+    def value(self, text, index, digits):
+        """The value of an expression at a place; raises Undefined if it has none there."""
+        key = text, index, digits, self.integers
+        if key not in self.values:
+            try:
+                self.values[key] = Expression(text, self, index, digits).value
+            except (Undefined, ZeroDivisionError):
+                self.values[key] = None
+        return self.values[key] if self.values[key] is not None else refuse(Undefined)
 
-def enclosed(text):
-    """(opening bracket, inside, closing bracket) if one pair of brackets encloses the whole text, else None."""
-    m = re.fullmatch(r"(\\\{|[(\[])(.*)(\\\}|[)\]])", text.strip(), flags=re.S)
-    if not m:
-        return None
-    depth = 0
-    for part in re.finditer(r"\\[{}]|[()\[\]]", m[2]):
-        depth += 1 if part[0] in ("(", "[", "\\{") else -1
-        if depth < 0:
-            return None
-    return m[1], m[2], m[3]
+    # Structures
 
+    def same(self, a, b):
+        """Whether two structures mean the same."""
+        self.spend(5)
+        if a.name and b.name and a.name != b.name:
+            return False if all(re.fullmatch(LETTER, n.name) for n in (a, b)) else None
+        for x, y in ((a, b), (b, a)):
+            if x.kind == "chain":
+                consistent = every(self.same(x.items[0], n) for n in x.items[1:])
+                return self.same(x.items[0], y) if consistent else None
+        if {a.kind, b.kind} & {"interval", "set"}:
+            return self.same_regions(region(a), region(b))
+        return getattr(self, "same_" + a.kind)(a, b) if a.kind == b.kind else self.mixed(a, b)
 
-def same_answer(a, b, depth):
-    """equal_answers for tidied texts: takes structures apart, then compares expressions."""
-    if depth > 6:
-        raise Undecided
-    a, b, depth = a.strip(), b.strip(), depth + 1
-    if squeeze(a) == squeeze(b):
+    def same_words(self, a, b):
+        x, y = a.text.split(), b.text.split()
+        if x[0] == y[0] in ("yes", "no") and 1 in (len(x), len(y)):
+            return None if {"yes", "no"} & {*x[1:], *y[1:]} else True
+        return True if x == y else False if len(x) == len(y) == 1 or {x[0], y[0]} == {"yes", "no"} else None
+
+    def same_list(self, a, b):
+        """Whether two collections hold the same answers in some order."""
+        rest = list(b.items)
+        if len(a.items) != len(rest):
+            return False
+        for x in a.items if len(rest) <= 40 else refuse():
+            results = [self.same(x, y) for y in rest]
+            if True not in results:
+                return None if None in results else False
+            del rest[results.index(True)]
         return True
-    if not a or not b:
-        return False
-    x, y = matrix(a), matrix(b)
-    if x or y:
-        if not (x and y) or [len(r) for r in x] != [len(r) for r in y]:
-            return False
-        return every(same_answer(p, q, depth) for r, s in zip(x, y) for p, q in zip(r, s))
-    x, y = split(a, r"\\cup(?![a-zA-Z])")[0], split(b, r"\\cup(?![a-zA-Z])")[0]
-    if len(x) > 1 or len(y) > 1:
-        return matched(x, y, depth)
-    comma = r",|;|\band\b|\bor\b"
-    x, y = ([p for p in split(t, comma)[0] if p] for t in (a, b))
-    if (
-        {len(x) > 1, len(y) > 1} == {True, False}
-        and (tuple_ := enclosed((y if len(x) > 1 else x)[0]))
-        and tuple_[0] == "("
-    ):
-        return every(
-            same_answer(p, q, depth)
-            for p, q in zip(x if len(x) > 1 else y, split(tuple_[1], ",")[0], strict=True)
-        )
-    if len(x) > 1 or len(y) > 1:
-        return matched([p for t in x for p in signs(t)], [p for t in y for p in signs(t)], depth)
-    (a,), (b,) = x or [a], y or [b]
-    if len(signs(a)) > 1 or len(signs(b)) > 1:
-        return matched(signs(a), signs(b), depth)
-    relation = r"<=|>=|\\ne(?![a-zA-Z])|\\in(?![a-zA-Z])|[<>=]"
-    (p, r), (q, s) = split(a, relation), split(b, relation)
-    if r or s:
-        return same_relation(p, r, q, s, depth)
-    x, y = enclosed(a), enclosed(b)
-    if x and y:
-        p, q = split(x[1], ",|;")[0], split(y[1], ",|;")[0]
-        if x[0] == y[0] == "\\{":
-            return matched(p, q, depth)
-        if len(p) > 1 or len(q) > 1:
-            return (x[0], x[2], len(p)) == (y[0], y[2], len(q)) and every(
-                same_answer(s, t, depth) for s, t in zip(p, q)
-            )
-    elif x or y:
-        inside = (x or y)[1]
-        if len(split(inside, ",|;")[0]) > 1:
-            return matched(split(inside, ",")[0], [b if x else a], depth) if (x or y)[0] == "\\{" else False
-        if (x or y)[0] == "\\{":
-            return same_answer(inside, b if x else a, depth)
-    return same_expression(a, b)
 
+    def same_tuple(self, a, b):
+        return a.text == b.text and len(a.items) == len(b.items) and every(map(self.same, a.items, b.items))
 
-def same_relation(p, r, q, s, depth):
-    """Two chains of relations: parts p with signs r between them, and q with s."""
-    if not (r and s):  # "x = 3" beside "3", "x \\in [1, 2]" beside "[1, 2]"
-        long, signs_of, short = (p, r, q) if r else (q, s, p)
+    same_matrix = same_tuple
+
+    def mixed(self, a, b):
+        """Different kinds: matrices or lists beside tuples, equations beside values."""
+        a, b = (a, b) if a.kind in ("tuple", "relation") else (b, a)
+        if a.kind == "tuple" and a.text == "()" and b.text != "set":
+            items = b.items if b.kind == "list" else ()
+            if b.kind == "matrix" and 1 in (len(b.items), len(b.items[0].items)):
+                items = tuple(entry for row in b.items for entry in row.items)
+            if items:
+                return self.same_tuple(a, Node("tuple", "()", items))
+        if a.kind == "relation" and b.kind == "value":
+            letters = letters_of("|".join([*a.items, b.text]))
+            if a.signs == ("=",) and b.name and len(letters | {b.name}) > 1:
+                return self.same_relation(a, a._replace(items=(b.name, b.text)))
+            return None if letters_of(b.text) or b.name else False
+        return None if {a.kind, b.kind} & {"relation", "words"} else False
+
+    def same_relation(self, a, b):
+        """Relations part by part in either direction, or up to a constant factor (> 0 for inequalities)."""
+        turned = b._replace(items=b.items[::-1], signs=tuple(FLIPPED.get(s, s) for s in b.signs[::-1]))
+        for n in (b, turned):
+            if a.signs == n.signs and every(map(self.same_values, a.items, n.items)):
+                return True
+        b = b if a.signs == b.signs else turned
+        if len(a.items) != 2 or a.signs != b.signs or a.signs == (r"\in",):
+            return None
+        x, y, sign = a.items, b.items, a.signs[0]
+        self.integers, ratio = frozenset(), f"(({x[0]})-({x[1]}))/(({y[0]})-({y[1]}))"
+        first = self.value(ratio, 0, QUICK[0])
+        if first == 0 or sign in FLIPPED and not first > 0:
+            return None
+        others = [self.near((ratio, 0), (ratio, index), QUICK) for index in range(1, 8)]
+        return True if others.count(True) > 2 and False not in others else None
+
+    # Values
+
+    def same_value(self, a, b):
+        """Whether two values are the same, with or without units."""
+        (x, unit), (y, other) = split_unit(a.text), split_unit(b.text)
+        if bool(unit) != bool(other) and letters_of(x + "|" + y) or unit and other and unit != other:
+            return None
+        if (r"\degree" in x) != (r"\degree" in y) and "rad" not in unit + other:
+            if r"\pi" not in x + y and not FUNCTION.search(x + y):
+                x, y = (t.replace(r"\degree", "") for t in (x, y))
+        return self.same_values(x, y)
+
+    def same_values(self, a, b):
+        """Whether two expressions have the same value wherever they have one."""
+        a, b = a.strip(), b.strip()
+        if INFINITE.fullmatch(a) or INFINITE.fullmatch(b) or r"\emptyset" in (a, b):
+            return squeeze(a).lstrip("+") == squeeze(b).lstrip("+")
+        self.integers, letters = frozenset(), letters_of(f"{a}|{b}")
+        verdict = self.agree(a, b, letters)
         if (
-            set(signs_of) <= {"=", "\\in"}
-            and re.fullmatch(r"\(?[\\a-zA-Z_{}0-9, ()']{1,20}\)?", long[0])
-            and not long[0].isdigit()
+            verdict is None
+            and self.fractional
+            and (counted := letters_of(" ".join(COUNTED.findall(f"{a}|{b}"))))
         ):
-            return same_answer(long[-1], short[0], depth)
-        return None if any(c.isalpha() for c in short[0]) else False
-    flip = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
-    for parts, found in ((q, s), (q[::-1], [flip.get(c, c) for c in s[::-1]])):
-        if len(r) == len(found) and every(same_answer(x, y, depth) for x, y in zip(p, parts)):
-            return r == found
-    if r == s == ["="]:
-        return (
-            same_expression(f"({p[0]})-({p[1]})", f"({q[0]})-({q[1]})")
-            or same_expression(f"({p[0]})-({p[1]})", f"({q[1]})-({q[0]})")
-            or None
-        )
-    return None
+            self.integers = frozenset(counted)
+            verdict = self.agree(a, b, letters)
+        return verdict
 
+    def agree(self, a, b, letters):
+        """Whether two expressions agree at all places, of which at least two must have values."""
+        verdicts = []
+        many = self.integers or re.search("floor|ceil", a + b)  # these agree at many places by chance
+        for index in range(1 if not letters else 40 if many else 8):
+            verdicts.append(self.near((a, index), (b, index), QUICK if index else PRECISE))
+            if verdicts[-1] is False:
+                return not letters and self.rounding(a, b)
+        return True if None not in verdicts and verdicts.count(True) >= (2 if letters else 1) else None
 
-def signs(text):
-    """The two answers that ± stands for, or the one."""
-    return [text.replace("\\pm", sign) for sign in "+-"] if "\\pm" in text else [text]
+    def near(self, a, b, digits):
+        """Whether two (expression, place), each calculated with less and with more digits, differ by rounding
+        only; None if only one has a value or it is lost in rounding, "nothing" if neither has."""
+        found, ctx = [], context(digits[1])
+        for text, index in (a, b):
+            try:
+                found.append([self.value(text, index, d) for d in digits])
+            except Undefined:
+                found.append(None)
+        if None in found:
+            return "nothing" if found == [None, None] else None
+        if all(isinstance(values[0], Fraction) for values in found):
+            return found[0] == found[1]
+        p, q = ([ctx.convert(v) for v in values] for values in found)
+        most = ctx.mpf(10) ** (-ctx.dps // 4)
+        if any(abs(rough - fine) > most * max(abs(fine), 1) for rough, fine in (p, q)):
+            return None
+        rough, fine = p[0] - q[0], p[1] - q[1]
+        return bool(abs(fine) <= 4 * abs(rough - fine))
 
-
-def matrix(text):
-    """Rows of entries of a LaTeX matrix, or None."""
-    m = re.fullmatch(r"\s*\\begin\s*\{([pbvBV]?matrix)\}(.*)\\end\s*\{\1\}\s*", text, flags=re.S)
-    return m and [[e.strip() for e in row.split("&")] for row in re.split(r"\\\\", m[2]) if row.strip()]
-
-
-def same_expression(a, b):
-    """Whether two expressions have the same value wherever they have one."""
-    words = [WORD.findall(t) for t in (a, b)]
-    words = [[w for w in ws if w.lower() not in FUNCTIONS | {"sqrt", "frac"}] for ws in words]
-    if words[0] or words[1]:  # prose, names, "yes": equal as text only
-        short = [re.fullmatch(r"\(?[a-zA-Z]+\)?", t) for t in (a, b)]
-        bare = [re.fullmatch(r"[-+\d./ ]+", t) for t in (a, b)]
-        return squeeze(a) == squeeze(b) or (False if all(x or y for x, y in zip(short, bare)) else None)
-    approximate, ctx = ("." in a) != ("." in b), numbers()
-    for place in range(5):
-        x, y = Expression(a, place, ctx), Expression(b, place, ctx)
-        p, q = x.whole(), y.whole()
-        if isinstance(p, Fraction) and isinstance(q, Fraction):
-            near = (
-                10**9 if 1 in (p.denominator, q.denominator) else 10**6
-            )  # 1000000.5 is no rounding of 1000000
-            right = p == q or approximate and abs(p - q) * near <= max(abs(p), abs(q))
-        else:
-            p, q = number(p, ctx), number(q, ctx)
-            right = abs(p - q) <= max(abs(p), abs(q)) * ctx.mpf(10) ** (-6 if approximate else -30)
-        if not right:
+    def rounding(self, a, b):
+        """Whether one of two different constants is a decimal fraction that rounds the other, no integer."""
+        decimals = [t for t in (a, b) if re.fullmatch(r"[-+]?\d*\.\d+", t)]
+        if len(decimals) != 1:
             return False
-        if not (x.names or y.names):
-            break
-    return True
+        exact, places = self.value(b if decimals == [a] else a, 0, QUICK[1]), len(decimals[0].split(".")[1])
+        if len(re.sub(r"\D", "", decimals[0]).lstrip("0")) < 6 or isinstance(exact, context(QUICK[1]).mpc):
+            return False
+        value = Fraction(decimals[0])
+        off = (-exact + value) * (1 if value > 0 else -1) * 10**places
+        return getattr(exact, "denominator", 0) != 1 and bool(-1 < off and 2 * off <= 1)  # cut off or rounded
 
+    # Sets of real numbers
 
-CONTEXTS = threading.local()
+    def same_regions(self, a, b):
+        if a.kind == b.kind == "interval":
+            return a.text == b.text and every(map(self.same_values, a.items, b.items))
+        texts, equal = {*ends(a), *ends(b), *REALS.items}, True
+        for index in range(6 if any(map(letters_of, texts)) else 1):
+            ranks = self.ranks(texts, index)
+            equal &= all(holds(a, ranks, p) == holds(b, ranks, p) for p in range(ranks[r"\infty"] + 1))
+        return equal
 
-
-def numbers():
-    """This thread's mpmath context (mpmath's own is not safe in threads), with so many digits that differences such as
-    2^1006 √(2^2010 + 2) − 2^2011 keep some."""
-    if not hasattr(CONTEXTS, "own"):
-        CONTEXTS.own = mpmath.mp.clone()
-        CONTEXTS.own.dps = DIGITS
-    return CONTEXTS.own
-
-
-def number(value, ctx):
-    """A Fraction as a number of the context; others as they are."""
-    return ctx.mpf(value.numerator) / value.denominator if isinstance(value, Fraction) else value
-
-
-def power(base, exponent, ctx):
-    """base^exponent, exact where both are rational and the result is. Raises Undecided where it would be too large."""
-    if isinstance(exponent, Fraction) and isinstance(base, Fraction):
-        if exponent.denominator == 1:
-            bits = max(base.numerator.bit_length(), base.denominator.bit_length())
-            if abs(exponent) * bits > 8 * DIGITS * 4:
-                raise Undecided
-            return base ** int(exponent)
-        if exponent == Fraction(1, 2) and base >= 0:
-            roots = math.isqrt(base.numerator), math.isqrt(base.denominator)
-            if roots[0] ** 2 == base.numerator and roots[1] ** 2 == base.denominator:
-                return Fraction(*roots)
-        if base < 0 and exponent.denominator % 2:  # a real odd root, as in schools
-            return power(-base, exponent, ctx) * (-1) ** (exponent.numerator % 2)
-    if abs(number(exponent, ctx)) > 10**6:
-        raise Undecided
-    value = ctx.power(number(base, ctx), number(exponent, ctx))
-    if value and abs(ctx.mag(value)) > 10**7:
-        raise Undecided
-    return value
-
-
-def root(value, ctx):
-    return power(value, Fraction(1, 2), ctx)
-
-
-def whole_number(value, most):
-    """A value as an int between 0 and `most`; Undecided if it is none."""
-    if not isinstance(value, Fraction) or value.denominator != 1 or not 0 <= value <= most:
-        raise Undecided
-    return int(value)
-
-
-class Expression:
-    """Recursive descent over LaTeX or plain mathematics; methods return the value of what they read, a Fraction where it is exact.
-
-    Letters stand for numbers drawn for their name and for `place`; `names` collects them.
-    """
-
-    def __init__(self, text, place, ctx):
-        self.text = re.sub(r"(?<![\d.^_/}])(\d+)\s+(\d+)\s*/\s*(\d+)", r"(\1+\2/\3)", text)  # 3 1/2
-        self.at, self.place, self.ctx, self.names, self.bars = 0, place, ctx, set(), 0
-
-    def whole(self):
-        value = self.sum()
-        if self.peek():
+    def ranks(self, texts, index):
+        """An even number for each text by its value; the odd ones stand for what is between."""
+        if len(texts) > 40:
             raise Undecided
-        return value
+        self.integers, ctx = frozenset(), context(QUICK[1])
+        numbers = {t: -ctx.inf if "-" in t else ctx.inf for t in texts if INFINITE.fullmatch(t)}
+        numbers |= {t: ctx.convert(self.value(t, index, ctx.dps)) for t in texts - numbers.keys()}
+        ranks, last = {}, None
+        for text in sorted(numbers, key=numbers.get):
+            same = last is not None and self.same_values(last, text)
+            ranks[text] = ranks.get(last, 0) + (0 if same or last is None else 2)
+            last = text if same is not None else refuse()
+        return ranks
 
-    def peek(self, pattern=r"\\[a-zA-Z]+|\\[{}]|\d+(?:\.\d+)?|\.\d+|[a-zA-Z]+|\S"):
-        """The next token that matches, without taking it; "" if there is none."""
-        m = re.compile(r"\s*(" + pattern + ")").match(self.text, self.at)
-        self.next = m.end() if m else self.at
-        return m[1] if m else ""
 
-    def take(self, pattern):
-        """The next token if it matches, else ""."""
-        token = self.peek(pattern)
-        self.at = self.next
-        return token
+def ends(node):
+    """Texts of all the ends of the intervals in a set."""
+    return [t for n in node.items for t in ends(n)] if node.kind == "set" else list(node.items)
 
-    def expect(self, pattern):
-        return self.take(pattern) or self.refuse()
 
-    def refuse(self):
-        raise Undecided
-
-    def sum(self):
-        minus = self.take(r"[-+]") == "-"
-        value = -self.product() if minus else self.product()
-        while sign := self.take(r"[-+]"):
-            value = self.add(value, self.product(), -1 if sign == "-" else 1)
-        return value
-
-    def add(self, a, b, sign=1):
-        if isinstance(a, Fraction) and isinstance(b, Fraction):
-            return a + sign * b
-        return number(a, self.ctx) + sign * number(b, self.ctx)
-
-    def times(self, a, b):
-        return (
-            a * b
-            if isinstance(a, Fraction) and isinstance(b, Fraction)
-            else number(a, self.ctx) * number(b, self.ctx)
-        )
-
-    def over(self, a, b):
-        if isinstance(a, Fraction) and isinstance(b, Fraction):
-            return a / b
-        return number(a, self.ctx) / number(b, self.ctx)
-
-    def product(self):
-        start = self.at
-        value = self.factor()
-        while True:
-            if sign := self.take(r"[*/]"):
-                minus = self.take(r"-")
-                other = self.factor()
-                value = (self.times if sign == "*" else self.over)(value, -other if minus else other)
-            elif self.starts_factor():
-                literal = re.fullmatch(r"\s*\d+\s*", self.text[start : self.at])
-                mixed = literal and re.compile(r"\s*\\frac\s*(\{\s*\d+\s*\}|\d)\s*(\{\s*\d+\s*\}|\d)").match(
-                    self.text, self.at
-                )
-                value = (self.add if mixed else self.times)(value, self.factor())  # 3\frac12 is a sum
-            else:
-                return value
-
-    def starts_factor(self):
-        token = self.peek()
-        if token == "|":
-            return not self.bars
-        return bool(token) and (token[0].isalnum() or token[0] == "." or token in ("(", "[", "{", "\\{") or token.startswith("\\")) and token not in (
-            "\\}", "\\rfloor", "\\rceil", "\\rvert", "\\cup")  # fmt: skip
-
-    def factor(self):
-        value = self.primary()
-        while mark := self.take(r"!|\^"):
-            if mark == "!":
-                value = Fraction(math.factorial(whole_number(value, 400)))
-            else:
-                value = power(value, self.argument(), self.ctx)
-        return value
-
-    def argument(self):
-        """What stands after a command, ^ or _: a group, or one number or command."""
-        if self.take(r"\{"):
-            value = self.sum()
-            self.expect(r"\}")
-            return value
-        return -self.primary() if self.take(r"-") else self.primary()
-
-    def digit_or_group(self):
-        digit = self.take(r"\d")
-        return Fraction(int(digit)) if digit else self.argument()
-
-    def primary(self):
-        if text := self.take(r"\d+(?:\.\d+)?|\.\d+"):
-            if len(text) > DIGITS:
-                raise Undecided
-            if base := self.take(r"_\s*\d+") or self.take(r"_\s*\{\s*\d+\s*\}"):
-                return Fraction(int(text, int(re.search(r"\d+", base)[0])))
-            return Fraction(text)
-        for left, right in ((r"\(", r"\)"), (r"\[", r"\]"), (r"\{", r"\}"), (r"\\\{", r"\\\}")):
-            if self.take(left):
-                bars, self.bars = self.bars, 0
-                value = self.sum()
-                self.bars = bars
-                self.expect(right)
-                return value
-        for left, right, function in ((r"\|", r"\|", abs), (r"\\lvert", r"\\rvert", abs), (r"\\lfloor", r"\\rfloor", self.floor),
-                                      (r"\\lceil", r"\\rceil", lambda v: -self.floor(-v))):  # fmt: skip
-            if self.take(left):
-                self.bars += 1
-                value = self.sum()
-                self.bars -= 1
-                self.expect(right)
-                return function(value)
-        word = (self.take(r"\\[a-zA-Z]+") or self.word()).lstrip("\\")
-        return self.command(word) if word else self.refuse()
-
-    def word(self):
-        """A function's name in plain text, or one letter."""
-        return next(
-            (
-                w
-                for w in (self.take(rf"(?:{name})(?![a-z])") for name in ("sqrt", "pi", *sorted(FUNCTIONS)))
-                if w
-            ),
-            "",
-        ) or self.take("[a-zA-Z]")
-
-    def floor(self, value):
-        return Fraction(math.floor(value)) if isinstance(value, Fraction) else self.ctx.floor(value)
-
-    def command(self, word):
-        """The value that begins with a command, a function's name or a letter."""
-        ctx = self.ctx
-        if word == "frac":
-            return self.over(self.digit_or_group(), self.digit_or_group())
-        if word == "binom":
-            n, k = (whole_number(self.digit_or_group(), 2000) for _ in range(2))
-            return Fraction(math.comb(n, k))
-        if word == "sqrt":
-            index = self.sum() if self.take(r"\[") else None
-            if index is not None:
-                self.expect(r"\]")
-            value = self.digit_or_group() if self.peek(r"\d\D") else self.argument()
-            return power(value, 1 / index if isinstance(index, Fraction) else Fraction(1, 2), ctx)
-        if word in FUNCTIONS:
-            return self.function(word)
-        if word == "pi":
-            return +ctx.pi
-        if word in ("e", "i") and self.peek(r"_") != "_":
-            return ctx.e if word == "e" else ctx.mpc(0, 1)
-        if len(word) > 1 and word in (
-            "begin",
-            "end",
-            "text",
-            "pm",
-            "mp",
-            "in",
-            "cup",
-            "cap",
-            "ne",
-            "sum",
-            "int",
-            "lim",
-            "emptyset",
-            "overline",
-            "dots",
-        ):
-            raise Undecided
-        name = (
-            word
-            + "".join((self.take(r"_\s*(?:\{[^{}]*\}|\w)")).split()).replace("{", "").replace("}", "")
-            + "'" * len(self.take(r"'+"))
-        )
-        self.names.add(name)
-        return Fraction(random.Random(f"{name}/{self.place}").randint(2000, 9000), 211)
-
-    def function(self, word):
-        base = None
-        if word in ("log", "lg") and self.take("_"):
-            base = self.digit_or_group()
-        exponent = self.argument() if self.take(r"\^") else None
-        if self.peek(r"[({\[]"):
-            value = self.primary()
-        else:
-            value = self.factor()
-            while self.starts_factor() and self.peek(r"\\[a-zA-Z]+|\w+").lstrip("\\") not in FUNCTIONS:
-                value = self.times(value, self.factor())
-        x = number(value, self.ctx)
-        if abs(x) > 10**6 and word in ("exp", "sinh", "cosh", "sin", "cos", "tan"):
-            raise Undecided
-        function = {"log": "ln", "lg": "log10", "arcsin": "asin", "arccos": "acos", "arctan": "atan"}.get(
-            word, word
-        )
-        if word in ("gcd", "max", "min"):
-            raise Undecided
-        result = (
-            getattr(self.ctx, function)(x)
-            if base is None
-            else self.ctx.ln(x) / self.ctx.ln(number(base, self.ctx))
-        )
-        return result if exponent is None else power(result, exponent, self.ctx)
+def holds(node, ranks, place):
+    """Whether a set holds the number at a place among the ranks."""
+    if node.kind == "interval":
+        low, high = (ranks[text] for text in node.items)
+        above = place > low or place == low and node.text[0] == "["
+        return above and (place < high or place == high and node.text[1] == "]")
+    inside = [holds(n, ranks, place) for n in node.items]
+    if node.text == "minus":
+        return inside[0] and not any(inside[1:])
+    return all(inside) if node.text == "cap" else any(inside)

@@ -2,8 +2,9 @@
 
     python tests/grade_figures.py --gold FILE.jsonl … --graded FILE.jsonl
 
---gold: rows with `answer` or `final_answer` (a text or a list). --graded: rows with `answer`, `student_final_answer` and
-`gpt4o_verdict`, a judge's opinion. Harmless rewrites must be judged equal, near misses and other rows' answers must not.
+--gold: rows with `answer` or `final_answer` (a text or a list). --graded: rows with `answer`,
+`student_final_answer` and `gpt4o_verdict`, a judge's opinion. Harmless rewrites must be judged equal, near
+misses and other rows' answers must not.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from pathlib import Path
 from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from common import equal_answers  # noqa: E402
+from parts.answers import equal_answers  # noqa: E402
 
 
 def gold(path):
@@ -74,9 +75,16 @@ def near_misses(a, rng):
         yield "[" + a[1:-1] + "]"
 
 
-HOSTILE = ["9^9^9^9", "9^{9^{9^9}}", "10^{10^{10}}!", "((2^{1000})!)!", "99999999!", "\\binom{99999999}{4444444}", "{" * 5000, "(" * 5000 + "1" + ")" * 5000, "9" * 100_000,
-           "1/" * 900 + "1", "-" * 1900 + "1", "\\sqrt" * 300 + "2", "\\frac1" * 300, "|" * 1999, "e^" * 600 + "1", "sin" * 600 + "1", "x!" * 500, "2^{-" * 300, "\\pm" * 500, "1,2;" * 400,
-           "__import__('os').system('touch /tmp/hostile')", "open('/etc/passwd').read()", "exec('1')", "\\tan(10^{300})", "0^{-1}", "\\log 0", "\\frac10", "1e999999999", "\\left(" * 300, "_" * 2000]  # fmt: skip
+# fmt: off
+HOSTILE = [
+    "9^9^9^9", "9^{9^{9^9}}", "10^{10^{10}}!", "((2^{1000})!)!", "99999999!", "\\binom{99999999}{4444444}",
+    "{" * 5000, "(" * 5000 + "1" + ")" * 5000, "9" * 100_000,
+    "1/" * 900 + "1", "-" * 1900 + "1", "\\sqrt" * 300 + "2", "\\frac1" * 300, "|" * 1999, "e^" * 600 + "1",
+    "sin" * 600 + "1", "x!" * 500, "2^{-" * 300, "\\pm" * 500, "1,2;" * 400,
+    "__import__('os').system('touch /tmp/hostile')", "open('/etc/passwd').read()", "exec('1')",
+    "\\tan(10^{300})", "0^{-1}", "\\log 0", "\\frac10", "1e999999999", "\\left(" * 300, "_" * 2000,
+]
+# fmt: on
 
 
 def main():
@@ -129,9 +137,8 @@ def main():
             for r in rows
         ]
         decided = [(v, j, r) for v, j, r in verdicts if v is not None]
-        print(
-            f"judge: {sum(v == j for v, j, _ in decided)} of {len(decided)} decided agree, {len(rows) - len(decided)} undecided"
-        )
+        agree, undecided = sum(v == j for v, j, _ in decided), len(rows) - len(decided)
+        print(f"judge: {agree} of {len(decided)} decided agree, {undecided} undecided")
         for v, j, r in decided:
             if v != j:
                 print(f"    {v}, judge {j}: {r['student_final_answer'][:80]!r} | {r['answer'][:80]!r}")

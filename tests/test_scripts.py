@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -18,24 +19,32 @@ from transformers import AutoModelForCausalLM
 from parts.engines import Endpoint, EngineError
 from parts.runs import run_script
 
-TALK = ["--prompts", str(ROOT / "toy" / "prompts.json"), "--max-tokens", "8", "--threads", "1"]
+PROMPTS = ROOT / "toy" / "prompts.json"
+TALK = dict(prompts=PROMPTS, max_tokens=8, threads=1)
 
 
-def run(script, *args):
-    """Runs a script in this process, as `python SCRIPT.py ARGS` would."""
-    old, sys.argv = sys.argv, [f"{script}.py", *map(str, args)]
+def words(script, *args, **options):
+    """A command line: grpo, model="m", no_std=True → grpo.py --model m --no-std."""
+    found = [script, *args]
+    for name, value in options.items():
+        found += [f"--{name.replace('_', '-')}"] + ([] if value is True else [value])
+    return [f"{script}.py", *map(str, found[1:])]
+
+
+def run(script, *args, **options):
+    """Runs a script in this process, as its command line would."""
+    old, sys.argv = sys.argv, words(script, *args, **options)
     try:
         run_script(importlib.import_module(script).main)
     finally:
         sys.argv = old
 
 
-def start(script, *args):
+def start(script, *args, **options):
     """Starts a script as a process."""
+    file, *rest = words(script, *args, **options)
     return subprocess.Popen(
-        [sys.executable, str(ROOT / f"{script}.py"), *map(str, args)],
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+        [sys.executable, ROOT / file, *rest], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     )
 
 
@@ -58,15 +67,13 @@ def problems(tmp_path_factory):
 def played(problems, base, tmp_path_factory):
     """Run folder of generate.py."""
     out = tmp_path_factory.mktemp("runs") / "dialogues"
-    run("generate", "--model", base, "--problems", problems, "--out", out, "--samples", 2, *TALK)
+    run("generate", model=base, problems=problems, out=out, samples=2, **TALK)
     return out
 
 
 @pytest.mark.parametrize("script", ["generate", "sft", "qprime", "grpo", "evaluate"])
 def test_help_shows_what_the_script_does(script):
-    shown = subprocess.run(
-        [sys.executable, str(ROOT / f"{script}.py"), "--help"], capture_output=True, text=True
-    )
+    shown = subprocess.run([sys.executable, ROOT / f"{script}.py", "--help"], capture_output=True, text=True)
     assert shown.returncode == 0 and f"python {script}.py" in shown.stdout
 
 
@@ -79,23 +86,7 @@ def test_generate_writes_a_dialogue_for_every_problem_and_sample(played):
 
 
 def test_sft_raises_the_likelihood_of_successful_dialogues(played, base, tmp_path):
-    run(
-        "sft",
-        "--model",
-        base,
-        "--data",
-        played,
-        "--out",
-        tmp_path / "sft",
-        "--lr",
-        "1e-3",
-        "--epochs",
-        6,
-        "--batch",
-        8,
-        "--threads",
-        1,
-    )
+    run("sft", model=base, data=played, out=tmp_path / "sft", lr="1e-3", epochs=6, batch=8, threads=1)
     losses = [r["loss"] for r in rows(tmp_path / "sft", "metrics.jsonl")]
     assert sum(losses[-3:]) < sum(losses[:3])
     AutoModelForCausalLM.from_pretrained(tmp_path / "sft" / "model")
@@ -104,21 +95,8 @@ def test_sft_raises_the_likelihood_of_successful_dialogues(played, base, tmp_pat
 def test_sft_on_the_teachers_turns_too_sees_more_tokens_and_the_model_can_teach_itself(
     problems, played, base, tmp_path
 ):
-    for name, flags in (("student", []), ("both", ["--predict-teacher", *TALK[:2]])):
-        run(
-            "sft",
-            "--model",
-            base,
-            "--data",
-            played,
-            "--out",
-            tmp_path / name,
-            "--lr",
-            "1e-4",
-            "--threads",
-            1,
-            *flags,
-        )
+    for name, flags in (("student", {}), ("both", dict(predict_teacher=True, prompts=PROMPTS))):
+        run("sft", model=base, data=played, out=tmp_path / name, lr="1e-4", threads=1, **flags)
     tokens = [
         sum(r["tokens"] for r in rows(tmp_path / name, "metrics.jsonl")) for name in ("student", "both")
     ]
@@ -126,17 +104,12 @@ def test_sft_on_the_teachers_turns_too_sees_more_tokens_and_the_model_can_teach_
     run(
         "evaluate",
         "play",
-        "--model",
-        tmp_path / "both" / "model",
-        "--teacher",
-        "self",
-        "--problems",
-        problems,
-        "--turns",
-        2,
-        "--out",
-        tmp_path / "test",
-        *TALK,
+        model=tmp_path / "both" / "model",
+        teacher="self",
+        problems=problems,
+        turns=2,
+        out=tmp_path / "test",
+        **TALK,
     )
     assert len(rows(tmp_path / "test" / "code")) == 24
 
@@ -144,21 +117,14 @@ def test_sft_on_the_teachers_turns_too_sees_more_tokens_and_the_model_can_teach_
 def test_grpo_logs_a_vanishing_gap_and_changes_the_student_only(problems, base, tmp_path):
     run(
         "grpo",
-        "--model",
-        base,
-        "--problems",
-        problems,
-        "--out",
-        tmp_path / "rl",
-        "--steps",
-        2,
-        "--batch",
-        8,
-        "--group",
-        4,
-        "--lr",
-        "1e-3",
-        *TALK,
+        model=base,
+        problems=problems,
+        out=tmp_path / "rl",
+        steps=2,
+        batch=8,
+        group=4,
+        lr="1e-3",
+        **TALK,
     )
     metrics, dialogues = rows(tmp_path / "rl", "metrics.jsonl"), rows(tmp_path / "rl")
     assert (
@@ -189,22 +155,7 @@ def test_the_sampler_sleeps_before_every_update_and_gets_the_weights_after_it(
     for name in ("sleep", "sync"):
         monkeypatch.setattr(f"parts.engines.HFEngine.{name}", lambda self, *_, name=name: calls.append(name))
     monkeypatch.setattr("parts.sharded.clip_gradient", lambda *_: calls.append("update") or 0.0)
-    run(
-        "grpo",
-        "--model",
-        base,
-        "--problems",
-        problems,
-        "--out",
-        tmp_path / "rl",
-        "--steps",
-        2,
-        "--batch",
-        8,
-        "--group",
-        8,
-        *TALK,
-    )
+    run("grpo", model=base, problems=problems, out=tmp_path / "rl", steps=2, batch=8, group=8, **TALK)
     assert calls == ["sleep", "sync"] + ["sleep", "update", "sync"] * 2
 
 
@@ -220,20 +171,8 @@ def test_a_full_gpu_is_one_line_and_exit_code_2(capsys):
 
 
 def test_qprime_injects_questions_and_the_control_arm_none(problems, base, tmp_path):
-    for arm, flags in (("primed", []), ("control", ["--no-questions"])):
-        run(
-            "qprime",
-            "--model",
-            base,
-            "--problems",
-            problems,
-            "--out",
-            tmp_path / arm,
-            "--lr",
-            "1e-3",
-            *flags,
-            *TALK,
-        )
+    for arm, flags in (("primed", {}), ("control", dict(no_questions=True))):
+        run("qprime", model=base, problems=problems, out=tmp_path / arm, lr="1e-3", **flags, **TALK)
     injected = {
         arm: [t for d in rows(tmp_path / arm) for t in d["injected"]] for arm in ("primed", "control")
     }
@@ -246,57 +185,16 @@ def test_qprime_injects_questions_and_the_control_arm_none(problems, base, tmp_p
 def test_evaluate_plays_and_compares(problems, played, base, tmp_path, capsys):
     shards = tmp_path / "shards.jsonl"
     shards.write_text("".join((ROOT / "toy" / "code_shards.jsonl").read_text().splitlines(True)[:10]))
-    run(
-        "evaluate",
-        "play",
-        "--model",
-        base,
-        "--problems",
-        problems,
-        "--out",
-        tmp_path / "tests",
-        "--turns",
-        3,
-        "--losses",
-        5,
-        *TALK,
-    )
-    run(
-        "evaluate",
-        "play",
-        "--model",
-        base,
-        "--problems",
-        shards,
-        "--sharded",
-        "--out",
-        tmp_path / "tests",
-        *TALK,
-    )
-    run(
-        "grpo",
-        "--model",
-        base,
-        "--problems",
-        problems,
-        "--out",
-        tmp_path / "rl",
-        "--steps",
-        1,
-        "--batch",
-        2,
-        "--group",
-        2,
-        *TALK,
-    )
+    run("evaluate", "play", model=base, problems=problems, out=tmp_path / "tests", turns=3, losses=5, **TALK)
+    run("evaluate", "play", model=base, problems=shards, sharded=True, out=tmp_path / "tests", **TALK)
+    run("grpo", model=base, problems=problems, out=tmp_path / "rl", steps=1, batch=2, group=2, **TALK)
     run(
         "evaluate",
         "compare",
         tmp_path / "tests" / "code",
         tmp_path / "tests" / "shards",
         tmp_path / "rl",
-        "--out",
-        tmp_path / "figures",
+        out=tmp_path / "figures",
     )
     table = (tmp_path / "figures" / "report.md").read_text()
     assert (
@@ -316,23 +214,10 @@ def test_evaluate_plays_and_compares(problems, played, base, tmp_path, capsys):
 def test_other_architectures_and_templates_run_through_the_same_scripts(
     shapes, name, problems, tmp_path, capsys
 ):
-    options = ["--model", shapes[name], "--max-tokens", 12, "--threads", 1, "--turns", 3]
-    run("generate", *options, "--problems", problems, "--out", tmp_path / "dialogues")
+    options = dict(model=shapes[name], max_tokens=12, threads=1, turns=3)
+    run("generate", **options, problems=problems, out=tmp_path / "dialogues")
     assert all(d["statuses"] == ["no attempt"] * 3 for d in rows(tmp_path / "dialogues"))
-    run(
-        "grpo",
-        *options,
-        "--problems",
-        problems,
-        "--out",
-        tmp_path / "rl",
-        "--steps",
-        1,
-        "--batch",
-        3,
-        "--group",
-        2,
-    )
+    run("grpo", **options, problems=problems, out=tmp_path / "rl", steps=1, batch=3, group=2)
     assert (
         rows(tmp_path / "rl", "metrics.jsonl")[0]["equal_groups"] == 1.0
     )  # nothing was solved, so nothing was trained
@@ -361,62 +246,32 @@ LINE = {"id": "a", "domain": "math", "prompt": "x", "answer": "1"}
 def test_a_bad_problem_file_is_one_line_and_exit_code_2(text, said, base, tmp_path, capsys):
     if text is not None:
         (tmp_path / "p.jsonl").write_text(text)
-    refused(
-        capsys,
-        said,
-        "generate",
-        "--model",
-        base,
-        "--problems",
-        tmp_path / "p.jsonl",
-        "--out",
-        tmp_path / "out",
-    )
+    refused(capsys, said, "generate", model=base, problems=tmp_path / "p.jsonl", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def refused(capsys, said, *command):
+def refused(capsys, said, *args, **options):
     """The script ends with exit code 2 and one line that holds `said`."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
-        run(*command)
+        run(*args, **options)
     errors = [line for line in re.split(r"[\r\n]", capsys.readouterr().err) if "error: " in line]
     assert stop.value.code == 2 and len(errors) == 1 and said in errors[0]
 
 
 def test_other_bad_input_is_one_line_and_exit_code_2(problems, played, base, shapes, tmp_path, capsys):
-    ok = ["--model", base, "--problems", problems]
-    refused(capsys, "at least 2", "grpo", *ok, "--out", tmp_path / "a", "--group", 1)
+    ok = dict(model=base, problems=problems)
+    refused(capsys, "at least 2", "grpo", **ok, out=tmp_path / "a", group=1)
+    refused(capsys, "must be a whole number, at least 1", "generate", **ok, out=tmp_path / "a", turns=0)
+    refused(capsys, "leaves no room", "generate", **ok, out=tmp_path / "b", max_tokens=5000)
     refused(
-        capsys, "must be a whole number, at least 1", "generate", *ok, "--out", tmp_path / "a", "--turns", 0
+        capsys, "cannot be loaded", "generate", model=tmp_path / "none", problems=problems, out=tmp_path / "c"
     )
-    refused(capsys, "leaves no room", "generate", *ok, "--out", tmp_path / "b", "--max-tokens", 5000)
-    refused(
-        capsys,
-        "cannot be loaded",
-        "generate",
-        "--model",
-        tmp_path / "none",
-        "--problems",
-        problems,
-        "--out",
-        tmp_path / "c",
-    )
-    refused(capsys, "prompts file", "generate", *ok, "--out", tmp_path / "d", "--prompts", problems)
-    refused(capsys, "holds a run with another", "generate", *ok, "--out", played, "--seed", 5)
-    refused(
-        capsys,
-        "holds no dialogues",
-        "sft",
-        "--model",
-        base,
-        "--data",
-        tmp_path / "none",
-        "--out",
-        tmp_path / "e",
-    )
-    refused(capsys, "has no shards", "evaluate", "play", *ok, "--sharded", "--out", tmp_path / "f")
-    refused(capsys, "holds no run", "evaluate", "compare", tmp_path, "--out", tmp_path / "g")
+    refused(capsys, "prompts file", "generate", **ok, out=tmp_path / "d", prompts=problems)
+    refused(capsys, "holds a run with another", "generate", **ok, out=played, seed=5)
+    refused(capsys, "holds no dialogues", "sft", model=base, data=tmp_path / "none", out=tmp_path / "e")
+    refused(capsys, "has no shards", "evaluate", "play", **ok, sharded=True, out=tmp_path / "f")
+    refused(capsys, "holds no run", "evaluate", "compare", tmp_path, out=tmp_path / "g")
 
 
 @pytest.fixture
@@ -493,18 +348,7 @@ def test_a_key_is_not_sent_to_another_host_and_a_refusal_is_not_repeated(server,
 
 def test_a_teacher_may_be_an_endpoint(problems, base, endpoint, tmp_path, capsys):
     address, seen = endpoint
-    run(
-        "generate",
-        "--model",
-        base,
-        "--problems",
-        problems,
-        "--teacher",
-        f"{address}#big",
-        "--out",
-        tmp_path / "run",
-        *TALK,
-    )
+    run("generate", model=base, problems=problems, teacher=f"{address}#big", out=tmp_path / "run", **TALK)
     hints = {
         m["content"] for d in rows(tmp_path / "run") for m in d["messages"][2:] if m["role"] == "teacher"
     }
@@ -514,15 +358,11 @@ def test_a_teacher_may_be_an_endpoint(problems, base, endpoint, tmp_path, capsys
         capsys,
         "names no model",
         "generate",
-        "--model",
-        base,
-        "--problems",
-        problems,
-        "--teacher",
-        address,
-        "--out",
-        tmp_path / "b",
-        *TALK,
+        model=base,
+        problems=problems,
+        teacher=address,
+        out=tmp_path / "b",
+        **TALK,
     )
 
 
@@ -530,9 +370,9 @@ def test_a_judge_labels_finished_test_runs_and_goes_on_where_it_was(
     problems, base, endpoint, tmp_path, capsys
 ):
     address, seen = endpoint
-    run("evaluate", "play", "--model", base, "--problems", problems, "--out", tmp_path, "--turns", 2, *TALK)
-    command = ["evaluate", "judge", tmp_path / "code", "--judge", f"{address}#big", "--threads", 1]
-    run(*command)
+    run("evaluate", "play", model=base, problems=problems, out=tmp_path, turns=2, **TALK)
+    judge = partial(run, "evaluate", "judge", tmp_path / "code", judge=f"{address}#big", threads=1)
+    judge()
     judged, asked = rows(tmp_path / "code" / "judged", "judged.jsonl"), len(seen)
     assert (
         len(judged) == 24
@@ -542,12 +382,12 @@ def test_a_judge_labels_finished_test_runs_and_goes_on_where_it_was(
     (tmp_path / "code" / "judged" / "judged.jsonl").write_text(
         "".join(json.dumps(row) + "\n" for row in judged[:-1])
     )
-    run(*command)
+    judge()
     assert sorted(rows(tmp_path / "code" / "judged", "judged.jsonl"), key=lambda r: r["id"]) == sorted(
         judged, key=lambda r: r["id"]
     )
     assert 0 < len(seen) - asked <= 3
-    run("evaluate", "compare", tmp_path / "code", "--out", tmp_path / "figures")
+    run("evaluate", "compare", tmp_path / "code", out=tmp_path / "figures")
     assert "Turns and hints by the judge" in (tmp_path / "figures" / "report.md").read_text()
 
 
@@ -557,25 +397,21 @@ def test_an_endpoint_that_is_down_is_named(problems, base, tmp_path, capsys, mon
         capsys,
         "does not answer",
         "generate",
-        "--model",
-        base,
-        "--problems",
-        problems,
-        "--teacher",
-        "http://127.0.0.1:9/v1#x",
-        "--out",
-        tmp_path / "a",
-        *TALK,
+        model=base,
+        problems=problems,
+        teacher="http://127.0.0.1:9/v1#x",
+        out=tmp_path / "a",
+        **TALK,
     )
 
 
 def test_two_processes_cannot_work_on_one_run(problems, base, tmp_path, capsys):
-    command = ["--model", base, "--problems", problems, "--out", tmp_path / "run", "--samples", 40, *TALK]
-    process = start("generate", *command)
+    command = dict(model=base, problems=problems, out=tmp_path / "run", samples=40, **TALK)
+    process = start("generate", **command)
     try:
         while process.poll() is None and not (tmp_path / "run" / "dialogues.jsonl").exists():
             time.sleep(0.01)
-        refused(capsys, "another process is at work", "generate", *command)
+        refused(capsys, "another process is at work", "generate", **command)
     finally:
         process.kill()
         process.wait()
@@ -583,17 +419,7 @@ def test_two_processes_cannot_work_on_one_run(problems, base, tmp_path, capsys):
 
 def test_a_folder_that_is_no_run_is_not_touched(problems, base, tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("years of work")
-    refused(
-        capsys,
-        "is not empty and holds no run",
-        "generate",
-        "--model",
-        base,
-        "--problems",
-        problems,
-        "--out",
-        tmp_path,
-    )
+    refused(capsys, "is not empty and holds no run", "generate", model=base, problems=problems, out=tmp_path)
     assert [f.name for f in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -609,30 +435,15 @@ def test_a_tokenizer_without_chat_template_is_refused(problems, base, tmp_path, 
         capsys,
         "has no chat template",
         "generate",
-        "--model",
-        tmp_path / "m",
-        "--problems",
-        problems,
-        "--out",
-        tmp_path / "out",
+        model=tmp_path / "m",
+        problems=problems,
+        out=tmp_path / "out",
     )
 
 
 def test_runs_that_cannot_be_compared_are_refused(problems, base, tmp_path, capsys):
     for name, turns in (("a", 2), ("b", 3)):
-        run(
-            "evaluate",
-            "play",
-            "--model",
-            base,
-            "--problems",
-            problems,
-            "--out",
-            tmp_path / name,
-            "--turns",
-            turns,
-            *TALK,
-        )
+        run("evaluate", "play", model=base, problems=problems, out=tmp_path / name, turns=turns, **TALK)
     refused(
         capsys,
         "play both with the same --turns",
@@ -640,68 +451,51 @@ def test_runs_that_cannot_be_compared_are_refused(problems, base, tmp_path, caps
         "compare",
         tmp_path / "a/code",
         tmp_path / "b/code",
-        "--out",
-        tmp_path / "x",
+        out=tmp_path / "x",
     )
 
 
 def test_a_half_written_last_line_is_dropped_and_played_again(problems, base, tmp_path):
-    command = ["generate", "--model", base, "--problems", problems, "--out", tmp_path / "run", *TALK]
-    run(*command)
+    again = partial(run, "generate", model=base, problems=problems, out=tmp_path / "run", **TALK)
+    again()
     whole = rows(tmp_path / "run")
     (tmp_path / "run" / "dialogues.jsonl").write_text("\n".join(map(json.dumps, whole))[:-200])
-    run(*command)
+    again()
     same(rows(tmp_path / "run"), whole)
 
 
 def test_a_folder_in_which_nothing_was_finished_yet_is_no_obstacle(problems, base, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json.123.part").write_text('{"argu')  # killed while writing it
-    run("generate", "--model", base, "--problems", problems, "--out", tmp_path / "run", *TALK)
+    run("generate", model=base, problems=problems, out=tmp_path / "run", **TALK)
     assert len(rows(tmp_path / "run")) == 24 and not list((tmp_path / "run").glob("*.part"))
 
 
 def test_a_command_that_was_wrong_leaves_nothing_that_refuses_the_right_one(problems, base, tmp_path):
-    common = ["--problems", problems, "--out", tmp_path / "run", *TALK[:2], "--threads", 1]
+    common = dict(problems=problems, out=tmp_path / "run", prompts=PROMPTS, threads=1)
     for model, tokens, code in ((tmp_path / "typo", 8, 2), (base, 5000, 2), (base, 8, 0)):
-        assert start("generate", "--model", model, "--max-tokens", tokens, *common).wait() == code
+        assert start("generate", model=model, max_tokens=tokens, **common).wait() == code
     assert len(rows(tmp_path / "run")) == 24
 
 
 def test_a_test_whose_last_line_was_cut_off_is_not_taken_for_finished(problems, base, tmp_path):
-    command = [
-        "evaluate",
-        "play",
-        "--model",
-        base,
-        "--problems",
-        problems,
-        "--turns",
-        2,
-        "--out",
-        tmp_path,
-        *TALK,
-    ]
-    run(*command)
+    again = partial(run, "evaluate", "play", model=base, problems=problems, turns=2, out=tmp_path, **TALK)
+    again()
     metrics = (tmp_path / "code" / "metrics.jsonl").read_text()
     (tmp_path / "code" / "metrics.jsonl").write_text(metrics[:50])
-    run(*command)
+    again()
     assert (tmp_path / "code" / "metrics.jsonl").read_text() == metrics
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"arguments": 5}'])
 def test_a_damaged_config_is_one_line(damage, problems, base, tmp_path, capsys):
     (tmp_path / "config.json").write_text(damage)
-    refused(
-        capsys, "is damaged", "generate", "--model", base, "--problems", problems, "--out", tmp_path, *TALK
-    )
+    refused(capsys, "is damaged", "generate", model=base, problems=problems, out=tmp_path, **TALK)
 
 
 def test_an_output_path_that_is_a_file_is_one_line(problems, base, tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    refused(
-        capsys, "file", "generate", "--model", base, "--problems", problems, "--out", tmp_path / "file", *TALK
-    )
+    refused(capsys, "file", "generate", model=base, problems=problems, out=tmp_path / "file", **TALK)
 
 
 def test_a_training_whose_loss_is_not_finite_stops_and_saves_no_model(
@@ -711,36 +505,24 @@ def test_a_training_whose_loss_is_not_finite_stops_and_saves_no_model(
         capsys,
         "lower --lr",
         "sft",
-        "--model",
-        base,
-        "--data",
-        played,
-        "--out",
-        tmp_path / "sft",
-        "--lr",
-        "1e30",
-        "--batch",
-        4,
-        "--threads",
-        1,
+        model=base,
+        data=played,
+        out=tmp_path / "sft",
+        lr="1e30",
+        batch=4,
+        threads=1,
     )
     refused(
         capsys,
         "lower --lr",
         "grpo",
-        "--model",
-        base,
-        "--problems",
-        problems,
-        "--out",
-        tmp_path / "rl",
-        "--lr",
-        "1e30",
-        "--steps",
-        3,
-        "--batch",
-        8,
-        *TALK,
+        model=base,
+        problems=problems,
+        out=tmp_path / "rl",
+        lr="1e30",
+        steps=3,
+        batch=8,
+        **TALK,
     )
     assert not (tmp_path / "sft" / "model").exists() and not (tmp_path / "rl" / "model").exists()
 
@@ -757,14 +539,10 @@ def same(a, b):
 
 
 KILLED = {
-    "generate": ("dialogues.jsonl", 3, ["--samples", 12, "--live", 8, *TALK]),
-    "grpo": (
-        "metrics.jsonl",
-        3,
-        ["--steps", 6, "--batch", 4, "--group", 4, "--lr", "1e-3", "--save-every", 2, *TALK],
-    ),
-    "evaluate": ("code/dialogues.jsonl", 3, ["--turns", 10, "--live", 8, *TALK]),
-    "qprime": ("metrics.jsonl", 2, ["--samples", 8, "--batch", 4, "--save-every", 2, "--lr", "1e-3", *TALK]),
+    "generate": ("dialogues.jsonl", 3, dict(samples=12, live=8, **TALK)),
+    "grpo": ("metrics.jsonl", 3, dict(steps=6, batch=4, group=4, lr="1e-3", save_every=2, **TALK)),
+    "evaluate": ("code/dialogues.jsonl", 3, dict(turns=10, live=8, **TALK)),
+    "qprime": ("metrics.jsonl", 2, dict(samples=8, batch=4, save_every=2, lr="1e-3", **TALK)),
 }
 
 
@@ -775,12 +553,12 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_result(
 ):
     file, lines, options = KILLED[script]
 
-    def command(out):
+    def do(how, out):
         play = ["play"] * (script == "evaluate")
-        return [script, *play, "--model", base, "--problems", problems, "--out", tmp_path / out, *options]
+        return how(script, *play, model=base, problems=problems, out=tmp_path / out, **options)
 
-    run(*command("whole"))
-    process = start(*command("killed"))
+    do(run, "whole")
+    process = do(start, "killed")
     while process.poll() is None and not (
         (tmp_path / "killed" / file).exists()
         and len((tmp_path / "killed" / file).read_bytes().splitlines()) >= lines
@@ -788,7 +566,7 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_result(
         time.sleep(0.01)
     process.send_signal(how)
     process.wait()
-    run(*command("killed"))
+    do(run, "killed")
     folder = "code" if script == "evaluate" else ""
     for name in ("dialogues.jsonl", "metrics.jsonl"):
         same(rows(tmp_path / "whole" / folder, name), rows(tmp_path / "killed" / folder, name))
