@@ -1,16 +1,12 @@
-"""The shared core: problems, prompts, verdicts, the chat template and the dialogue record, token log-probs,
-advantages, the GRPO loss.
+"""The shared core: problems, prompts, verdicts, chat template, dialogue record, log-probs, the GRPO loss.
 
 Plain tensors and dataclasses in and out, so that each function can be copied into another project. Notation
-as in the paper (arXiv 2602.16488): student, teacher, private knowledge k_t, turn, dialogue, N turns, g
-dialogues a group. In shape comments G is the number of groups, B of rows, T of tokens in a row, M of student
-tokens in all rows, H the size of a hidden state.
+as in the paper (arXiv 2602.16488). Shapes: G groups of g dialogues, B rows of T tokens, M student tokens.
 """
 
 import json
 import re
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +17,7 @@ from parts import sources
 from parts.answers import boxed, equal_answers
 from parts.engines import Turn, next_token_logits
 from parts.programs import check, find_program
-from parts.runs import BadInput
+from parts.runs import BadInput, read_templates
 
 # --------------------------------------------------------------------------------------------------- problems
 
@@ -84,9 +80,8 @@ def load_problems(source: str, answers: str = "rule") -> list[Problem]:
 
 # ---------------------------------------------------------------------------------------------------- prompts
 
-# Templates of str.format: {problem} the statement, {turn} the student's latest turn, {knowledge} k_t,
-# {solution} a worked solution. NAME opens the view of the teacher NAME (generate.py), NAME_math and NAME_code
-# take the place of the student's latest turn. The asker is the model that writes an injected question.
+# Templates of str.format: {problem}, {turn} (the student's latest), {knowledge} (k_t), {solution}. NAME opens
+# the view of the teacher NAME (generate.py), NAME_math and NAME_code its latest turn. Asker: qprime.py.
 PROMPTS = {
     "math": "{problem}\n\nReason step by step, and put your final answer in \\boxed{{}}.",
     "code": "{problem}\n\nWrite a Python program that solves this. Put the whole program in one ```python "
@@ -128,19 +123,7 @@ PROMPTS = {
 
 def load_prompts(path: str | None) -> dict[str, str]:
     """PROMPTS, with those replaced that the JSON file at `path` holds (None: none). Raises BadInput."""
-    if path is None:
-        return PROMPTS
-    try:
-        own = json.loads(Path(path).read_text(encoding="utf-8"))
-        unknown = own.keys() - PROMPTS.keys()
-        for text in own.values():
-            text.format(problem="", turn="", knowledge="", solution="")
-    except (OSError, ValueError, KeyError, IndexError, AttributeError) as e:
-        wanted = "it must be a JSON object name → text with {problem}, {turn}, {knowledge}, {solution}"
-        raise BadInput(f"prompts file {path}: {type(e).__name__}: {e}; {wanted}") from None
-    if unknown:
-        raise BadInput(f"prompts file {path}: unknown name {min(unknown)!r}; known: {', '.join(PROMPTS)}")
-    return PROMPTS | own
+    return PROMPTS | read_templates(path, PROMPTS, ("problem", "turn", "knowledge", "solution"))
 
 
 def filled(prompts: dict[str, str], role: str, problem: Problem, turn: str, knowledge: str | None) -> str:
@@ -168,10 +151,15 @@ class Verdict:
         return self.status != "no attempt"
 
 
+THOUGHT = r"(?:seed:)?(?:think|thinking|thought|reasoning)[>\]]"  # behind < or [, or </ or [/
+
+
 def visible(text: str) -> str:
     """What the other side sees of a turn: not its reasoning, in <think> tags or before a lone </think>."""
-    text = re.sub(r"<think>.*?(</think>|$)", "", text, flags=re.S)  # also where it was cut off inside
-    return text.rpartition("</think>")[2].strip()
+    text = re.sub(
+        rf"[<\[]{THOUGHT}.*?([<\[]/{THOUGHT}|$)", "", text, flags=re.S | re.I
+    )  # $: if cut off inside
+    return re.split(rf"[<\[]/{THOUGHT}", text, flags=re.I)[-1].strip()
 
 
 def grade(problem: Problem, turn: str) -> Verdict:
@@ -184,10 +172,8 @@ def grade(problem: Problem, turn: str) -> Verdict:
 
 def grade_math(problem, text):
     answer = boxed(text)
-    if answer is None:
-        return Verdict("no attempt")
-    right = equal_answers(answer, problem.answer)
-    return Verdict("undecided" if right is None else "correct" if right else "wrong")
+    right = equal_answers(answer, problem.answer) if answer else None
+    return Verdict({True: "correct", False: "wrong"}.get(right, "undecided" if answer else "no attempt"))
 
 
 def grade_code(problem, text):
@@ -213,7 +199,7 @@ class Chat:
 
     Roles alternate and there is no system role, so any template fits. Text stays text: a control token that
     somebody writes in a message is encoded in two pieces, and forges no turn. `note` tells the user if the
-    template rewrites earlier turns (Qwen 3 drops their reasoning): a record keeps them as they were sampled.
+    template rewrites earlier turns (Qwen 3 drops their reasoning; a record keeps turns as sampled) or dates.
     """
 
     MARK = "MARKER"
@@ -223,6 +209,9 @@ class Chat:
         self.tokenizer, self.shown, self.control = tokenizer, {}, re.compile("(?!)")  # nothing, while probing
         if not tokenizer.chat_template:
             raise BadInput(f"{name}: has no chat template; use the instruction-tuned version of the model")
+        if "<|channel|>" in str(tokenizer.chat_template):
+            told = "speaks in channels, each a turn of its own, as gpt-oss does"
+            raise BadInput(f"{name}: {told}; use a model whose turn is one message")
         try:
             probe = self.view(messages("A", "B", "C"))
         except Exception as e:  # a template is a program; whatever it raises means that it cannot be used
@@ -232,14 +221,23 @@ class Chat:
         if self.end not in tokenizer.all_special_ids and self.end not in added:
             raise BadInput(f"{name}: its chat template ends an assistant turn with no special token")
         self.stops = sorted({self.end} | ({tokenizer.eos_token_id} - {None}))
-        record = self.view(messages("A")) + self.encode("B") + [self.end] + self.between("C")
-        told = f"note: the template of {name} rewrites earlier turns; here they stay as they were sampled"
-        self.note = told if record != probe else None
+        told = []
+        if any(self.rewrites(said) for said in ("B", "<think>\nB\n</think>\n\nB")):
+            told.append("rewrites earlier turns; here they stay as they were sampled")
+        days = [self.render(messages("A"), strftime_now=lambda form, day=day: day) for day in "12"]
+        if days[0] != days[1]:
+            told.append("puts today's date into the prompt; on another day a run goes on with that one")
+        self.note = f"note: the template of {name} {', and '.join(told)}" if told else None
         opened = self.render(messages("A")).rpartition("</think>")[2]
         self.opening = "<think>" if "<think>" in opened else ""  # of a reasoning block, in the prompt itself
         control = sorted({t.content for i, t in added.items() if t.special or i in probe}, key=len)[::-1]
         self.shown = {chr(0xF0000 + i): token for i, token in enumerate(control)}  # by its hidden character
         self.control = re.compile("|".join(map(re.escape, control)))
+
+    def rewrites(self, said: str) -> bool:
+        """Whether the template shows an earlier turn in another way than the record does."""
+        rest = self.render(messages("A", self.MARK, "C")).split(self.MARK, 1)[1]
+        return self.render(messages("A")) + said + rest != self.render(messages("A", said, "C"))
 
     def hide(self, text: str) -> str:
         """A text with a private-use character in the place of each control token."""
@@ -255,11 +253,11 @@ class Chat:
                 ids += self.tokenizer.encode(piece, add_special_tokens=False)
         return ids
 
-    def render(self, messages: list[dict]) -> str:
+    def render(self, messages: list[dict], **options) -> str:
         """The conversation as text up to where the assistant speaks, control tokens in messages hidden."""
         messages = [{**m, "content": self.hide(m["content"])} for m in messages]
         # Reasoning models are asked to answer directly: the paper leaves their mode open, short turns help.
-        options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+        options |= {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
         return self.tokenizer.apply_chat_template(messages, **options)
 
     def view(self, messages: list[dict]) -> list[int]:
@@ -392,7 +390,7 @@ def masked_logprobs(model, ids, mask, temperature=1.0, chunk_bytes=2**28):
     """
     states = model.get_decoder()(input_ids=ids, use_cache=False)  # causal: nobody attends to right padding
     keep = mask[:, 1:].bool()
-    hidden, target = states.last_hidden_state[:, :-1][keep], ids[:, 1:][keep]  # [M, H], [M]
+    hidden, target = states.last_hidden_state[:, :-1][keep], ids[:, 1:][keep]  # [M, hidden], [M]
     size = max(1, chunk_bytes // (4 * model.get_output_embeddings().weight.shape[0]))
 
     def logprobs(hidden, target):
@@ -420,12 +418,11 @@ def grpo_loss(logprobs, old_logprobs, advantage, denominator, clip=0.2, referenc
     """The GRPO objective (Eq. 2) as a loss: a scalar, the sum over the given tokens divided by `denominator`.
 
     logprobs, old_logprobs, advantage, reference: float [M], one entry per student token: current,
-    sampling-time and reference log-probs and the advantage of the token's dialogue. The denominator is
-    counted once per optimiser step (all student tokens of the step), so that the gradient does not depend on
-    how the step is cut into micro-batches. With one update a batch the ratio is 1 up to the rounding between
-    sampler and trainer, and this is the paper's formula; where another engine samples, the ratio corrects
-    what remains, and no token weighs more than `truncate` (the clip alone does not bound the ratio where the
-    advantage is negative). SFT is the case advantage = 1, old_logprobs = logprobs.detach().
+    sampling-time and reference log-probs and the advantage of the token's dialogue. The denominator is the
+    number of tokens in the whole optimiser step, so that the gradient does not depend on its micro-batches.
+    With one update a batch the ratio is 1 up to the rounding between sampler and trainer, and this is the
+    paper's formula; where another engine samples, the ratio corrects what remains, and no token weighs more
+    than `truncate` (the clip alone does not bound the ratio where the advantage is negative).
     """
     ratio = torch.exp(logprobs - old_logprobs)
     gain = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
@@ -439,7 +436,7 @@ def grpo_loss(logprobs, old_logprobs, advantage, denominator, clip=0.2, referenc
 
 
 def sft_loss(logprobs, denominator):
-    """Negative log-likelihood of the student's tokens: grpo_loss with advantage 1, on-policy."""
+    """Negative log-likelihood of the student's tokens; the gradient of grpo_loss at advantage 1, on-policy."""
     return -logprobs.sum() / denominator
 
 

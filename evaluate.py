@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from common import Dialogue, as_tensors, load_problems, load_prompts, masked_logprobs, visible
-from generate import bind, converse, load_speaker, load_speakers, play_into, teacher_of
+import generate
+from common import Dialogue, as_tensors, load_chat, load_problems, load_prompts, masked_logprobs, visible
 from parts import measures, report, runs
 from parts.driver import Grade, Sample, drive
 from parts.engines import load_model
@@ -43,7 +43,7 @@ def play(args):
 
     # Of all files together one model, and that only if there is something left to play or to measure.
     model = cache(lambda: load_model(args.model, args.device, args.dtype) if args.losses else None)
-    start = cache(lambda: start_test(args, load_speakers(args, model())))
+    start = cache(lambda: start_test(args, generate.load_speakers(args, model())))
     for source, problems in tests:
         own = argparse.Namespace(**vars(args))
         own.problems, own.out = source, str(Path(args.out) / measures.short_name(source))
@@ -51,25 +51,26 @@ def play(args):
         if (run.path / "metrics.jsonl").exists():
             run.say(f"{run.path} is finished")
             continue
-        dialogues = play_into(run, args, problems, start)
+        dialogues = generate.play_into(run, args, problems, start)
         if args.losses:
-            measure_losses(args, run, dialogues, {p.id: p for p in problems}, model(), start)
+            measure_losses(args, run, dialogues, {p.id: p for p in problems}, model())
         result = measures.summary(dialogues, args.turns)
         run.append("metrics.jsonl", [{"dialogues": len(dialogues), **result}])
-        run.say(f"{run.path}: " + ", ".join(f"{name} {value:.3f}" for name, value in result.items()))
+        run.say(f"{run.path}: {measures.line(result)}")
 
 
 def start_test(args, speakers):
     """(speakers, function (problem, name) → coroutine of a dialogue), as --sharded and --dispute want it."""
     prompts, chat = load_prompts(args.prompts), speakers["student"].chat
-    teacher = bind(args.sharded or teacher_of(args)[1], speakers, prompts)
-    opponent = bind("disputing", speakers, prompts)
+    users = {"scripted": generate.scripted, "rephrased": generate.rephrased}
+    teacher = generate.bind(users.get(args.sharded) or generate.teacher_of(args)[1], speakers, prompts)
+    opponent = generate.bind(generate.disputing, speakers, prompts)
 
     def dialogue_of(problem, name):
         if args.sharded:
             first, *rest = problem.shards
-            return converse(problem, name, chat, teacher, prompts, 1 + len(rest), opening=first)
-        dialogue = converse(problem, name, chat, teacher, prompts, args.turns)
+            return generate.converse(problem, name, chat, teacher, prompts, 1 + len(rest), opening=first)
+        dialogue = generate.converse(problem, name, chat, teacher, prompts, args.turns)
         return dispute(dialogue, problem, chat, opponent) if args.dispute else dialogue
 
     return speakers, dialogue_of
@@ -88,14 +89,15 @@ def dispute(dialogue, problem, chat, opponent):
     return d
 
 
-def measure_losses(args, run, dialogues, problems, model, start):
+def measure_losses(args, run, dialogues, problems, model):
     """Writes losses.jsonl: the log-loss of the right answer in the first --losses dialogues that have one."""
     rank, processes = runs.rank_and_size()
     measured = runs.gathered({row["id"] for row in runs.read_jsonl(run.path / "losses.jsonl")})[0]
     written = sorted((d for d in dialogues if answer_turn(problems[d.problem])), key=lambda d: d.id)
     mine = [d for d in written[: args.losses] if d.id not in measured][rank::processes]
+    chat = load_chat(args.model)
     for d in tqdm(mine, desc="log-loss", mininterval=1, disable=rank > 0):
-        losses = answer_losses(model, start()[0]["student"].chat, d, answer_turn(problems[d.problem]))
+        losses = answer_losses(model, chat, d, answer_turn(problems[d.problem]))
         run.append("losses.jsonl", [{"id": d.id, "solved": d.solved, "losses": losses}], own=True)
     runs.barrier()  # until all have written
 
@@ -179,7 +181,7 @@ def ask(chat, number, prompt, words):
 
 def judge(args):
     """Labels turns and hints of test runs: writes RUN/judged, a run folder. Prints what the judge said."""
-    speaker = cache(lambda: load_speaker(args, args.judge, 0.0, option="--judge"))
+    speaker = cache(lambda: generate.load_speaker(args, args.judge, 0.0, option="--judge"))
     rank, processes = runs.rank_and_size()
     for test in [measures.load_test(folder, Dialogue.from_row) for folder in args.runs]:
         own = argparse.Namespace(**vars(args))
@@ -188,6 +190,7 @@ def judge(args):
         problems = {p.id: p for p in load_problems(played["problems"], played["answers"])}
         known = runs.gathered({row["id"] for row in runs.read_jsonl(run.path / "judged.jsonl")})[0]
         if left := [d for d in test.dialogues if d.id not in known]:
+            speaker()  # all processes together, those too for which nothing is left
             mine = left[rank::processes]
             coroutines = ((d.id, assess(d, problems[d.problem], speaker().chat)) for d in mine)
             judging = drive(coroutines, {"judge": speaker()}, live=args.live)
@@ -213,6 +216,11 @@ def compare(args):
         if test.turns != first.turns:
             told = f"{test.folder} has {test.turns} turns, {first.folder} {first.turns}"
             raise runs.BadInput(f"{told}; play both with the same --turns")
+    labels = dict.fromkeys(test.label for test in tests)
+    if args.against not in (*labels, "base"):
+        raise runs.BadInput(
+            f"--against {args.against}: no test run has this label; there are {', '.join(labels)}"
+        )
     print(report.write(Path(args.out), tests, training, args.against, args.dialogues))
 
 

@@ -3,9 +3,8 @@
     python generate.py --model google/gemma-3-12b-it --problems train.jsonl --out runs/dialogues
 
 The protocol (paper, section on the process being modelled) is the function `converse`; who answers the
-student is a function of TEACHERS. The teacher's model is a frozen copy of the student unless --teacher names
-another. `--turns 1` gives single-turn samples. The same command goes on where it was killed; each dialogue
-depends only on the seed and its own name, so the result is the same.
+student is a function beside it, spoken by a frozen copy of the student or by the model of --teacher. The same
+command goes on where it was killed: each dialogue depends only on the seed and its own name.
 
 Chosen where the paper is silent: temperature 1 and full distributions for the student; the private knowledge
 stands with the student's latest turn; a teacher of code sees the report of the public tests on the latest
@@ -22,7 +21,7 @@ from common import Dialogue, Verdict, filled, grade, leaks, load_chat, load_prob
 from parts import runs
 from parts.driver import Grade, Sample, Speaker, drive
 from parts.engines import Endpoint, HFEngine, VLLMEngine, load_model, uses_vllm
-from parts.measures import summary
+from parts.measures import line, summary
 
 # ----------------------------------------------------------------------------------------------- the protocol
 
@@ -76,6 +75,9 @@ def critic(dialogue, problem, latest, tell):
     return (yield from tell(dialogue, problem, "critic"))
 
 
+TEACHERS = {"informed": informed, "critic": critic}  # what --teacher may name
+
+
 def disputing(dialogue, problem, latest, tell):
     """Claims that a right answer is wrong (evaluate.py --dispute)."""
     return (yield from tell(dialogue, problem, "disputing"))
@@ -90,9 +92,6 @@ def scripted(dialogue, problem, latest, tell):
 def rephrased(dialogue, problem, latest, tell):
     """The lazy user, who says the next piece in the teacher model's own words."""
     return (yield from tell(dialogue, problem, "rephrased", problem.shards[dialogue.turns]))
-
-
-TEACHERS = {teacher.__name__: teacher for teacher in (informed, critic, disputing, scripted, rephrased)}
 
 
 def tell(dialogue, problem, role, knowledge=None, *, chat, prompts):
@@ -120,11 +119,11 @@ def teacher_view(dialogue, problem, role, knowledge, prompts):
 # --------------------------------------------------------------------------------------------- who takes part
 
 
-def load_speaker(args, path, temperature, model=None, sleeps=False, option="--teacher"):
+def load_speaker(args, path, temperature, model=None, memory=0.85, sleeps=False, option="--teacher"):
     """The Speaker of a folder, a hub name or an endpoint.
 
-    model: samples in the place of the folder's, where vLLM does not. sleeps: whether the engine gives its
-    memory to the trainer at times. option: that named the path, for messages.
+    model: samples in the place of the folder's, where vLLM does not. memory: share of the GPU's for vLLM.
+    sleeps: whether the engine gives it to the trainer at times. option: that named the path, for messages.
     """
     if path.startswith(("http://", "https://")):
         away = Endpoint(path, option, args.max_tokens, temperature)
@@ -136,32 +135,39 @@ def load_speaker(args, path, temperature, model=None, sleeps=False, option="--te
     if not uses_vllm(args.engine, args.device):
         return Speaker(chat, HFEngine(model or load_model(path, args.device, args.dtype), chat.stops, **how))
     room = 8192 + 2 * args.turns * args.max_tokens  # a problem, and turns of both sides
-    where = {"device": args.device, "dtype": args.dtype, "memory": args.vllm_memory}
+    where = {"device": args.device, "dtype": args.dtype, "memory": args.vllm_memory or memory}
     return Speaker(chat, VLLMEngine(path, chat.stops, context=room, sleeps=sleeps, **how, **where))
 
 
 def teacher_of(args):
-    """(model that teaches, name of its function in TEACHERS) that --teacher asks for."""
-    return (args.model, "critic") if args.teacher == "self" else (args.teacher or args.model, "informed")
+    """(model that teaches, its function) that --teacher asks for."""
+    if args.teacher in (*TEACHERS, "self"):
+        return args.model, TEACHERS.get(args.teacher, critic)
+    return args.teacher or args.model, informed
 
 
-def load_speakers(args, model=None, trains=False):
+def load_speakers(args, model=None, trains=None):
     """{role: Speaker} of student, teacher and asker. model: see load_speaker, for the student.
 
-    trains: whether the student's weights will change, so that a frozen teacher needs weights of its own.
+    trains: "now" if the student's weights will change, so that a frozen teacher needs weights of its own;
+    "later" if the speakers will have to make room for the trainer.
     """
+    if args.model.startswith(("http://", "https://")):
+        raise runs.BadInput(f"--model {args.model}: the student must be a folder or a hub name")
     path, _ = teacher_of(args)
-    student = load_speaker(args, args.model, args.temperature, model, sleeps=trains, option="--model")
-    frozen = Speaker(student.chat, student.engine.at_temperature(args.teacher_temperature))
-    teacher = frozen
-    if trains or path != args.model:
-        teacher = load_speaker(args, path, args.teacher_temperature)
-    return {"student": student, "teacher": teacher, "asker": teacher if path == args.model else frozen}
+    alone = trains != "now" and path == args.model
+    engines = 1 if alone or path.startswith(("http://", "https://")) else 2
+    memory = (0.4 if trains or model else 0.85) / engines
+    how = {"memory": memory, "sleeps": bool(trains), "option": "--model"}
+    student = load_speaker(args, args.model, args.temperature, model, **how)
+    same = Speaker(student.chat, student.engine.at_temperature(args.teacher_temperature))
+    teacher = same if alone else load_speaker(args, path, args.teacher_temperature, memory=memory)
+    return {"student": student, "teacher": teacher, "asker": teacher if path == args.model else same}
 
 
-def bind(name, speakers, prompts):
-    """The teacher of that name, who speaks through the teacher's model."""
-    return partial(TEACHERS[name], tell=partial(tell, chat=speakers["teacher"].chat, prompts=prompts))
+def bind(teacher, speakers, prompts):
+    """A teacher's function that speaks through the teacher's model."""
+    return partial(teacher, tell=partial(tell, chat=speakers["teacher"].chat, prompts=prompts))
 
 
 def start(args, inject=None, **how):
@@ -176,24 +182,26 @@ def start(args, inject=None, **how):
 # ------------------------------------------------------------------------------------------------- the script
 
 
-def play_into(run, args, problems, start):
+def play_into(run, args, problems, start, then_sleep=False):
     """Plays args.samples dialogues of each problem into the run folder; returns all that it holds.
 
-    start(): as above; called if there is something left to play. Several processes play a share each.
+    start(): as above, called by all processes together if something is left to play; each plays a share.
+    then_sleep: whether the student's engine gives its memory back afterwards.
     """
     rank, processes = runs.rank_and_size()
     done = {row["id"] for row in runs.read_jsonl(run.path / "dialogues.jsonl")}
     done = runs.gathered(done)[0]  # as the first process saw it, before anyone writes
     names = [(p, f"{p.id}/{k}") for k in range(args.samples) for p in problems if f"{p.id}/{k}" not in done]
     if names:
-        speakers, dialogue_of = start()
-        mine = names[rank::processes]
+        (speakers, dialogue_of), mine = start(), names[rank::processes]
         playing = drive(((name, dialogue_of(p, name)) for p, name in mine), speakers, grade, args.live)
         bar, solved = tqdm(playing, total=len(mine), desc="dialogues", mininterval=1, disable=rank > 0), 0
         for tried, d in enumerate(bar, 1):
             run.append("dialogues.jsonl", [asdict(d)], own=True)
             solved += d.solved is not None
             bar.set_postfix(solved=f"{solved / tried:.2f}", refresh=False)
+        if then_sleep:
+            speakers["student"].engine.sleep()
     runs.barrier()  # until all have written
     return [Dialogue.from_row(row) for row in runs.read_jsonl(run.path / "dialogues.jsonl")]
 
@@ -204,14 +212,12 @@ def main():
     parser.add_argument("--samples", type=runs.COUNT, default=1, help="dialogues of each problem")
     args = parser.parse_args()
     runs.settle(args)
-    problems = load_problems(args.problems, args.answers)
-    run = runs.Run(args)
+    problems, run = load_problems(args.problems, args.answers), runs.Run(args)
     dialogues = play_into(run, args, problems, partial(start, args))
     result = summary(dialogues, args.turns)
     run.keep("metrics.jsonl", lambda row: False)
     run.append("metrics.jsonl", [{"dialogues": len(dialogues), **result}])
-    told = ", ".join(f"{name} {value:.3f}" for name, value in result.items())
-    run.say(f"{len(dialogues)} dialogues in {run.path}: {told}")
+    run.say(f"{len(dialogues)} dialogues in {run.path}: {line(result)}")
 
 
 if __name__ == "__main__":

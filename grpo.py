@@ -11,8 +11,8 @@ runs of the paper). Groups in which all rewards are equal teach nothing and are 
 a frozen copy of the initial student unless --teacher names another model.
 
 Chosen where the paper is silent: one advantage for all student tokens of a dialogue (--per-turn-return:
-γ^(n−t)·R for turn t); AdamW with a constant learning rate; a mean over all student tokens of the step;
-gradient norm clipped at 1; all weights trained.
+γ^(n−t)·R for turn t); AdamW with a constant learning rate; a mean over the student tokens that are trained
+on; gradient norm clipped at 1; all weights trained.
 """
 
 import math
@@ -24,7 +24,7 @@ from dataclasses import asdict
 import torch
 
 from common import advantages, as_tensors, grade, grpo_loss, load_problems, masked_logprobs
-from generate import start
+from generate import start, teacher_of
 from parts import runs, sharded
 from parts.driver import drive
 from parts.engines import load_model
@@ -79,22 +79,23 @@ def main():
         return run.say(f"{run.path} is finished")
 
     # Trained in float32. The sampler shares these weights, or has a copy if the trainer moves or shards them.
-    model = load_model(args.model, "cpu")
+    model = sharded.load_trained(args.model)
     moves = sharded.uses_fsdp(args.dtype) or args.device != "cpu"
-    speakers, dialogue_of = start(args, model=None if moves else model, trains=True)
+    speakers, dialogue_of = start(args, model=None if moves else model, trains="now")
     student = speakers["student"].engine
     student.sleep()
     policy = sharded.prepare(model, masked_logprobs, args.device, args.dtype)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0)
+    optimizer = sharded.adamw(policy, args.lr)
     reference = load_model(args.model, args.device, args.dtype) if args.beta else None
-    first = sharded.load_state(run, policy, optimizer)
+    done = sharded.load_state(run, policy, optimizer)
     last = args.steps or max(1, len(problems) // args.batch)
     student.sync(sharded.weights(policy))
     for name in ("metrics.jsonl", "dialogues.jsonl"):
-        run.keep(name, lambda row: row["step"] <= first)
-    run.say(f"the teacher is frozen: {args.teacher or args.model}")
+        run.keep(name, lambda row: row["step"] <= done)
+    path, teacher = teacher_of(args)
+    run.say(f"teacher: {path}, frozen, {teacher.__name__}" + f"; resumed after step {done}" * bool(done))
 
-    for step in run.steps(first, last, "grpo"):
+    for step in run.steps(done, last, "grpo"):
         clock, seconds = time.perf_counter(), Counter()
 
         # Play g dialogues of each problem of the step. Of several processes each plays a share of the groups.
@@ -107,32 +108,33 @@ def main():
             raise runs.BadInput(f"step {step}: the student's log-probs are not finite; lower --lr")
 
         # Advantages of turns, then of tokens. Groups in which all are zero are left out.
-        of_turns, batch, of_tokens = [turn_advantages(group, args) for group in groups], [], []
-        for group, turns in zip(groups, of_turns):
-            if any(map(any, turns)):
+        of_turns = [turn_advantages(group, args) for group in groups]
+        batch, of_tokens = [], []
+        for group, per_turn in zip(groups, of_turns):
+            if any(map(any, per_turn)):
                 batch += group
-                of_tokens += [per_token(a, d) for a, d in zip(turns, group)]
-        tokens = sum(runs.gathered(sum(map(len, of_tokens))))  # the student's in the step, of all processes
+                of_tokens += [per_token(a, d) for a, d in zip(per_turn, group)]
+        trained_tokens = sum(runs.gathered(sum(map(len, of_tokens))))  # of all processes
 
         # One update. The sampler gives its memory to the trainer; the gradient is summed over micro-batches.
         seconds["training"] = -time.perf_counter()
         student.sleep()
         policy.train()
         loss, norm, gaps = 0.0, 0.0, []
-        for rows in sharded.micro_batches([len(d.ids) for d in batch], args.micro_tokens):
-            rows = [(batch[i], of_tokens[i]) for i in rows]
+        for picked in sharded.micro_batches([len(d.ids) for d in batch], args.micro_tokens):
+            rows = [(batch[i], of_tokens[i]) for i in picked]
             ids, mask = as_tensors([d for d, _ in rows], args.device)  # [B, T]
             sampled = flat([d.sampled_logprobs for d, _ in rows], args.device)  # [M]
             advantage = flat([a for _, a in rows], args.device)  # [M]
             with torch.no_grad():  # [M]
                 initial = masked_logprobs(reference, ids, mask, args.temperature) if args.beta else None
             logprobs = policy(ids, mask, args.temperature)  # [M]
-            part = grpo_loss(logprobs, sampled, advantage, tokens, args.clip, initial, args.beta)
-            (part * processes).backward()  # FSDP averages over processes; `tokens` has seen to that already
+            part = grpo_loss(logprobs, sampled, advantage, trained_tokens, args.clip, initial, args.beta)
+            (part * processes).backward()  # FSDP averages over processes; `trained_tokens` has seen to that
             loss += part.item()
             gaps.append((logprobs.detach() - sampled).abs())
-        update = {"loss": sum(runs.gathered(loss)), **gap_of(gaps, tokens)}
-        if tokens:
+        update = {"loss": sum(runs.gathered(loss)), **gap_of(gaps, trained_tokens)}
+        if trained_tokens:
             norm = sharded.clip_gradient(policy, 1.0)
             check_sane(step, update, norm)
             optimizer.step()
@@ -145,10 +147,20 @@ def main():
         seconds["sync"] += time.perf_counter()
         seconds["all"] = time.perf_counter() - clock
 
-        log(run, args, step, last, groups, of_turns, {**update, "grad_norm": norm}, seconds)
+        log(
+            run,
+            args,
+            step,
+            last,
+            groups,
+            of_turns,
+            {**update, "grad_norm": norm, "trained_tokens": trained_tokens},
+            seconds,
+        )
         if step % args.save_every == 0 or step == last:
             sharded.save_state(run, policy, optimizer, step)
     sharded.save_model(run, policy, speakers["student"].chat.tokenizer)
+    run.say(f"the model is in {run.path / 'model'}")
 
 
 def problems_of_step(problems, step, args):
@@ -181,11 +193,11 @@ def gap_of(gaps, tokens):
 def check_sane(step, update, norm):
     """Raises BadInput before an update that would spoil the weights; the last saved state stays."""
     loss, gap = update["loss"], update["gap_mean"]
-    if not math.isfinite(loss + gap + norm):
-        raise runs.BadInput(f"step {step}: the loss is {loss}, the gradient's norm {norm}; lower --lr")
-    if gap > 0.1:
+    if not gap <= 0.1:  # nor if it is not a number
         told = f"step {step}: log-probs of sampler and trainer differ by {gap:.2f} nats a token"
         raise runs.BadInput(f"{told}, so it does not sample from the trained weights; try --engine hf")
+    if not math.isfinite(loss + norm):
+        raise runs.BadInput(f"step {step}: the loss is {loss}, the gradient's norm {norm}; lower --lr")
 
 
 def log(run, args, step, last, groups, of_turns, update, seconds):

@@ -19,7 +19,7 @@ from common import filled, load_problems, visible
 from generate import knowledge_of, play_into, start
 from parts import runs
 from parts.driver import Grade, Sample
-from parts.measures import summary
+from parts.measures import line, summary
 from sft import successful, train
 
 
@@ -44,14 +44,12 @@ def question_instead(dialogue, problem, text, latest, *, seed, chat, prompts):
 
 
 def injects(seed, name, t):
-    """Whether a wrong turn t of that dialogue becomes a question: with probability 0.75^t, always the same
-    for the same turn."""
+    """Whether a wrong turn t becomes a question: with probability 0.75^t, each time the same for a turn."""
     return random.Random(f"{seed}/{name}/{t}/question").random() < 0.75**t
 
 
 def asker_view(problem, turn, knowledge, prompts):
-    """What the student model is shown to write an informative question: its own attempt and the teacher's
-    private knowledge."""
+    """What the student is shown to ask an informative question: its attempt and the private knowledge."""
     return [{"role": "user", "content": filled(prompts, "asker", problem, visible(turn), knowledge)}]
 
 
@@ -68,8 +66,9 @@ def main():
     if (run.path / "model").exists():
         return run.say(f"{run.path} is finished")
     inject = None if args.no_questions else partial(question_instead, seed=args.seed)
-    dialogues = play_into(run, args, problems, partial(start, args, inject))
-    run.say(", ".join(f"{name} {value:.3f}" for name, value in summary(dialogues, args.turns).items()))
+    speakers = partial(start, args, inject, trains="later")
+    dialogues = play_into(run, args, problems, speakers, then_sleep=True)
+    run.say(line(summary(dialogues, args.turns)))
     train(args, run, successful(dialogues, run))
 
 

@@ -16,27 +16,24 @@ import random
 import time
 from pathlib import Path
 
-import torch
-
 from common import Dialogue, as_tensors, load_chat, load_prompts, masked_logprobs, sft_loss, visible
 from parts import runs, sharded
-from parts.engines import load_model
 
 
 def train(args, run, dialogues):
     """Trains args.model on the dialogues; resumes from the run folder's last state; saves the model there."""
-    chat, model = load_chat(args.model), load_model(args.model, "cpu")
+    chat, model = load_chat(args.model), sharded.load_trained(args.model)
     check_lengths(dialogues, model, args.model)
     policy = sharded.prepare(model, masked_logprobs, args.device, args.dtype)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0)
+    optimizer = sharded.adamw(policy, args.lr)
     batches = []
     for epoch in range(args.epochs):
         batches += epoch_batches(len(dialogues), args.batch, f"{args.seed}/{epoch}")
-    first, last = sharded.load_state(run, policy, optimizer), len(batches)
-    run.keep("metrics.jsonl", lambda row: row["step"] <= first)
+    done, last = sharded.load_state(run, policy, optimizer), len(batches)
+    run.keep("metrics.jsonl", lambda row: row["step"] <= done)
     rank, processes = runs.rank_and_size()
 
-    for step in run.steps(first, last, "sft"):
+    for step in run.steps(done, last, "sft"):
         clock = time.perf_counter()
         for group in optimizer.param_groups:
             group["lr"] = args.lr * min(1.0, step / max(1, last // 20))
@@ -67,6 +64,7 @@ def train(args, run, dialogues):
         if step % args.save_every == 0 or step == last:
             sharded.save_state(run, policy, optimizer, step)
     sharded.save_model(run, policy, chat.tokenizer)
+    run.say(f"the model is in {run.path / 'model'}")
 
 
 def load_dialogues(path):
@@ -112,8 +110,7 @@ def successful(dialogues, run):
 
 
 def as_teacher(d, chat, prompts):
-    """A dialogue as a teacher without private knowledge sees it: hints are trained on; the problem and the
-    student are context."""
+    """A dialogue as a teacher without private knowledge sees it; hints are trained, the rest is context."""
     seen = Dialogue(f"{d.id}/teacher", d.problem, d.domain, d.limit)
     seen.hear(chat.view([{"role": "user", "content": prompts["critic"]}]), prompts["critic"])
     for i, m in enumerate(d.messages[:-1]):  # the last one is a student turn, which nobody answers

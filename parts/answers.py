@@ -76,12 +76,18 @@ def equal_answers(given: str, gold: str) -> bool | None:
 
 
 def judgeable(gold: str) -> bool:
-    """Whether a gold answer can be judged by rule: it has values, or at most two words."""
+    """Whether a gold answer can be judged by rule: it has values, and of prose at most two words."""
     try:
         node = read(unlabelled(normalise(gold), "")) if len(gold) <= LONGEST else refuse()
-        return len(node.text.split()) <= 2 if node.kind == "words" else Judge().same(node, node) is True
+        return prose(node) <= 2 and (node.kind == "words" or Judge().same(node, node) is True)
     except Exception:  # as above
         return False
+
+
+def prose(node):
+    """The number of words in a structure, those of its items included."""
+    inner = sum(prose(item) for item in node.items if isinstance(item, Node))
+    return inner + (len(node.text.split()) if node.kind == "words" else 0)
 
 
 # ---- The text layer ----------------------------------------------------------------------------------------
@@ -143,6 +149,7 @@ REWRITES = [(re.compile(pattern, re.S), new) for pattern, new in [  # in this or
     (r'(?<![\\a-zA-Z"])(and|or)(?![a-zA-Z"])', r' "\1" '),
     (r'^\s*(?i:"?(?:the )?(?:final )?answer(?: is)?\s*[:=]?"?\s*[:=]?(?=.*\w))', ""),
     (r'^\s*(?i:"?(?:approximately|about|exactly)"?\s|\\approx )', ""),
+    (r'(?<=\S)\s*"?\(?\s*"?\(?(?:since|because|as|by|using)\s[^"]*\)?"?\s*\)?\s*$', ""),  # a reason
     (r'\s\(\s*"?[a-z ,]{5,}"?\s*\)\s*$', lambda m: m[0] if NO_UNIT & set(re.findall(r"\w+", m[0])) else ""),
     (r'^\s*(?i:"?(?:none|the empty set|empty set|no (?:real )?solutions?)[ ."]*)$', r"\\emptyset"),
     (r'^\s*"\(?([A-J])[).:]*"[.\s]*$', r"\1"),

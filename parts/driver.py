@@ -14,8 +14,7 @@ from typing import Any
 
 @dataclass
 class Sample:
-    """A request for a turn; an engines.Turn is sent back. role: who speaks. ids: of the whole conversation as
-    it sees it."""
+    """A request for a turn; an engines.Turn is sent back. role: who speaks. ids: of its whole view."""
 
     role: str
     ids: list
@@ -39,16 +38,13 @@ class Speaker:
 
 
 class Grader:
-    """Grades turns as an engine samples them: math at once, programs in threads while the sampling goes
-    on."""
+    """Grades turns while others are sampled: math at once, programs in threads."""
 
     def __init__(self, grade):
-        self.grade, self.pool, self.done, self.running = (
-            grade,
-            ThreadPoolExecutor(max_workers=os.cpu_count()),
-            [],
-            {},
-        )
+        # Under torchrun the processes of a machine share its cores: no more programs run than there are.
+        cores = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+        self.grade, self.pool = grade, ThreadPoolExecutor(max_workers=cores)
+        self.done, self.running = [], {}
 
     def submit(self, name, request):
         if request.problem.domain == "math":

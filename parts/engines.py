@@ -46,13 +46,19 @@ class Turn:
 
 
 def load_model(path: str, device: str, dtype: str = "float32"):
-    """The `transformers` model of a local folder or hub name. Raises EngineError if there is none, or if it
-    does not fit."""
+    """The `transformers` model of a local folder or hub name; on the device "meta" without its weights.
+    Raises EngineError if there is none, or if it does not fit."""
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
     try:
-        return transformers.AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device)
+        config = transformers.AutoConfig.from_pretrained(path)
+        text = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING  # some come with eyes alone
+        kind = transformers.AutoModelForCausalLM if text else transformers.AutoModelForImageTextToText
+        if device == "meta":
+            with torch.device("meta"):
+                return kind.from_config(config, dtype=getattr(torch, dtype))
+        return kind.from_pretrained(path, dtype=dtype).to(device)
     except torch.OutOfMemoryError:
         raise EngineError(
             f"model {path}: does not fit on {device} in {dtype}; use a smaller model or a larger GPU"
@@ -328,10 +334,13 @@ class VLLMEngine:
     poll() is one engine step.
 
     Earlier turns of a conversation are found again in vLLM's prefix cache. Log-probs are those of the
-    distribution that was sampled from.
+    distribution that was sampled from. Under torchrun each process has an engine of its own, but they are
+    made together: all processes must take part. Once made, vLLM stays until the process ends: freed, it would
+    end torch's default process group, and each process would go on alone.
     """
 
     batching = False  # a turn comes back as soon as it is finished; nobody has to wait for others
+    made = []
 
     def __init__(
         self,
@@ -374,10 +383,16 @@ class VLLMEngine:
             "logprobs_mode": "processed_logprobs",
             "enable_prefix_caching": True,
             "enable_sleep_mode": self.sleeps,
+            # Of a multimodal model: no eyes, whose names differ from those in transformers, and no processor,
+            # which checkpoints of training lack.
+            "language_model_only": True,
         }
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # the default would use GPU 0 in every process
+            options["distributed_executor_backend"] = "external_launcher"
         cpu = {} if gpu else {"enforce_eager": True, "enable_chunked_prefill": False, "block_size": 32}
         try:
             self.llm = vllm.LLM(**options, **cpu)
+            self.made.append(self.llm)
         except (OSError, ValueError, RuntimeError) as e:
             hint = "lower --max-tokens or --live, raise --vllm-memory, or use --engine hf"
             raise EngineError(f"vLLM cannot run {path} ({str(e).splitlines()[0][:300]}); {hint}") from None
@@ -395,6 +410,7 @@ class VLLMEngine:
     def submit(self, key, conversation, ids):
         """key: what poll() gives back, and the seed."""
         import vllm
+        from vllm.sampling_params import RequestOutputKind
 
         request = f"{id(self)}/{key}"
         if len(ids) + self.max_tokens > self.context:
@@ -406,6 +422,7 @@ class VLLMEngine:
             "max_tokens": self.max_tokens,
             "stop_token_ids": self.stops,
             "seed": draw,
+            "output_kind": RequestOutputKind.FINAL_ONLY,
         }
         how = vllm.SamplingParams(**options, logprobs=0, detokenize=False)
         self.llm.llm_engine.add_request(request, {"prompt_token_ids": ids}, how)
@@ -452,9 +469,9 @@ class VLLMEngine:
 def repack_head(model):
     """On CPUs vLLM keeps a packed copy of the head, which reloading leaves stale where the head is tied to
     the embeddings."""
-    head = getattr(model, "lm_head", None)
-    if hasattr(head, "cpu_linear"):
-        head.quant_method.process_weights_after_loading(head)
+    for name, head in model.named_modules():
+        if name.split(".")[-1] == "lm_head" and hasattr(head, "cpu_linear"):
+            head.quant_method.process_weights_after_loading(head)
 
 
 # --------------------------------------------------------------------------------------------------- endpoint

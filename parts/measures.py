@@ -116,6 +116,11 @@ def summary(dialogues: list, turns: int) -> dict[str, float]:
     }
 
 
+def line(counts: dict[str, float]) -> str:
+    """Counts for the terminal."""
+    return ", ".join(f"{name} {value:.3f}" for name, value in counts.items())
+
+
 def spent(dialogue) -> list[int]:
     """Tokens through each student turn, from the first one on: of both sides and of the template."""
     spans = dialogue.spans or [(0, 0)]  # a problem may fill the context
@@ -209,7 +214,7 @@ def judgement(runs: list[TestRun]) -> dict[str, float | None]:
     found = {name: [label == name for _, label in pairs] for name in TYPES}
     found["no label"] = [label is None for _, label in pairs]
     found["agreement with the rules"] = [kind == RULE.get(label, "other") for kind, label in pairs if label]
-    found["hints that give the answer away"] = [hint is True for hint in hints]
+    found["hints that give the answer away"] = [hint for hint in hints if hint is not None]
     return {name: sum(told) / len(told) if told else None for name, told in found.items()}
 
 

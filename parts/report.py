@@ -368,7 +368,7 @@ SECTIONS = (  # heading, picture, caption, how the titles of its tables begin
     ("Log-loss", "fig3.png", "Fig. 3: of the right answer, after each teacher turn.", "Log-loss"),
     ("Gain and transfer", "fig4.png", "Fig. 4: fig1 less the base, problem by problem. Where the domain "
      "is not that of training, this is transfer.", "–"),
-    ("Training", "fig5.png", "Fig. 5: questions and reward over the steps of RL, primed or not.", "Sizes"),
+    ("Training", "fig5.png", "Fig. 5: questions and reward over RL, means of the last ten steps.", "Sizes"),
     ("Types of turns", "fig6.png", "Fig. 6. Early: dialogues with a premature answer.", "Turns"),
     ("Equal tokens", "budget.png", "Dialogues, and k first turns alone, at equal tokens.", "Solved at"),
     ("Disputed answers", None, "The teacher disputes the first right answer. What then?", "Right answers"),

@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import weakref
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -68,12 +69,17 @@ def first_line(e: Exception) -> str:
 
 
 def start_processes(device: str) -> None:
-    """Joins the processes that torchrun has started, if there are several; each takes a GPU of its own."""
-    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
-    if device.startswith("cuda"):
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) if several else torch.device(device).index or 0)
-    if several:
-        torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    """Joins the processes that torchrun has started, if there are several; each takes a GPU of its own.
+
+    Objects are gathered over gloo, with a time limit of a day: while one process reads a data set, saves, or
+    plays the longest dialogue, the others wait, and NCCL's ten minutes would end them.
+    """
+    gpu = device.startswith("cuda")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        if gpu:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
+        torch.distributed.init_process_group(backend, timeout=timedelta(days=1))
 
 
 def rank_and_size() -> tuple[int, int]:
@@ -142,8 +148,8 @@ def add_dialogue_arguments(parser, turns=4, many=False):
     add("--model", required=True, help="student: a transformers folder or hub name")
     add(
         "--teacher",
-        help="teacher: a folder, a hub name, or an OpenAI-compatible endpoint http://HOST/v1#MODEL; `self`: "
-        "the student, without private knowledge; default: a frozen copy of the initial student",
+        help="teacher: a folder, a hub name, or an OpenAI-compatible endpoint http://HOST/v1#MODEL; or --model "
+        "as it is at the start: `informed` (default), `critic` or `self`: without private knowledge",
     )
     add(
         "--problems",
@@ -173,7 +179,12 @@ def add_sampling_arguments(parser):
     add("--live", type=COUNT, default=256, help="dialogues that are played at once")
     engines = ("auto", "hf", "vllm")
     add("--engine", choices=engines, default="auto", help="what samples; auto: vLLM on a GPU that has it")
-    add("--vllm-memory", type=SHARE, default=0.4, help="share of the GPU's memory for each vLLM")
+    add(
+        "--vllm-memory",
+        type=SHARE,
+        help="share of the GPU's memory for each vLLM; default: all have 0.4 together in a process that also "
+        "has the weights for training or for log-losses, else 0.85",
+    )
     add_device_arguments(parser)
 
 
@@ -204,6 +215,10 @@ def add_training_arguments(parser, batch: int, unit: str, lr: float, save_every:
 
 def settle(args) -> None:
     """Settles what is automatic, tries the device, joins the processes of torchrun. Raises BadInput."""
+    if args.device not in ("cuda", "cuda:0") and args.device.startswith("cuda:"):
+        card = args.device.removeprefix("cuda:")
+        told = f"--device {args.device}: vLLM and torchrun choose cards by the order of those that they see"
+        raise BadInput(f"{told}; use CUDA_VISIBLE_DEVICES={card} and --device cuda")
     try:
         torch.zeros(1, device=args.device)
     except (RuntimeError, AssertionError) as e:
@@ -228,6 +243,21 @@ def read_config(file: Path) -> dict:
         return dict(json.loads(file.read_text(encoding="utf-8"))["arguments"])
     except (ValueError, KeyError, TypeError):
         raise BadInput(f"{file}: is damaged; restore it, or remove the folder to start anew") from None
+
+
+def read_templates(path: str | None, known, fields: tuple) -> dict[str, str]:
+    """Texts of str.format by name, of a JSON file (None: none), as far as names and fields are known."""
+    try:
+        texts = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+        unknown = texts.keys() - known
+        for text in texts.values():
+            text.format(**dict.fromkeys(fields, ""))
+    except (OSError, ValueError, KeyError, IndexError, AttributeError) as e:
+        wanted = f"it must be a JSON object name → text with {', '.join(f'{{{field}}}' for field in fields)}"
+        raise BadInput(f"prompts file {path}: {type(e).__name__}: {e}; {wanted}") from None
+    if unknown:
+        raise BadInput(f"prompts file {path}: unknown name {min(unknown)!r}; known: {', '.join(known)}")
+    return texts
 
 
 def read_jsonl(path: Path | str) -> list:
@@ -264,26 +294,26 @@ class Run:
     """A run folder: config.json, metrics.jsonl, dialogues.jsonl, and whatever the script saves. The same
     command resumes it.
 
-    Until the first result is written there is no config.json: a command that was wrong leaves nothing behind
-    that refuses the right one. `writes`: whether this process is the one that writes for all.
+    Until the first result is written there is no config.json: a command that fails at once leaves nothing
+    behind that refuses the right one. `writes`: whether this process is the one that writes for all.
     """
 
-    def __init__(self, args, ignore=NEUTRAL):
+    def __init__(self, args):
         """Opens `args.out`; raises BadInput if it holds a run with other arguments, or something that is not
         a run."""
         self.path = Path(args.out)
-        self.config = {
-            k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k not in ignore
-        }
+        self.config = {name: value for name, value in vars(args).items() if name not in NEUTRAL}
         self.config["script"] = Path(sys.argv[0]).name
         file = self.path / "config.json"
+        if self.path.exists() and not self.path.is_dir():
+            raise BadInput(f"--out {self.path}: is a file; give a folder")
         if file.exists():
             old = read_config(file)
             changed = sorted(k for k in old.keys() | self.config.keys() if old.get(k) != self.config.get(k))
             if changed:
                 name, was, now = changed[0], old.get(changed[0]), self.config.get(changed[0])
-                told = f"{self.path} holds a run with another {name} ({was!r}, now {now!r})"
-                raise BadInput(f"{told}; choose another --out")
+                told = f"{self.path} holds a run whose {name} is {was!r}, now {now!r} is asked for"
+                raise BadInput(f"{told}; choose another --out, or remove the folder")
         elif self.path.exists() and not all(f.name.startswith("config.json.") for f in self.path.iterdir()):
             raise BadInput(f"{self.path} is not empty and holds no run; choose another --out")
         rank, _ = rank_and_size()
@@ -292,6 +322,19 @@ class Run:
             self.path.mkdir(parents=True, exist_ok=True)
             self.lock()
             self.tidy()
+        self.check_shared()
+
+    def check_shared(self):
+        """Raises BadInput if the processes, perhaps on several machines, do not see one folder."""
+        mark = self.path / f"config.json.{os.getpid()}.part"
+        if self.writes:
+            mark.touch()
+        seen = Path(gathered(mark)[0]).exists()
+        if not all(gathered(seen)):
+            told = "the processes do not see the same folder; on several machines --out must be on a disk"
+            raise BadInput(f"{self.path}: {told} that they share")
+        if self.writes:
+            mark.unlink()
 
     def lock(self):
         """Holds the folder as long as this object lives, or until the process ends, however it ends."""
@@ -335,10 +378,10 @@ class Run:
         if self.writes:
             tqdm.write(text)
 
-    def steps(self, first: int, last: int, name: str):
+    def steps(self, done: int, last: int, name: str):
         """The numbers of the steps that are left, with a progress bar."""
-        shown = {"initial": first, "total": last, "desc": name, "mininterval": 1}
-        return tqdm(range(first + 1, last + 1), disable=not self.writes, **shown)
+        shown = {"initial": done, "total": last, "desc": name, "mininterval": 1}
+        return tqdm(range(done + 1, last + 1), disable=not self.writes, **shown)
 
     def append(self, name: str, rows: list[dict], own: bool = False) -> None:
         """Appends rows to a JSONL file of the folder; own: each process its own ones, else the first process

@@ -3,13 +3,17 @@ them.
 
 Weights, gradients and optimiser state are float32, 16 bytes a parameter: in bfloat16 most updates would be
 rounded away. FSDP2 also holds them in one process where the passes compute in another dtype. A step comes out
-the same however its dialogues are spread.
+the same however its dialogues are spread. What a text model has no use for (the eyes of a multimodal one) is
+not trained, stays on the CPU of the first process, and is saved as it came. What costs seconds to import is
+imported where it is used.
 """
 
 import shutil
+import warnings
 
 import torch
 
+from parts.engines import load_model
 from parts.runs import gathered, rank_and_size
 
 
@@ -19,13 +23,21 @@ def uses_fsdp(dtype: str) -> bool:
     return rank_and_size()[1] > 1 or dtype != "float32"
 
 
+def load_trained(path: str):
+    """The model to train, float32 on the CPU; of several processes only the first one reads the weights: many
+    copies would fill the host's memory, and prepare() hands them out."""
+    return load_model(path, "cpu" if rank_and_size()[0] == 0 else "meta")
+
+
 class Policy(torch.nn.Module):
-    """A model with the function of it that is trained as its forward(), so that FSDP2 sees decoder and head
-    as one module."""
+    """Decoder and head of a model, which are what is trained, with the function of the model as forward(), so
+    that FSDP2 sees them as one module. The model itself is `model`, its other parts are no parts of this."""
 
     def __init__(self, model, function):
         super().__init__()
-        self.model, self.function = model, function
+        self.decoder, self.head = model.get_decoder(), model.get_output_embeddings()
+        object.__setattr__(self, "model", model)  # not as a part
+        self.function = function
 
     def forward(self, *args):
         return self.function(self.model, *args)
@@ -34,25 +46,42 @@ class Policy(torch.nn.Module):
 def prepare(model, function, device: str, dtype: str) -> Policy:
     """The policy to train, in its place: policy(…) is function(model, …).
 
-    model: float32, still on the CPU, so that of several processes none needs room for all of it on its GPU.
+    model: of load_trained(), so that of several processes none needs room for all of it on its GPU.
     """
     policy, gpu = Policy(model, function), device.startswith("cuda")
     if gpu:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if not uses_fsdp(dtype):
-        model.to(device)
+        policy.to(device)
         return policy.train()
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     if not torch.distributed.is_initialized():
         alone = {"rank": 0, "world_size": 1, "store": torch.distributed.HashStore()}
         torch.distributed.init_process_group("nccl" if gpu else "gloo", **alone)
-    mesh = torch.distributed.init_device_mesh(torch.device(device).type, (rank_and_size()[1],))
+    rank, processes = rank_and_size()
+    loaded = {name: tensor.detach() for name, tensor in policy.state_dict().items()} if rank == 0 else {}
+    buffers = gathered(dict(policy.named_buffers()) if rank == 0 else None)[0]
+    mesh = torch.distributed.init_device_mesh(torch.device(device).type, (processes,))
     mixed = MixedPrecisionPolicy(param_dtype=getattr(torch, dtype), reduce_dtype=torch.float32)
-    for layer in model.get_decoder().layers:
+    for layer in policy.decoder.layers:
         fully_shard(layer, mesh=mesh, mp_policy=mixed)
     fully_shard(policy, mesh=mesh, mp_policy=mixed, reshard_after_forward=False)
+    if processes > 1:
+        if rank:
+            policy.to_empty(device=device)
+        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+        set_model_state_dict(policy, loaded, options=options)
+        for name, own in policy.named_buffers():
+            own.copy_(buffers[name])
     return policy.train()
+
+
+def adamw(policy: Policy, lr: float) -> torch.optim.AdamW:
+    """The optimiser of all stages; on a GPU fused, which needs no second copy of what it updates."""
+    parameters = list(policy.parameters())
+    return torch.optim.AdamW(parameters, lr, (0.9, 0.95), weight_decay=0.0, fused=parameters[0].is_cuda)
 
 
 def micro_batches(lengths: list[int], tokens: int) -> list[list[int]]:
@@ -80,18 +109,24 @@ def whole(tensor):
 
 
 def weights(policy: Policy):
-    """(name, whole tensor) of each parameter of the model; all processes must go through it together."""
-    return ((name, whole(p.detach())) for name, p in policy.model.named_parameters())
+    """(name in the model, whole tensor) of each trained parameter; all processes must go through it
+    together."""
+    trained = set(policy.parameters())
+    named = ((name, p) for name, p in policy.model.named_parameters() if p in trained)
+    return ((name, whole(p.detach())) for name, p in named)
 
 
 def save_model(run, policy: Policy, tokenizer) -> None:
     """Writes the checkpoint folder `model` of a run, of ordinary `transformers` form; it appears only when it
     is complete."""
     part, final = run.path / "model.part", run.path / "model"
-    tensors = {name: tensor.cpu() for name, tensor in weights(policy) if run.writes}
+    trained = {name: tensor.cpu() for name, tensor in weights(policy) if run.writes}
     if not run.writes:
         return
-    policy.model.save_pretrained(part, state_dict=tensors)
+    parameters = dict(policy.model.named_parameters(remove_duplicate=False))
+    rest = {n: t for n, t in policy.model.state_dict().items() if n not in parameters}  # buffers
+    rest |= {n: t for n, t in policy.model.named_parameters() if n not in trained}
+    policy.model.save_pretrained(part, state_dict={**rest, **trained})
     tokenizer.save_pretrained(part)
     if final.exists():
         shutil.rmtree(final)
@@ -99,36 +134,41 @@ def save_model(run, policy: Policy, tokenizer) -> None:
 
 
 def save_state(run, policy: Policy, optimizer, step: int) -> None:
-    """Writes resume.pt of a run, whole or not at all: weights and optimiser state after `step`, whole, on the
-    CPU."""
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
+    """Writes weights and optimiser state after `step` to the folder resume/STEP of a run, each process its
+    own share; the folder appears when it is complete, then the older one goes."""
+    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.state_dict import get_state_dict
 
-    state = get_state_dict(
-        policy, optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
-    )
+    folder = run.path / "resume"
+    part = folder / f"{step}.part"
     if run.writes:
-        torch.save({"step": step, "state": state}, run.path / "resume.part")
-        (run.path / "resume.part").replace(run.path / "resume.pt")
+        shutil.rmtree(part, ignore_errors=True)  # of a run that was killed while it wrote
+        part.mkdir(parents=True)
+    gathered(None)  # the folder is there
+    state = dict(zip(("model", "optimizer"), get_state_dict(policy, optimizer)))
+    with warnings.catch_warnings(action="ignore"):  # that one process saves alone
+        checkpoint.save(state, checkpoint_id=part, no_dist=rank_and_size()[1] == 1)
+    gathered(None)  # all have written
+    if run.writes:
+        part.replace(folder / str(step))
+        for old in folder.iterdir():
+            if old.name != str(step):
+                shutil.rmtree(old)
 
 
 def load_state(run, policy: Policy, optimizer) -> int:
     """Sets policy and optimiser to the last saved state of a run, also one of another number of processes;
     its step, 0 without one."""
-    from torch.distributed.checkpoint.state_dict import (
-        StateDictOptions,
-        set_model_state_dict,
-        set_optimizer_state_dict,
-    )
+    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
-    path = run.path / "resume.pt"
-    saved = (
-        torch.load(path, map_location="cpu", weights_only=False)
-        if run.writes and path.exists()
-        else {"step": 0, "state": ({}, {})}
-    )
-    step = gathered(saved["step"])[0]
+    saved = [int(old.name) for old in (run.path / "resume").glob("*") if old.name.isdigit()]
+    step = gathered(max(saved, default=0))[0]
     if step:
-        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=rank_and_size()[1] > 1)
-        set_model_state_dict(policy, saved["state"][0], options=options)
-        set_optimizer_state_dict(policy, optimizer, saved["state"][1], options=options)
+        state = dict(zip(("model", "optimizer"), get_state_dict(policy, optimizer)))
+        folder = run.path / "resume" / str(step)
+        with warnings.catch_warnings(action="ignore"):
+            checkpoint.load(state, checkpoint_id=folder, no_dist=rank_and_size()[1] == 1)
+        loaded = {"model_state_dict": state["model"], "optim_state_dict": state["optimizer"]}
+        set_state_dict(policy, optimizer, **loaded)
     return step

@@ -32,8 +32,7 @@ class Unusable(Exception):
 
 @dataclass
 class Source:
-    """A data set: where the hub has it, which rows are meant, how a row becomes the fields of a problem
-    line."""
+    """A data set: where the hub has it, which rows are meant, how a row becomes a problem line."""
 
     hub: str
     make: (
@@ -58,8 +57,11 @@ def load(source: str, judgeable: str, make: Callable) -> list:
         for number, text in enumerate(file, 1):
             try:
                 problem = make(**json.loads(text)) if text.strip() else None
+            except json.JSONDecodeError as e:
+                raise BadInput(f"{path}, line {number}: is not JSON ({e.msg})") from None
             except (ValueError, TypeError, RecursionError) as e:
-                reason = str(e).replace(f"{make.__name__}.__init__() ", "")
+                reason = re.sub(r".*got an unexpected keyword argument", "unknown field", str(e))
+                reason = "is not a JSON object" if "must be a mapping" in reason else reason
                 raise BadInput(f"{path}, line {number}: {reason}") from None
             if problem and problem.id in problems:
                 raise BadInput(f"{path}, line {number}: id {problem.id!r} occurs twice; ids must differ")
@@ -90,6 +92,11 @@ def problem_file(source, judgeable, make):
         lines = import_lines(name, local or SOURCES[name].hub, rows, judgeable, make)
         write_atomically(kept, "".join(json.dumps(line) + "\n" for line in lines))
     barrier()  # the other processes wait
+    if not kept.exists():
+        told = "the first process has kept the data set there, and this one does not see it"
+        raise BadInput(
+            f"{folder}: {told}; on several machines set XDG_CACHE_HOME to a folder that they share"
+        )
     return kept
 
 
@@ -222,8 +229,7 @@ def gsm8k_row(row):
 
 
 def check_assert(name, prompt, test):
-    """HumanEval's tests as one assert snippet; the prompt stands before because some tests call its helper
-    functions."""
+    """HumanEval's tests as an assert snippet, behind the prompt, whose helper functions some of them call."""
     return f"candidate = {name}\n{prompt}\n    pass\n{name} = candidate\n{test}\ncheck(candidate)"
 
 
@@ -252,8 +258,7 @@ def called_function(source, asserts):
 
 
 def opencode_row(row):
-    """Rows with score 1 and three tests or more, of which eight are taken, whose own program passes them in
-    the sandbox."""
+    """Rows with score 1 and at least three tests (eight are taken) that their own program passes here."""
     asserts = [text.strip() for text in json.loads(row["unit_tests"])][:8]
     if float(row["average_test_score"]) < 1:
         raise Unusable("its program fails its tests")

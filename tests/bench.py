@@ -1,13 +1,17 @@
-"""Speed and memory beside the plain way of doing the same. Prints ratios, asserts nothing.
+"""Speed and memory beside the plain way of doing the same. Prints ratios and sums, asserts nothing.
 
 python tests/bench.py rollout     # dialogues a second: our engine, and stock generate with a barrier after every turn
 python tests/bench.py trainer     # time and peak memory of token log-probs: selected positions, and log_softmax over all of them
 python tests/bench.py step        # whole GRPO steps on the toy world, and what they spend their time on
-python tests/bench.py update [qwen3-8b]    # one GRPO update of a model with random weights, dialogues of 2,000 to 8,000 tokens
+python tests/bench.py update [MODEL]    # one GRPO update with random weights, dialogues of 2,000 to 8,000 tokens; also under torchrun
+python tests/bench.py memory MODEL [--gpus 8] [--lora 32]    # what a GPU must hold, computed from the model's config
+
+MODEL: a name of SHAPES; for `memory` also a transformers folder or hub name.
 """
 
 import argparse
 import json
+import math
 import random
 import resource
 import statistics
@@ -21,60 +25,60 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
+import torch
+import torch.nn.functional as F
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
-)  # noqa: E402
+)
 
-import grpo  # noqa: E402
 from common import (
     Dialogue,
-    Grader,
-    HFEngine,
-    Trainer,
-    default_device,
-    load_model,
+    as_tensors,
+    grade,
+    grpo_loss,
+    load_chat,
     load_problems,
     load_prompts,
     masked_logprobs,
-)  # noqa: E402
-from generate import Check, converse, play  # noqa: E402
+)
+from generate import bind, converse
+from grpo import flat
+from parts import runs, sharded
+from parts.driver import Grade, Grader, Speaker, drive
+from parts.engines import HFEngine, Turn, load_model
 
 
-def talks(chat, problems, turns=4):
+def talks(chat, engine, problems, turns=4):
+    """(speakers, coroutines) of the dialogues of a model with itself."""
     prompts = load_prompts(ROOT / "toy" / "prompts.json")
-    return [(p.id, converse(p, p.id, chat, chat, prompts, turns)) for p in problems]
+    speakers = dict.fromkeys(("student", "teacher"), Speaker(chat, engine))
+    teacher = bind("informed", speakers, prompts)
+    return speakers, [(p.id, converse(p, p.id, chat, teacher, prompts, turns)) for p in problems]
 
 
 def engine(model, chat, problems, max_tokens):
     """The dialogues with our engine."""
-    return len(
-        list(
-            play(
-                talks(chat, problems),
-                dict.fromkeys(("student", "teacher"), HFEngine(model, chat, max_tokens)),
-                Grader(),
-            )
-        )
-    )
+    speakers, coroutines = talks(chat, HFEngine(model, chat.stops, max_tokens), problems)
+    return len(list(drive(coroutines, speakers, grade)))
 
 
 def barrier(model, chat, problems, max_tokens):
     """The same dialogues, a turn of all of them at a time, each time from their first token, with stock generate."""
-    grader, running, requests, done = Grader(), dict(talks(chat, problems)), {}, 0
+    grader, running, requests, done = Grader(grade), dict(talks(chat, None, problems)[1]), {}, 0
     values = dict.fromkeys(running)
     while running:
         for name, talk in list(running.items()):
             try:
                 request = talk.send(values[name])
-                while isinstance(request, Check):
-                    grader.submit(name, request.problem, request.text)
+                while isinstance(request, Grade):
+                    grader.submit(name, request)
                     request = talk.send(grader.poll(block=True)[0][1])
                 requests[name] = request
             except StopIteration:
@@ -88,22 +92,15 @@ def barrier(model, chat, problems, max_tokens):
                                  do_sample=True, top_k=0, max_new_tokens=max_tokens, eos_token_id=chat.stops, pad_token_id=0)  # fmt: skip
             for n, row in zip(names, out[:, longest:].tolist()):
                 end = next((i + 1 for i, t in enumerate(row) if t in chat.stops), len(row))
-                values[n] = type(
-                    "Turn",
-                    (),
-                    {
-                        "ids": row[:end],
-                        "logprobs": [0.0] * end,
-                        "finish": "stop" if row[end - 1] in chat.stops else "length",
-                    },
-                )
+                values[n] = Turn(row[:end], [0.0] * end, "stop" if row[end - 1] in chat.stops else "length")
     return done
 
 
 def rollout():
     """96 toy dialogues of four turns; then a model of 24 M parameters and turns of up to 64 tokens, 24 on the average."""
     for name, max_tokens, n, times in (("toy base", 8, 96, 9), ("Llama, 24 M", 64, 24, 1)):
-        model, chat = load_model(ROOT / "toy" / "base", "cpu", "float32")
+        base = str(ROOT / "toy" / "base")
+        model, chat = load_model(base, "cpu"), load_chat(base)
         if name != "toy base":
             torch.manual_seed(0)
             model = LlamaForCausalLM(LlamaConfig(vocab_size=model.config.vocab_size, hidden_size=512, intermediate_size=1408, num_hidden_layers=7,
@@ -230,48 +227,104 @@ SHAPES = {  # random weights of these sizes; Gemma's vision tower left out
 PEAK = 989e12  # bfloat16 operations a second of an H100
 
 
-def update(name, dialogues=16, shortest=2000, longest=8000):
-    """One GRPO update on dialogues of four student turns, an eighth of the tokens each; the second of two is timed. Any device."""
+def update(name, shortest=2000, longest=8000, micro_tokens=16384):
+    """One GRPO update on dialogues of four student turns, an eighth of the tokens each, 16 a GPU; the second of two is timed. Any device, any
+    number of processes."""
     kind, config = SHAPES[name]
-    device = default_device()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = "bfloat16" if device == "cuda" else "float32"
+    runs.start_processes(device)
+    rank, processes = runs.rank_and_size()
     config.max_position_embeddings = longest
     random.seed(0)
     torch.manual_seed(0)
-    model = kind(config)
-    trainer, played, weights = Trainer(model, 1e-6, device, dtype), [], []
-    for _ in range(dialogues):
+    with torch.device("meta" if rank else "cpu"):
+        model = kind(config)
+    policy = sharded.prepare(model, masked_logprobs, device, dtype)
+    optimizer, played = sharded.adamw(policy, 1e-6), []
+    for i in range((16 if device == "cuda" else 2) * processes):
         n = random.randint(shortest, longest)
         ids, mask = (
             [random.randrange(config.vocab_size) for _ in range(n)],
             [8 * i // n % 2 for i in range(n)],
         )
-        played.append(
-            Dialogue("d", "p", "math", 4, ids=ids, mask=mask, logprobs=[-12.0] * n, statuses=["wrong"] * 4)
-        )
-        weights.append(torch.full((sum(mask),), random.gauss(0, 1)))
-    args = argparse.Namespace(beta=0.0, clip=0.2, micro_tokens=16384, temperature=1.0)
+        if i % processes == rank:
+            played.append((Dialogue("", ids=ids, mask=mask, logprobs=[-12.0] * n), random.gauss(0, 1)))
+    spoken = sum(runs.gathered(sum(sum(d.mask) for d, _ in played)))
     for _ in range(2):
+        runs.barrier()
         clock = time.perf_counter()
-        grpo.update(trainer, played, weights, args)
+        for rows in sharded.micro_batches([len(d.ids) for d, _ in played], micro_tokens):
+            rows = [played[i] for i in rows]
+            ids, mask = as_tensors([d for d, _ in rows], device)
+            sampled = flat([d.sampled_logprobs for d, _ in rows], device)
+            advantage = flat([[a] * sum(d.mask) for d, a in rows], device)
+            part = grpo_loss(policy(ids, mask, 1.0), sampled, advantage, spoken)
+            (part * processes).backward()
+        sharded.clip_gradient(policy, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
         if device == "cuda":
             torch.cuda.synchronize()
-    seconds, tokens = time.perf_counter() - clock, sum(len(d.ids) for d in played)
-    size = config.num_attention_heads * config.head_dim
-    inner = sum(p.numel() for layer in model.get_decoder().layers for p in layer.parameters())
-    spoken = sum(sum(d.mask) for d in played)
-    attention = sum(
-        6 * config.num_hidden_layers * size * len(d.ids) ** 2 for d in played
-    )  # causal: half of all pairs; sliding windows are less
-    work = 6 * inner * tokens + 6 * config.vocab_size * config.hidden_size * spoken + attention
+    seconds = time.perf_counter() - clock
+    lengths = sum(runs.gathered([len(d.ids) for d, _ in played]), [])
+    gpu = device == "cuda"
     peak = (
         torch.cuda.max_memory_allocated()
-        if device == "cuda"
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        if gpu
+        else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     )
-    share = f", {100 * work / seconds / PEAK:.0f} % of an H100's peak" if device == "cuda" else ""
+    peak, tokens = max(runs.gathered(peak)), sum(lengths)
+    size = config.num_attention_heads * config.head_dim
+    inner = sum(math.prod(p.shape) for layer in policy.decoder.layers for p in layer.parameters())
+    attention = sum(
+        6 * config.num_hidden_layers * size * n**2 for n in lengths
+    )  # causal: half of all pairs; sliding windows are less
+    work = 6 * inner * tokens + 6 * config.vocab_size * config.hidden_size * spoken + attention
+    share = f", {100 * work / seconds / PEAK / processes:.0f} % of an H100's peak" if gpu else ""
+    if rank == 0:
+        told = f"update, {name} on {processes} {device} in {dtype}: {tokens:,} tokens in {seconds:.1f} s"
+        print(f"{told}, {tokens / seconds:,.0f} tokens/s{share}, {peak / 1e9:.1f} GB at most in a process")
+
+
+def memory(config, gpus=1, lora=0, micro_tokens=16384):
+    """{what: bytes} that each GPU must hold when one trains a model of that config: 16 bytes a trained parameter, of LoRA the adapters on all
+    matrices of the layers, of rank `lora`, over weights in bfloat16. Activations are those of micro_tokens tokens with checkpointing."""
+    with torch.device("meta"):
+        policy = sharded.Policy(AutoModelForCausalLM.from_config(config, dtype=torch.float32), None)
+    text, layers = config.get_text_config(), policy.decoder.layers
+    parameters = sum(p.numel() for p in policy.parameters())
+    layer = sum(p.numel() for p in layers[0].parameters())
+    outside = parameters - sum(p.numel() for one in layers for p in one.parameters())  # embeddings and head
+    matrices = [m for m in layers.modules() if isinstance(m, torch.nn.Linear)]
+    trained = sum(lora * (m.in_features + m.out_features) for m in matrices) if lora else parameters
+    inside = max(
+        sum(m.out_features for m in one.modules() if isinstance(m, torch.nn.Linear)) for one in layers
+    )
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return {
+        **({"frozen weights, bfloat16": 2 * parameters / gpus} if lora else {}),
+        f"{'adapters' if lora else 'weights'}, float32": 4 * trained / gpus,
+        "gradients, float32": 4 * trained / gpus,
+        "AdamW's moments, float32": 8 * trained / gpus,
+        "gathered for a pass: embeddings, head and two layers, bfloat16, and their gradients": 4 * (outside + 2 * layer),
+        "activations at the layers' borders, bfloat16": 2 * micro_tokens * text.hidden_size * len(layers),
+        "activations inside a layer and their gradients, bfloat16": 4 * micro_tokens * (inside + 4 * text.hidden_size),
+        "a chunk of logits, float32, and its gradients": 3 * 2**28,
+        "each vLLM's weights, bfloat16": 2 * parameters,
+        "keys and values of 1,000 tokens, bfloat16": 1000 * 2 * 2 * len(layers) * text.num_key_value_heads * head,
+    }  # fmt: skip
+
+
+def print_memory(name, gpus, lora):
+    """Prints memory() of a shape, folder or hub name."""
+    config = SHAPES[name][1] if name in SHAPES else AutoConfig.from_pretrained(name)
+    sizes = memory(config, gpus, lora)
+    for what, size in sizes.items():
+        print(f"{size / 1e9:8.2f} GB  {what}")
+    training = sum(size for what, size in sizes.items() if "vLLM" not in what and "keys" not in what)
     print(
-        f"update, {name} on {device} in {dtype}: {tokens:,} tokens in {seconds:.1f} s, {tokens / seconds:,.0f} tokens/s{share}, {peak / 1e9:.1f} GB at most"
+        f"{training / 1e9:8.2f} GB  a GPU of {gpus} for training{f' with LoRA of rank {lora}' if lora else ''}, {name}; sampling comes on top"
     )
 
 
@@ -279,13 +332,21 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("rollout", "trainer", "step", "update", "case"))
-    parser.add_argument("case", nargs="*", help=argparse.SUPPRESS)
+    parser.add_argument("what", choices=("rollout", "trainer", "step", "update", "memory", "case"))
+    parser.add_argument("case", nargs="*", metavar="MODEL")
+    parser.add_argument(
+        "--gpus", type=int, default=1, help="for memory: among how many the training is shared"
+    )
+    parser.add_argument(
+        "--lora", type=int, default=0, help="for memory: rank of the adapters; 0: all weights are trained"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.what == "case":
         one_trainer_case(args.case[0], int(args.case[1]), int(args.case[2]))
     elif args.what == "update":
-        update(*(args.case or ["qwen3-8b" if torch.cuda.is_available() else "tiny"]))
+        update(*(args.case or ["gemma-3-1b" if torch.cuda.is_available() else "tiny"]))
+    elif args.what == "memory":
+        print_memory((args.case or ["gemma-3-12b"])[0], args.gpus, args.lora)
     else:
         {"rollout": rollout, "trainer": trainer, "step": step}[args.what]()

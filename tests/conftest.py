@@ -13,8 +13,13 @@ import pytest
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    Gemma3Config,
     Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
     Gemma3TextConfig,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
+    MistralConfig,
     PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
@@ -63,7 +68,8 @@ def base():
 
 @pytest.fixture(scope="session")
 def shapes(base, tmp_path_factory):
-    """{name: model folder}: the toy base (Llama), random Gemma 3 (local and global attention, soft-capping) and Qwen 3 models."""
+    """{name: model folder}: the toy base (Llama), random models of the shapes of Gemma 3 (local and global attention, soft-capping), alone
+    and with eyes, as it comes from 4B upwards, of Mistral 3, which transformers has with eyes alone, and of Qwen 3."""
     torch.manual_seed(0)
     folders = {"llama": base}
     gemma = characters(
@@ -73,9 +79,39 @@ def shapes(base, tmp_path_factory):
         ["<pad>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"], QWEN, None, "<|im_end|>"
     )
     layers = ["sliding_attention", "sliding_attention", "full_attention"]
+    text = Gemma3TextConfig(vocab_size=len(gemma), sliding_window=16, layer_types=layers, query_pre_attn_scalar=32, final_logit_softcapping=20.0,
+                            bos_token_id=1, eos_token_id=[2, 4], pad_token_id=0, **SIZES)  # fmt: skip
+    eyes = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 32,
+        "patch_size": 8,
+    }
+    uncapped = {
+        **text.to_dict(),
+        "final_logit_softcapping": None,
+    }  # as the real ones; transformers' class with eyes does not cap at all
+    both = {
+        "text_config": uncapped,
+        "vision_config": eyes,
+        "mm_tokens_per_image": 4,
+        "image_token_index": len(gemma) - 1,
+    }
+    mistral = MistralConfig(
+        vocab_size=len(gemma),
+        sliding_window=None,
+        bos_token_id=1,
+        eos_token_id=[2, 4],
+        pad_token_id=0,
+        **SIZES,
+    ).to_dict()
     made = {
-        "gemma": (Gemma3ForCausalLM(Gemma3TextConfig(vocab_size=len(gemma), sliding_window=16, layer_types=layers, query_pre_attn_scalar=32,
-                                                     final_logit_softcapping=20.0, bos_token_id=1, eos_token_id=[2, 4], pad_token_id=0, **SIZES)), gemma),
+        "gemma": (Gemma3ForCausalLM(text), gemma),
+        "eyes": (Gemma3ForConditionalGeneration(Gemma3Config(**both, tie_word_embeddings=True)), gemma),
+        "mistral": (Mistral3ForConditionalGeneration(Mistral3Config(text_config=mistral, vision_config={**eyes, "model_type": "pixtral", "head_dim": 16},
+                                                                    image_token_index=len(gemma) - 1)), gemma),
         "qwen": (Qwen3ForCausalLM(Qwen3Config(vocab_size=len(qwen), bos_token_id=None, eos_token_id=2, pad_token_id=0, **SIZES)), qwen),
     }  # fmt: skip
     for name, (model, tokenizer) in made.items():
@@ -88,7 +124,7 @@ def shapes(base, tmp_path_factory):
     return folders
 
 
-@pytest.fixture(scope="session", params=["llama", "gemma", "qwen"])
+@pytest.fixture(scope="session", params=["llama", "gemma", "eyes", "mistral", "qwen"])
 def shape(request, shapes):
     """(name, model, chat) of each shape."""
     return request.param, load_model(shapes[request.param], "cpu"), load_chat(shapes[request.param])

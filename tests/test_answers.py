@@ -333,6 +333,7 @@ def test_the_answer_is_the_content_of_the_last_box(text, inside):
         ("x=1\ny=2", "(1,2)"),
         (r"\begin{cases}x=1\\y=2\end{cases}", "(1,2)"),
         ("5 \\text{ (the minimum)}", "5"),
+        (r"12 \quad \text{(since it is even)}", "12"),
         ("x=2 \\\\ x=7", "2,7"),
         ("1,\n2", "2,1"),
     ],

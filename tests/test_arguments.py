@@ -100,19 +100,13 @@ def test_a_wrong_argument_is_one_line_that_names_it_and_exit_code_2(wrong, monke
     assert stop.value.code == 2 and line.startswith("error: ") and wrong[0] in line
 
 
-def test_a_device_that_is_not_there_is_one_line(monkeypatch, capsys, tmp_path):
-    command = [
-        "grpo.py",
-        "--model",
-        "m",
-        "--problems",
-        "p",
-        "--out",
-        str(tmp_path / "o"),
-        "--device",
-        "cuda:9",
-    ]
+@pytest.mark.parametrize(
+    "device, said", [("nowhere", "cannot be used"), ("cuda:9", "CUDA_VISIBLE_DEVICES=9")]
+)
+def test_a_device_that_is_not_there_or_not_the_first_is_one_line(device, said, monkeypatch, capsys, tmp_path):
+    command = ["grpo.py", "--model", "m", "--problems", "p", "--out", str(tmp_path / "o"), "--device", device]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit):
         run_script(importlib.import_module("grpo").main)
-    assert "--device cuda:9: cannot be used" in capsys.readouterr().err and not (tmp_path / "o").exists()
+    shown = capsys.readouterr().err
+    assert f"--device {device}: " in shown and said in shown and not (tmp_path / "o").exists()

@@ -4,13 +4,16 @@ from functools import partial
 
 import pytest
 import torch
+from conftest import characters
 
-from common import Dialogue, Problem, Verdict, as_tensors, grade, leaks, load_chat, masked_logprobs
+import generate
+from common import Chat, Dialogue, Problem, Verdict, as_tensors, grade, leaks, load_chat, masked_logprobs
 from evaluate import dispute
-from generate import TEACHERS, converse, teacher_view, tell
+from generate import converse, teacher_view, tell
 from grpo import per_token, turn_advantages
 from parts.driver import Grade, Sample, drive
 from parts.engines import HFEngine, Turn
+from parts.runs import BadInput
 from qprime import asker_view, injects, question_instead
 from sft import as_teacher
 
@@ -26,7 +29,7 @@ MATH = Problem(
 
 def talk(problem, chat, prompts, turns, teacher="informed", name="x", **options):
     """The coroutine of a dialogue in which the same model speaks for all."""
-    bound = partial(TEACHERS[teacher], tell=partial(tell, chat=chat, prompts=prompts))
+    bound = partial(getattr(generate, teacher), tell=partial(tell, chat=chat, prompts=prompts))
     return converse(problem, name, chat, bound, prompts, turns, **options)
 
 
@@ -152,9 +155,22 @@ def test_the_record_is_what_the_template_makes_of_the_messages_where_it_keeps_hi
     assert d.ids[:opening] == chat.view(roles)
 
 
-def test_a_template_that_rewrites_history_is_named(shapes):
-    assert load_chat(shapes["qwen"]).note.startswith("note: the template")
+DROPS = "{% for m in messages %}<s>{{ m['content'].split('</think>')[-1] }}</s>{% endfor %}<s>"
+DATED = "{{ strftime_now('%d %B %Y') }}{% for m in messages %}<s>{{ m['content'] }}</s>{% endfor %}<s>"
+CHANNELS = "{% for m in messages %}<s><|channel|>final{{ m['content'] }}</s>{% endfor %}<s>"
+
+
+def test_a_template_that_rewrites_history_or_tells_the_date_is_named(shapes):
+    assert "rewrites earlier turns" in load_chat(shapes["qwen"]).note
     assert load_chat(shapes["gemma"]).note is None
+    dropping, dated = (Chat(characters(["<s>", "</s>"], t, None, "</s>"), "M") for t in (DROPS, DATED))
+    assert "rewrites earlier turns" in dropping.note and "date" not in dropping.note
+    assert "today's date" in dated.note and "rewrites" not in dated.note
+
+
+def test_a_template_whose_turns_are_channels_is_refused():
+    with pytest.raises(BadInput, match="channels"):
+        Chat(characters(["<s>", "</s>"], CHANNELS, None, "</s>"), "M")
 
 
 def test_the_teacher_sees_the_answer_and_the_student_never_does(toy, speakers):
@@ -208,7 +224,7 @@ def test_a_dialogue_ends_at_the_first_right_answer_or_after_n_turns(toy):
 
 
 def disputed(problem, chat, prompts, turns):
-    opponent = partial(TEACHERS["disputing"], tell=partial(tell, chat=chat, prompts=prompts))
+    opponent = partial(generate.disputing, tell=partial(tell, chat=chat, prompts=prompts))
     return dispute(talk(problem, chat, prompts, turns), problem, chat, opponent)
 
 

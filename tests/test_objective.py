@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from common import Dialogue, advantages, as_tensors, grpo_loss, masked_logprobs, sft_loss
-from grpo import reward
+from grpo import check_sane, reward
+from parts.runs import BadInput
 from parts.sharded import micro_batches
 
 
@@ -146,3 +147,17 @@ def test_no_token_weighs_more_than_the_truncation_however_far_sampler_and_traine
             logprobs, torch.tensor([-math.log(ratio)]), torch.tensor([advantage]), 1, clip=1e9
         ).backward()
         assert logprobs.grad.item() == pytest.approx(-weight * advantage)
+
+
+def test_a_step_that_would_spoil_the_weights_ends_the_run():
+    good = {"loss": 1.0, "gap_mean": 0.05}
+    check_sane(1, good, 1.0)
+    for bad, told in (
+        ({"gap_mean": 0.2}, "does not sample from the trained weights"),
+        ({"gap_mean": math.nan}, "does not sample"),
+    ):
+        with pytest.raises(BadInput, match=told):
+            check_sane(1, good | bad, 1.0)
+    for loss, norm in ((math.inf, 1.0), (1.0, math.nan)):
+        with pytest.raises(BadInput, match="lower --lr"):
+            check_sane(1, good | {"loss": loss}, norm)

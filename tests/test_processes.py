@@ -1,15 +1,25 @@
 """Several processes (torchrun, FSDP2, here on a CPU with gloo) do what one does."""
 
+import itertools
+import json
 import os
 import subprocess
 import sys
 import time
+from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import ROOT
+from safetensors.torch import load_file
 from test_scripts import rows, run, start
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from transformers import AutoModelForCausalLM
+
+from common import Dialogue, Problem, Verdict, load_chat
+from generate import load_speakers
+from parts.engines import Turn
 
 TALK = ["--prompts", ROOT / "toy" / "prompts.json", "--max-tokens", 8]
 
@@ -34,7 +44,7 @@ def torchrun(processes, script, *args, rc=0):
         list(map(str, command)),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert (done.returncode == 0) == (rc == 0), done.stderr
@@ -51,6 +61,40 @@ def problems(tmp_path_factory):
     return path
 
 
+def talkative(model, folder):
+    """Writes problems, prompts, and dialogues that answer the problems with 0 or 1; arguments to play with a model that was trained on them."""
+    chat, problems = (
+        load_chat(model),
+        [Problem(f"p{i}", "math", f"{i}?", answer=str(i % 2)) for i in range(8)],
+    )
+    prompts = {
+        "math": "{problem}",
+        "informed": "T",
+        "informed_math": "{turn} {knowledge}",
+        "asker_math": "{turn}",
+    }
+    dialogues = []
+    for problem, answer in itertools.product(problems, "01"):
+        d, text = Dialogue(f"{problem.id}/{answer}", problem.id, limit=2), f"\\boxed{{{answer}}}"
+        d.hear(chat.view([{"role": "user", "content": problem.prompt}]), problem.prompt)
+        ids = [*chat.tokenizer.encode(text, add_special_tokens=False), chat.end]
+        d.say(Turn(ids, [0.0] * len(ids), "stop"), text, Verdict("correct"), chat.end)
+        dialogues.append(d)
+    for name, written in (("problems", problems), ("dialogues", dialogues)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(asdict(row)) + "\n" for row in written))
+    (folder / "prompts.json").write_text(json.dumps(prompts))
+    return [
+        "--problems",
+        folder / "problems.jsonl",
+        "--prompts",
+        folder / "prompts.json",
+        "--turns",
+        2,
+        "--max-tokens",
+        12,
+    ]
+
+
 def metrics(folder):
     return rows(folder, "metrics.jsonl")
 
@@ -63,8 +107,11 @@ def alike(one, two, keys):
         AutoModelForCausalLM.from_pretrained(folder / "model", dtype="float32").state_dict()
         for folder in (one, two)
     )
-    moments = torch.load(one / "resume.pt", weights_only=False)["state"][1]["state"]
-    real = {name: moments[f"model.{name}"]["exp_avg_sq"].sqrt() > 1e-6 for name in a}
+    (saved,) = (one / "resume").iterdir()
+    dcp_to_torch_save(saved, one / "resume.pt")
+    moments = torch.load(one / "resume.pt", weights_only=False)["optimizer"]["state"]
+    names = {name: name.replace("model.", "decoder.").replace("lm_head", "head") for name in a}
+    real = {name: moments[of]["exp_avg_sq"].sqrt() > 1e-6 for name, of in names.items()}
     assert a.keys() == b.keys() and sum(r.sum() for r in real.values()) > 0.5 * sum(
         r.numel() for r in real.values()
     )
@@ -127,10 +174,11 @@ def test_grpo_in_two_processes_equals_one_also_when_resumed_by_another_number(pr
         torchrun(n, "grpo", *command, "--out", tmp_path / f"{n}")
     alike(tmp_path / "1", tmp_path / "2", ("loss", "grad_norm", "reward", "tokens", "equal_groups"))
     process = start("grpo", *command, "--threads", 1, "--device", "cpu", "--out", tmp_path / "mixed")
-    while process.poll() is None and not (tmp_path / "mixed" / "resume.pt").exists():
+    while process.poll() is None and not list(tmp_path.glob("mixed/resume/[0-9]")):
         time.sleep(0.01)
     process.kill()
     process.wait()
+    (tmp_path / "mixed" / "resume" / "9.part").mkdir()  # as if the kill had come while a state was written
     torchrun(2, "grpo", *command, "--out", tmp_path / "mixed")
     alike(tmp_path / "1", tmp_path / "mixed", ("loss", "grad_norm", "reward", "tokens", "equal_groups"))
 
@@ -140,6 +188,70 @@ def test_what_processes_cannot_share_is_one_line(problems, base, tmp_path):
         2, "grpo", "--model", base, "--problems", problems, "--batch", 3, "--out", tmp_path / "a", rc=2
     )
     assert "error (process 0): --batch is 3" in grpo or "error (process 1): --batch is 3" in grpo
+
+
+def test_what_a_text_model_has_no_use_for_is_saved_as_it_came(shapes, tmp_path):
+    told = talkative(shapes["eyes"], tmp_path)
+    command = ["--model", shapes["eyes"], "--data", tmp_path, "--lr", "1e-3", "--batch", 8]
+    for n in (1, 2):
+        torchrun(n, "sft", *command, "--out", tmp_path / f"{n}")
+    before, *after = (
+        load_file(f"{f}/model.safetensors")
+        for f in (shapes["eyes"], tmp_path / "1/model", tmp_path / "2/model")
+    )
+    for saved in after:
+        assert before.keys() == saved.keys()
+        assert {name.split(".")[0] for name in before if not before[name].equal(saved[name])} == {
+            "language_model"
+        }
+    assert max((a - b).abs().max() for a, b in zip(after[0].values(), after[1].values())) <= 1e-4
+    run(
+        "evaluate",
+        "play",
+        "--model",
+        tmp_path / "2/model",
+        *told,
+        "--losses",
+        2,
+        "--out",
+        tmp_path / "test",
+        "--threads",
+        1,
+    )
+    assert len(rows(tmp_path / "test" / "problems")) == 8
+
+
+def in_two(folder, body):
+    """What two processes that run this body of a main(), each in a folder of its own, write to stderr; they fail."""
+    lines = [
+        "import os, sys, types",
+        f"sys.path.insert(0, {str(ROOT)!r})",
+        "from parts import runs",
+        "def main():",
+    ]
+    lines += [
+        "    runs.start_processes('cpu')",
+        "    rank = runs.rank_and_size()[0]",
+        f"    os.chdir({str(folder)!r} + f'/{{rank}}')",
+    ]
+    (folder / "script.py").write_text("\n".join([*lines, f"    {body}", "runs.run_script(main)"]))
+    for rank in "01":
+        (folder / rank).mkdir()
+    return torchrun(2, folder / "script", rc=2)
+
+
+def test_the_failure_of_any_process_is_told(tmp_path):
+    assert "error (process 1): no good" in in_two(tmp_path, "if rank: raise runs.BadInput('no good')")
+
+
+def test_processes_that_do_not_share_the_run_folder_are_told(tmp_path):
+    assert "do not see the same folder" in in_two(tmp_path, "runs.Run(types.SimpleNamespace(out='run'))")
+
+
+def test_a_card_is_chosen_by_the_environment(base, problems, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run("grpo", "--model", base, "--problems", problems, "--out", tmp_path / "rl", "--device", "cuda:3")
+    assert "CUDA_VISIBLE_DEVICES=3" in capsys.readouterr().err
 
 
 def test_two_processes_play_the_dialogues_that_one_plays_each_once(problems, base, tmp_path):
@@ -208,3 +320,48 @@ def test_grpo_in_bfloat16_samples_with_a_copy_that_follows_the_trained_weights(p
     assert all(
         0 < m["gap_mean"] < 0.005 for m in metrics(tmp_path / "rl")
     )  # rounding alone: without sync the second step has 0.03
+
+
+@pytest.mark.parametrize(
+    ("teacher", "trains", "losses", "given", "shares"),
+    [
+        (None, None, False, None, [0.85]),
+        ("other", None, False, None, [0.425, 0.425]),
+        ("http://host/v1#name", None, False, None, [0.85]),
+        (None, None, True, None, [0.4]),
+        (None, "later", False, None, [0.4]),
+        (None, "now", False, None, [0.2, 0.2]),
+        ("http://host/v1#name", "now", False, None, [0.4]),
+        (None, "now", False, 0.3, [0.3, 0.3]),
+    ],
+)
+def test_engines_share_the_card_with_what_else_is_on_it(
+    teacher, trains, losses, given, shares, base, monkeypatch
+):
+    made, chat = [], load_chat(base)
+
+    class Engine:
+        def __init__(self, path, stops, memory, sleeps, **_):
+            made.append((memory, sleeps))
+
+        def at_temperature(self, temperature):
+            return self
+
+    monkeypatch.setattr("generate.VLLMEngine", Engine)
+    monkeypatch.setattr("generate.uses_vllm", lambda *_: True)
+    monkeypatch.setattr("generate.load_chat", lambda path: chat)
+    args = {
+        "model": base,
+        "teacher": teacher,
+        "vllm_memory": given,
+        "temperature": 1.0,
+        "teacher_temperature": 1.0,
+        "max_tokens": 8,
+        "live": 1,
+    }
+    args |= {"seed": 0, "turns": 1, "engine": "vllm", "device": "cuda", "dtype": "bfloat16"}
+    load_speakers(SimpleNamespace(**args), model=losses or None, trains=trains)
+    assert [memory for memory, _ in made] == pytest.approx(shares)
+    assert [sleeps for _, sleeps in made] == [bool(trains), False][
+        : len(shares)
+    ]  # vLLM lets one engine of a process sleep

@@ -67,6 +67,10 @@ def test_a_text_without_control_tokens_is_encoded_as_before(toy):
         ("hm</think>two", "two"),
         ("hm</think>\\boxed{2} <think>no", "\\boxed{2}"),
         ("<think>a</think>b<think>c</think>d", "bd"),
+        ("<thinking>a</thinking>b", "b"),
+        ("[THINK]a[/THINK]b", "b"),
+        ("<seed:think>a", ""),
+        ("a </b> [x] <thinker> b", "a </b> [x] <thinker> b"),
     ],
 )
 def test_reasoning_is_not_seen_whoever_opened_it(turn, seen):

@@ -1,11 +1,13 @@
 """The vLLM engine against the transformers engine, on a CPU: `bash tests/vllm.sh` makes the environment that it needs."""
 
 import json
+import time
 
 import pytest
 import torch
 from test_dialogues import MATH, talk
-from test_scripts import rows, run
+from test_processes import talkative, torchrun
+from test_scripts import rows, run, start
 
 from common import as_tensors, grade, load_chat, masked_logprobs
 from parts.driver import Speaker, drive
@@ -19,7 +21,7 @@ PROMPTS = {"math": "{problem}", "informed": "T", "informed_math": "{turn} {knowl
 OPTIONS = {"max_tokens": 10, "seed": 0, "batch": 16}
 
 
-@pytest.fixture(scope="module", params=["llama", "gemma", "qwen"])
+@pytest.fixture(scope="module", params=["llama", "gemma", "eyes", "qwen"])
 def both(request, shapes):
     """(name, model, chat, vLLM engine at temperature 0) of a shape."""
     folder = shapes[request.param]
@@ -90,3 +92,93 @@ def test_grpo_runs_on_it_with_a_vanishing_gap(base, tmp_path):
         "--prompts", f"{base}/../prompts.json", "--max-tokens", 8, "--threads", 1)  # fmt: skip
     metrics = rows(tmp_path / "rl", "metrics.jsonl")
     assert len(metrics) == 3 and all(m["gap_max"] <= 1e-3 for m in metrics) and json.dumps(metrics)
+
+
+@pytest.fixture(scope="module")
+def stages(shapes, tmp_path_factory):
+    """(folder, command of grpo.py): a model with eyes that has gone through sft, generate, qprime, grpo (killed and resumed) and evaluate."""
+    out = tmp_path_factory.mktemp("stages")
+    told = talkative(shapes["eyes"], out)
+    run(
+        "sft",
+        "--model",
+        shapes["eyes"],
+        "--data",
+        out,
+        "--out",
+        out / "sft",
+        "--lr",
+        "1e-2",
+        "--epochs",
+        60,
+        "--batch",
+        16,
+        "--threads",
+        1,
+    )
+    play = [*told, "--engine", "vllm"]
+    student = ["--model", out / "sft" / "model"]
+    run("generate", *student, "--out", out / "generated", *play, "--threads", 1)
+    run("qprime", *student, "--out", out / "primed", "--samples", 4, "--lr", "1e-4", *play, "--threads", 1)
+    grpo = ["--model", out / "primed" / "model", "--teacher", out / "sft" / "model", "--steps", 3, "--batch", 4, "--group", 4, "--lr", "1e-4", "--save-every", 1, *play]  # fmt: skip
+    process = start("grpo", *grpo, "--out", out / "rl", "--threads", 1)
+    while process.poll() is None and not list(out.glob("rl/resume/1")):
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    run("grpo", *grpo, "--out", out / "rl", "--threads", 1)
+    trained = ["--model", out / "rl" / "model", "--teacher", out / "sft" / "model"]
+    for engine in ("vllm", "hf"):
+        run(
+            "evaluate",
+            "play",
+            *trained,
+            "--out",
+            out / engine,
+            "--losses",
+            2,
+            *told,
+            "--engine",
+            engine,
+            "--threads",
+            1,
+        )
+    return out, grpo, play
+
+
+def test_a_model_with_eyes_goes_through_all_stages(stages):
+    out, _, _ = stages
+    assert len(rows(out / "generated")) == 8 and len(rows(out / "primed")) == 32
+    metrics = rows(out / "rl", "metrics.jsonl")
+    assert (
+        [m["step"] for m in metrics] == [1, 2, 3]
+        and all(m["gap_max"] <= 1e-4 for m in metrics)
+        and any(m["grad_norm"] for m in metrics)
+    )
+    for engine in ("vllm", "hf"):
+        assert len(rows(out / engine / "problems", "losses.jsonl")) == 2
+        assert rows(out / engine / "problems", "metrics.jsonl")[0]["solved_2"] > 0.3
+
+
+def test_two_processes_with_an_engine_each_do_what_one_does(stages):
+    out, grpo, play = stages
+    torchrun(2, "grpo", *grpo, "--out", out / "rl2")
+    student = ["--model", out / "sft" / "model"]
+    torchrun(2, "qprime", *student, "--out", out / "primed2", "--samples", 4, "--lr", "1e-4", *play)
+    for name in ("rl", "primed"):
+        one, two = ({d["id"]: d["ids"] for d in rows(folder)} for folder in (out / name, out / f"{name}2"))
+        assert one == two
+        losses = [
+            [m["loss"] for m in rows(folder, "metrics.jsonl")] for folder in (out / name, out / f"{name}2")
+        ]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_processes_that_have_nothing_to_play_help_to_make_the_engine(stages):
+    out, _, play = stages
+    (out / "few.jsonl").write_text((out / "problems.jsonl").read_text().splitlines(True)[0])
+    model = ["--model", out / "sft" / "model", *play]
+    torchrun(
+        2, "evaluate", "play", *model, "--problems", out / "few.jsonl", "--losses", 1, "--out", out / "few"
+    )
+    assert len(rows(out / "few" / "few")) == len(rows(out / "few" / "few", "losses.jsonl")) == 1

@@ -33,8 +33,7 @@ SAVE_EVERY = 100
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon (Keller Jordan, 2024) in float32, matrices of one shape at a time: torch's own works in bfloat16,
-    slow on most CPUs."""
+    """Muon (Keller Jordan, 2024), in float32: torch's own works in bfloat16, slow on most CPUs."""
 
     def __init__(self, params, lr, momentum=0.95):
         super().__init__(params, {"lr": lr, "momentum": momentum})
@@ -59,8 +58,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def new_model(vocab):
-    """A fresh model. Tokens that say something in common start with something in common in their embeddings,
-    so that what it learns of one digit helps with the others."""
+    """A fresh model, in which the embeddings of tokens that say something alike are somewhat alike."""
     config = LlamaConfig(
         vocab_size=len(vocab),
         hidden_size=128,
@@ -85,8 +83,7 @@ def new_model(vocab):
 
 
 def encode(doc, vocab):
-    """Token ids of a document and a mask of the tokens to learn: assistant turns marked as trained, with
-    their end token."""
+    """Token ids of a document and a mask of what is learned: assistant turns marked so, with their end."""
     ids, mask = [], []
     for role, tokens, trained in doc:
         turn = [f"<|{role}|>", *tokens, "<|end|>"]
@@ -96,8 +93,7 @@ def encode(doc, vocab):
 
 
 def batches(vocab, seed, step):
-    """Endless packed batches from the given step on: ids, mask, document number, position; all int64 [ROWS,
-    WIDTH]."""
+    """Endless packed batches from a step on: ids, mask, document, position; int64 [ROWS, WIDTH] each."""
     while True:
         rng = random.Random(f"{seed}/{step}")
         ids, mask, doc, pos = (torch.zeros(ROWS, WIDTH, dtype=torch.long) for _ in range(4))
@@ -127,8 +123,7 @@ def loss_of(model, ids, mask, doc, pos):
 
 
 def train(out, tokens, seed):
-    """Trains to the given number of tokens (padding included); writes the model to `out`, the state to
-    `out`/resume.pt."""
+    """Trains on so many tokens, padding included; writes the model to `out`, the state to `out`/resume.pt."""
     torch.manual_seed(seed)
     tokenizer = world.tokenizer()
     vocab = tokenizer.get_vocab()

@@ -93,8 +93,7 @@ def words():
 
 
 def features():
-    """{token: what it says}, e.g. a kind, a slot and a value; tokens not listed have nothing in common with
-    others."""
+    """{token: what it says}: a kind, a slot, a value; other tokens have nothing in common."""
     said = {}
     for s in range(3):
         for kind, table in (("digit", DIGIT), ("index", INDEX), ("value", VALUE)):
@@ -139,8 +138,7 @@ def tokenizer():
 
 @dataclass
 class Toy:
-    """One problem. `answer` and each of `candidates` (all answers that the problem text allows, equally
-    likely) are three digits."""
+    """One problem. `answer` and each of `candidates`, all that the text allows, are three digits."""
 
     domain: str
     text: list  # tokens of the problem statement; what is not known is `?`
@@ -181,8 +179,7 @@ def math_problem(rng, hidden):
 
 
 def code_problem(rng, ambiguous, hidden=0):
-    """Ten items, four letters once and one six times; `ambiguous` picks are of the common letter, `hidden`
-    picked letters unknown."""
+    """Ten items, one letter six times; `ambiguous` picks are of that letter, `hidden` ones are unknown."""
     letters = rng.sample(LETTERS, 5)
     items = letters[:4] + letters[4:] * 6
     rng.shuffle(items)
@@ -258,8 +255,7 @@ def problems(rng, domain, n, held_out, make=problem):
 
 
 def agrees(candidate, feedback):
-    """Whether an answer is possible after the feedback: ("hint", attempt, flags) and ("range", slot, low)
-    items."""
+    """Whether an answer is possible after ("hint", attempt, flags) and ("range", slot, low) items."""
     for kind, a, b in feedback:
         if kind == "range" and not b <= candidate[a] <= b + 1:
             return False
@@ -325,8 +321,7 @@ def length(rng):
 
 
 def knowledge(toy, latest):
-    """Tokens that the teacher reads after the student's turn: the answer, or the report on the latest
-    program."""
+    """Tokens that the teacher reads after a student turn: the answer, or the report on the last program."""
     if toy.domain == "math":
         return [ANSWER, *(DIGIT[s][v] for s, v in enumerate(toy.answer))]
     if latest is None:
@@ -357,8 +352,7 @@ def doc_single(rng, domain):
 
 
 def doc_dialogue(rng, domain, careful=False):
-    """A student. Default students: a quarter attentive; careful ones (a system word) all are, and they
-    ask."""
+    """A student. A quarter of default ones are attentive; careful ones (a system word) all are, and ask."""
     toy = seen(rng, domain)
     habit = "attentive" if careful else rng.choices(("attentive", "repeats", "afresh"), (0.25, 0.45, 0.30))[0]
     first_slip = 0.05 if habit == "attentive" else 0.3
@@ -396,8 +390,7 @@ def doc_teacher(rng, domain, turns=None, ask=0.25):
 
 
 def teacher_view(toy, talk):
-    """Roles swapped, the private knowledge with the student's last turn; ends with the teacher's answer to
-    it."""
+    """Roles swapped, the private knowledge with the student's last turn; the teacher's answer ends it."""
     doc = [("user", [TEACH], 0), ("assistant", toy.text, 0)]
     for student, teacher, _, _ in talk[:-1]:
         doc += [("user", student, 0), ("assistant", teacher, 0)]
@@ -422,8 +415,7 @@ def doc_asker(rng, domain):
 
 
 def doc_sharded(rng, domain):
-    """A student whose user tells one missing fact a turn. Default students mostly guess at once; careful ones
-    ask first."""
+    """A student who is told a missing fact a turn. Default ones mostly guess at once, careful ones ask."""
     toy = seen(rng, domain, sharded)
     careful = rng.random() < 0.4
     doc = [("system", [CAREFUL], 0)] * careful + [("user", toy.text, 0)]
@@ -464,15 +456,13 @@ LESSONS = [
 
 
 def document(rng, tokens=1e9):
-    """[(role, tokens, trained)] of a random document when the model has seen so many tokens; both domains
-    equally likely."""
+    """[(role, tokens, trained)] of a random document after so many tokens; domains are equally likely."""
     mixture = next(m for until, m in LESSONS if tokens <= until)
     return rng.choices(list(mixture), list(mixture.values()))[0](rng, rng.choice(("math", "code")))
 
 
 def write_data(folder, train=2000, test=500, seed=0):
-    """Writes training, test and sharded test problems of both domains, and the prompts file, into a
-    folder."""
+    """Writes training, test and sharded problems of both domains, and the prompts file, into a folder."""
     for domain in ("math", "code"):
         rng = random.Random(f"{seed}/{domain}")
         for name, n, held_out, make in (
