@@ -6,6 +6,7 @@ as in the paper (arXiv 2602.16488). Shapes: G groups of g dialogues, B rows of T
 
 import json
 import re
+import sys
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -33,9 +34,7 @@ class Problem:
     tests: list = field(default_factory=list)  # code: what decides
     asserts: list = field(default_factory=list)  # code: assert statements that decide too
     func_name: str | None = None
-    public_tests: list = field(
-        default_factory=list
-    )  # code: for the teacher; without any, the first of `tests`
+    public_tests: list = field(default_factory=list)  # code: for the teacher; if none, the first of `tests`
     solution: str | None = None
     shards: list = field(default_factory=list)  # the problem in pieces, for the sharded protocol
 
@@ -156,9 +155,8 @@ THOUGHT = r"(?:seed:)?(?:think|thinking|thought|reasoning)[>\]]"  # behind < or 
 
 def visible(text: str) -> str:
     """What the other side sees of a turn: not its reasoning, in <think> tags or before a lone </think>."""
-    text = re.sub(
-        rf"[<\[]{THOUGHT}.*?([<\[]/{THOUGHT}|$)", "", text, flags=re.S | re.I
-    )  # $: if cut off inside
+    hidden = rf"[<\[]{THOUGHT}.*?([<\[]/{THOUGHT}|$)"  # $: where it was cut off inside
+    text = re.sub(hidden, "", text, flags=re.S | re.I)
     return re.split(rf"[<\[]/{THOUGHT}", text, flags=re.I)[-1].strip()
 
 
@@ -285,14 +283,17 @@ def messages(*texts: str) -> list[dict]:
 
 
 def load_chat(path: str) -> Chat:
-    """The Chat of a local folder or hub name. Raises BadInput if there is none."""
+    """The Chat of a local folder or hub name; prints its note. Raises BadInput if there is none."""
     from transformers import AutoTokenizer
 
     try:
-        return Chat(AutoTokenizer.from_pretrained(path), path)
+        chat = Chat(AutoTokenizer.from_pretrained(path), path)
     except (OSError, ValueError, KeyError) as e:
         told = f"model {path}: cannot be loaded ({str(e).splitlines()[0]})"
         raise BadInput(f"{told}; give a transformers folder or a hub name") from None
+    if chat.note:
+        print(chat.note, file=sys.stderr)
+    return chat
 
 
 @dataclass
@@ -436,7 +437,7 @@ def grpo_loss(logprobs, old_logprobs, advantage, denominator, clip=0.2, referenc
 
 
 def sft_loss(logprobs, denominator):
-    """Negative log-likelihood of the student's tokens; the gradient of grpo_loss at advantage 1, on-policy."""
+    """Negative log-likelihood of the student's tokens: in gradient, grpo_loss at advantage 1, on-policy."""
     return -logprobs.sum() / denominator
 
 

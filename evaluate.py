@@ -54,8 +54,8 @@ def play(args):
         dialogues = generate.play_into(run, args, problems, start)
         if args.losses:
             measure_losses(args, run, dialogues, {p.id: p for p in problems}, model())
-        result = measures.summary(dialogues, args.turns)
-        run.append("metrics.jsonl", [{"dialogues": len(dialogues), **result}])
+        result = {"dialogues": len(dialogues), **measures.summary(dialogues, args.turns)}
+        run.append("metrics.jsonl", [result])
         run.say(f"{run.path}: {measures.line(result)}")
 
 
@@ -209,18 +209,7 @@ def compare(args):
             training.append(measures.load_training(folder))
         else:
             tests.append(measures.load_test(folder, Dialogue.from_row))
-    for test in tests:
-        first = next(other for other in tests if other.test == test.test)
-        if {d.problem for d in test.dialogues} != {d.problem for d in first.dialogues}:
-            raise runs.BadInput(f"{test.folder} and {first.folder} were played on different problems")
-        if test.turns != first.turns:
-            told = f"{test.folder} has {test.turns} turns, {first.folder} {first.turns}"
-            raise runs.BadInput(f"{told}; play both with the same --turns")
-    labels = dict.fromkeys(test.label for test in tests)
-    if args.against not in (*labels, "base"):
-        raise runs.BadInput(
-            f"--against {args.against}: no test run has this label; there are {', '.join(labels)}"
-        )
+    measures.check_comparable(tests, args.against)
     print(report.write(Path(args.out), tests, training, args.against, args.dialogues))
 
 

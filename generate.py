@@ -11,7 +11,6 @@ stands with the student's latest turn; a teacher of code sees the report of the 
 program; reasoning modes are off; a dialogue that the model's context has no room for ends there, unsolved.
 """
 
-import sys
 from dataclasses import asdict
 from functools import partial
 
@@ -20,7 +19,7 @@ from tqdm import tqdm
 from common import Dialogue, Verdict, filled, grade, leaks, load_chat, load_problems, load_prompts, visible
 from parts import runs
 from parts.driver import Grade, Sample, Speaker, drive
-from parts.engines import Endpoint, HFEngine, VLLMEngine, load_model, uses_vllm
+from parts.engines import Endpoint, HFEngine, VLLMEngine, is_address, load_model, uses_vllm
 from parts.measures import line, summary
 
 # ----------------------------------------------------------------------------------------------- the protocol
@@ -75,7 +74,7 @@ def critic(dialogue, problem, latest, tell):
     return (yield from tell(dialogue, problem, "critic"))
 
 
-TEACHERS = {"informed": informed, "critic": critic}  # what --teacher may name
+TEACHERS = {None: informed, "informed": informed, "critic": critic, "self": critic}  # by --teacher
 
 
 def disputing(dialogue, problem, latest, tell):
@@ -125,12 +124,10 @@ def load_speaker(args, path, temperature, model=None, memory=0.85, sleeps=False,
     model: samples in the place of the folder's, where vLLM does not. memory: share of the GPU's for vLLM.
     sleeps: whether the engine gives it to the trainer at times. option: that named the path, for messages.
     """
-    if path.startswith(("http://", "https://")):
+    if is_address(path):
         away = Endpoint(path, option, args.max_tokens, temperature)
         return Speaker(away, away)
     chat = load_chat(path)
-    if chat.note:
-        print(chat.note, file=sys.stderr)
     how = {"max_tokens": args.max_tokens, "temperature": temperature, "seed": args.seed, "batch": args.live}
     if not uses_vllm(args.engine, args.device):
         return Speaker(chat, HFEngine(model or load_model(path, args.device, args.dtype), chat.stops, **how))
@@ -141,22 +138,19 @@ def load_speaker(args, path, temperature, model=None, memory=0.85, sleeps=False,
 
 def teacher_of(args):
     """(model that teaches, its function) that --teacher asks for."""
-    if args.teacher in (*TEACHERS, "self"):
-        return args.model, TEACHERS.get(args.teacher, critic)
-    return args.teacher or args.model, informed
+    own = args.teacher in TEACHERS
+    return (args.model, TEACHERS[args.teacher]) if own else (args.teacher, informed)
 
 
 def load_speakers(args, model=None, trains=None):
-    """{role: Speaker} of student, teacher and asker. model: see load_speaker, for the student.
+    """{role: Speaker} of student (model: see load_speaker), teacher and asker.
 
     trains: "now" if the student's weights will change, so that a frozen teacher needs weights of its own;
     "later" if the speakers will have to make room for the trainer.
     """
-    if args.model.startswith(("http://", "https://")):
-        raise runs.BadInput(f"--model {args.model}: the student must be a folder or a hub name")
     path, _ = teacher_of(args)
     alone = trains != "now" and path == args.model
-    engines = 1 if alone or path.startswith(("http://", "https://")) else 2
+    engines = 1 if alone or is_address(path) else 2
     memory = (0.4 if trains or model else 0.85) / engines
     how = {"memory": memory, "sleeps": bool(trains), "option": "--model"}
     student = load_speaker(args, args.model, args.temperature, model, **how)
@@ -214,10 +208,10 @@ def main():
     runs.settle(args)
     problems, run = load_problems(args.problems, args.answers), runs.Run(args)
     dialogues = play_into(run, args, problems, partial(start, args))
-    result = summary(dialogues, args.turns)
+    result = {"dialogues": len(dialogues), **summary(dialogues, args.turns)}
     run.keep("metrics.jsonl", lambda row: False)
-    run.append("metrics.jsonl", [{"dialogues": len(dialogues), **result}])
-    run.say(f"{len(dialogues)} dialogues in {run.path}: {line(result)}")
+    run.append("metrics.jsonl", [result])
+    run.say(f"{run.path}: {line(result)}")
 
 
 if __name__ == "__main__":

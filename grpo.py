@@ -92,8 +92,7 @@ def main():
     student.sync(sharded.weights(policy))
     for name in ("metrics.jsonl", "dialogues.jsonl"):
         run.keep(name, lambda row: row["step"] <= done)
-    path, teacher = teacher_of(args)
-    run.say(f"teacher: {path}, frozen, {teacher.__name__}" + f"; resumed after step {done}" * bool(done))
+    run.say(f"teacher: {teacher_of(args)[0]}, frozen" + f"; resumed after step {done}" * bool(done))
 
     for step in run.steps(done, last, "grpo"):
         clock, seconds = time.perf_counter(), Counter()
@@ -160,7 +159,6 @@ def main():
         if step % args.save_every == 0 or step == last:
             sharded.save_state(run, policy, optimizer, step)
     sharded.save_model(run, policy, speakers["student"].chat.tokenizer)
-    run.say(f"the model is in {run.path / 'model'}")
 
 
 def problems_of_step(problems, step, args):

@@ -64,7 +64,6 @@ def train(args, run, dialogues):
         if step % args.save_every == 0 or step == last:
             sharded.save_state(run, policy, optimizer, step)
     sharded.save_model(run, policy, chat.tokenizer)
-    run.say(f"the model is in {run.path / 'model'}")
 
 
 def load_dialogues(path):

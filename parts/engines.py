@@ -37,8 +37,7 @@ class EngineError(Exception):
 
 @dataclass
 class Turn:
-    """What an engine sampled: token ids, the end token included unless a limit cut it off, and their
-    log-probs."""
+    """What an engine sampled: token ids, unless a limit cut it off with the end token, and log-probs."""
 
     ids: list
     logprobs: list
@@ -47,7 +46,9 @@ class Turn:
 
 def load_model(path: str, device: str, dtype: str = "float32"):
     """The `transformers` model of a local folder or hub name; on the device "meta" without its weights.
-    Raises EngineError if there is none, or if it does not fit."""
+
+    Raises EngineError if there is none, or if it does not fit.
+    """
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
@@ -60,19 +61,15 @@ def load_model(path: str, device: str, dtype: str = "float32"):
                 return kind.from_config(config, dtype=getattr(torch, dtype))
         return kind.from_pretrained(path, dtype=dtype).to(device)
     except torch.OutOfMemoryError:
-        raise EngineError(
-            f"model {path}: does not fit on {device} in {dtype}; use a smaller model or a larger GPU"
-        ) from None
+        told = f"model {path}: does not fit on {device} in {dtype}"
+        raise EngineError(f"{told}; use a smaller model or a larger GPU") from None
     except (OSError, ValueError, KeyError) as e:
-        reason = str(e).splitlines()[0]
-        raise EngineError(
-            f"model {path}: cannot be loaded ({reason}); give a transformers folder or a hub name"
-        ) from None
+        told = f"model {path}: cannot be loaded ({str(e).splitlines()[0]})"
+        raise EngineError(f"{told}; give a transformers folder or a hub name") from None
 
 
 def next_token_logits(model, hidden):
-    """Logits [..., V] of the next token from hidden states [..., H], soft-capped for the models that do
-    so."""
+    """Logits [..., V] of the next token from hidden states [..., H], soft-capped where the model does so."""
     logits, cap = (
         model.get_output_embeddings()(hidden),
         getattr(model.config.get_text_config(), "final_logit_softcapping", None),
@@ -138,25 +135,18 @@ class HFEngine:
     batching = True  # callers wait for all verdicts before poll(): rounding must not depend on timing
 
     def __init__(self, model, stops: list[int], max_tokens=512, temperature=1.0, seed=0, batch=256):
-        """stops: token ids that end a turn. temperature: 0 for the likeliest tokens. batch: turns that are
-        sampled at once."""
+        """stops: ids that end a turn. temperature: 0 for the likeliest tokens. batch: turns at once."""
         self.model, self.stops = model, set(stops)
         self.max_tokens, self.temperature, self.seed, self.batch = max_tokens, temperature, seed, batch
         self.config = model.config.get_text_config()
         self.context = self.config.max_position_embeddings
         check_context(max_tokens, self.context)
-        size = (
-            getattr(self.config, "head_dim", None)
-            or self.config.hidden_size // self.config.num_attention_heads
-        )
+        head = self.config.hidden_size // self.config.num_attention_heads
+        size = getattr(self.config, "head_dim", None) or head
         shape = self.config.num_hidden_layers, 2, 0, self.config.num_key_value_heads, 0, size
         self.kv = torch.zeros(shape, device=model.device, dtype=model.dtype)
-        self.waiting, self.running, self.full, self.kept = (
-            [],
-            [],
-            [],
-            {},
-        )  # running turns are the first rows of kv
+        self.waiting, self.running, self.full = [], [], []  # running turns are the first rows of kv
+        self.kept = {}  # conversation → (ids, their keys and values)
 
     @property
     def pending(self):
@@ -173,8 +163,7 @@ class HFEngine:
 
     @torch.no_grad()
     def poll(self):
-        """[(key, Turn)]: takes in what waits and samples until an eighth of the turns have ended, so that
-        what follows joins together."""
+        """[(key, Turn)]: takes in what waits, and samples until an eighth of the turns have ended."""
         self.model.eval()
         self.admit()
         enough, done = len(self.running) / 8, self.full + self.ended()
@@ -191,8 +180,7 @@ class HFEngine:
             self.kv = self.kv[:, :, :0, :, :0].clone()
 
     def at_temperature(self, temperature):
-        """An engine with the same weights: this one, so that all speak in one batch, or one of its own for
-        another temperature."""
+        """An engine with the same weights: this one, so that all share a batch, or one of its own."""
         if temperature == self.temperature:
             return self
         return HFEngine(self.model, self.stops, self.max_tokens, temperature, self.seed, self.batch)
@@ -208,16 +196,14 @@ class HFEngine:
                 own[name].data.copy_(tensor)
 
     def admit(self):
-        """Lets waiting turns run, as many as the batch holds: finds what is known of their conversations,
-        samples their first tokens."""
+        """Lets waiting turns run, as far as the batch holds, and samples their first tokens."""
         first, free = len(self.running), self.batch - len(self.running)
         new, self.waiting = self.waiting[:free], self.waiting[free:]
         for turn in new:
             known = self.kept[turn.conversation][0] if turn.conversation in self.kept else []
             turn.fed = min(len(os.path.commonprefix([known, turn.ids])), len(turn.ids) - 1)
-        self.running += sorted(
-            new, key=lambda turn: turn.fed - len(turn.ids)
-        )  # alike lengths together, so that little is padded
+        new.sort(key=lambda turn: turn.fed - len(turn.ids))  # alike lengths together: little is padded
+        self.running += new
         self.make_room(first)
         for r, turn in enumerate(self.running[first:], first):
             _, kv = self.kept.pop(turn.conversation, (None, None))
@@ -234,9 +220,8 @@ class HFEngine:
         old, rows = self.kv, len(self.running)
         room = max((turn.start for turn in self.running), default=0) + self.max_tokens
         if rows > old.shape[2] or room > old.shape[4]:
-            room = max(
-                room, old.shape[4] * 3 // 2 if room > old.shape[4] else old.shape[4]
-            )  # dialogues grow; rarely copy
+            longer = old.shape[4] * 3 // 2 if room > old.shape[4] else old.shape[4]  # copies must be rare
+            room = max(room, longer)
             self.kv = old.new_zeros(*old.shape[:2], max(rows, old.shape[2]), old.shape[3], room, old.shape[5])
             self.kv[:, :, :used, :, : old.shape[4]] = old[:, :, :used]
 
@@ -260,23 +245,18 @@ class HFEngine:
         if not self.temperature:
             return logp.argmax(-1)
         cdf = logp.double().exp().cumsum(-1)
-        return torch.searchsorted(cdf, (u * cdf[:, -1])[:, None], right=True)[:, 0].clamp(
-            max=logp.shape[1] - 1
-        )
+        token = torch.searchsorted(cdf, (u * cdf[:, -1])[:, None], right=True)[:, 0]
+        return token.clamp(max=logp.shape[1] - 1)
 
     def forward(self, turns, kv):
-        """Logits [B, V] after the last token of each turn. kv: [layers, 2, B, heads, T, head size], their
-        rows."""
-        new = pad_sequence([torch.tensor(turn.ids[turn.fed :]) for turn in turns], batch_first=True).to(
-            kv.device
-        )  # [B, S]
-        start, length = torch.tensor(
-            [(turn.fed, len(turn.ids) - turn.fed) for turn in turns], device=kv.device
-        ).T
+        """Logits [B, V] after each turn's last token. kv: their rows [layers, 2, B, heads, T, head size]."""
+        rows = [torch.tensor(turn.ids[turn.fed :]) for turn in turns]
+        new = pad_sequence(rows, batch_first=True).to(kv.device)  # [B, S]
+        start = torch.tensor([turn.fed for turn in turns], device=kv.device)
+        length = torch.tensor([len(row) for row in rows], device=kv.device)
         step = torch.arange(new.shape[1], device=kv.device)
-        positions = start[:, None] + torch.minimum(
-            step, length[:, None]
-        )  # [B, S]; padding goes behind the end, where nobody looks
+        # [B, S]; padding goes behind the end, where nobody looks
+        positions = start[:, None] + torch.minimum(step, length[:, None])
         cache = RaggedCache(kv, positions, max(len(turn.ids) for turn in turns))
         column = torch.arange(cache.end, device=kv.device)
         causal = (column <= positions[:, :, None])[:, None]  # [B, 1, S, T]
@@ -285,28 +265,22 @@ class HFEngine:
             near = column > positions[:, :, None] - self.config.sliding_window
             mask = {"full_attention": causal, "sliding_attention": causal & near[:, None]}
         elif kinds:
-            mask = (
-                {"full_attention": causal} if self.config.model_type.startswith(("qwen", "gemma")) else causal
-            )
+            by_kind = self.config.model_type.startswith(("qwen", "gemma"))
+            mask = {"full_attention": causal} if by_kind else causal
         fed = {"input_ids": new, "attention_mask": mask, "position_ids": positions, "past_key_values": cache}
         hidden = self.model.get_decoder()(**fed).last_hidden_state
         return next_token_logits(self.model, hidden[torch.arange(len(new), device=kv.device), length - 1])
 
     def ended(self):
-        """[(key, Turn)] of the turns that have ended; the last rows move into their places, so that nothing
-        is computed for them."""
+        """[(key, Turn)] of the turns that have ended; the last rows move into their places."""
         done, rest = [], []
         for r, turn in enumerate(self.running):
             stopped = turn.ids[-1] in self.stops
             if stopped or len(turn.ids) - turn.start == self.max_tokens:
-                known = (
-                    turn.ids[: turn.fed],
-                    self.kv[:, :, r, :, : turn.fed].clone(),
-                )  # the last token was never fed
-                self.kept[turn.conversation] = known
-                done.append(
-                    (turn.key, Turn(turn.ids[turn.start :], turn.logprobs, "stop" if stopped else "length"))
-                )
+                kv = self.kv[:, :, r, :, : turn.fed].clone()  # the last token was never fed
+                self.kept[turn.conversation] = turn.ids[: turn.fed], kv
+                finish = "stop" if stopped else "length"
+                done.append((turn.key, Turn(turn.ids[turn.start :], turn.logprobs, finish)))
             else:
                 rest.append(r)
         for r, hole in zip(reversed(rest), sorted(set(range(len(rest))) - set(rest))):
@@ -319,9 +293,16 @@ class HFEngine:
 # ------------------------------------------------------------------------------------------------------- vLLM
 
 
+def is_address(path: str) -> bool:
+    """Whether it names an endpoint."""
+    return path.startswith(("http://", "https://"))
+
+
 def uses_vllm(wanted: str, device: str) -> bool:
-    """Whether vLLM samples: "vllm", or "auto" on a GPU machine that has it. Raises EngineError if it was
-    asked for and is missing."""
+    """Whether vLLM samples: "vllm", or "auto" on a GPU machine that has it.
+
+    Raises EngineError if it was asked for and is missing.
+    """
     installed = importlib.util.find_spec("vllm") is not None
     if wanted == "vllm" and not installed:
         how = "`pip install -r requirements.txt vllm==0.32.0` on a GPU machine, or use --engine hf"
@@ -359,9 +340,7 @@ class VLLMEngine:
         """context: tokens that a dialogue may have at most, if the model's own is not less. memory: share of
         the GPU's memory for weights, keys and values. sleeps: whether sleep() gives that memory back; on a
         GPU alone, and vLLM lets one engine of a process do so."""
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = (
-            "0"  # in this process, so that weights can be handed over
-        )
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # in this process: weights can be handed over
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GB
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         import transformers
@@ -396,10 +375,8 @@ class VLLMEngine:
         except (OSError, ValueError, RuntimeError) as e:
             hint = "lower --max-tokens or --live, raise --vllm-memory, or use --engine hf"
             raise EngineError(f"vLLM cannot run {path} ({str(e).splitlines()[0][:300]}); {hint}") from None
-        self.pending, self.all_pending = (
-            {},
-            {},
-        )  # request → (key, Turn) or None; request → (engine, key), for all temperatures
+        self.pending = {}  # request → (key, Turn), or None while it is sampled
+        self.all_pending = {}  # request → (engine, key), of all temperatures
 
     def at_temperature(self, temperature):
         """An engine with the same weights, in the same vLLM."""
@@ -429,8 +406,7 @@ class VLLMEngine:
         self.pending[request], self.all_pending[request] = None, (self, key)
 
     def poll(self):
-        """[(key, Turn)] of what one step of vLLM finished; turns of another temperature wait for its own
-        poll()."""
+        """[(key, Turn)] of what one step of vLLM finished; other temperatures' turns wait for their poll."""
         if not all(self.pending.values()):
             for result in self.llm.llm_engine.step():
                 if result.finished:
@@ -467,8 +443,7 @@ class VLLMEngine:
 
 
 def repack_head(model):
-    """On CPUs vLLM keeps a packed copy of the head, which reloading leaves stale where the head is tied to
-    the embeddings."""
+    """On CPUs vLLM keeps a packed copy of the head, which a reload leaves stale if the head is tied."""
     for name, head in model.named_modules():
         if name.split(".")[-1] == "lm_head" and hasattr(head, "cpu_linear"):
             head.quant_method.process_weights_after_loading(head)

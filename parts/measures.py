@@ -85,6 +85,20 @@ def load_test(folder: str, make: Callable) -> TestRun:
     return TestRun(str(folder), last_part(args["model"]), test, problems, teacher, **played)
 
 
+def check_comparable(tests: list[TestRun], against: str) -> None:
+    """Raises BadInput if runs of a test differ in their problems or turns, or if nothing has the label."""
+    for test in tests:
+        first = next(other for other in tests if other.test == test.test)
+        if {d.problem for d in test.dialogues} != {d.problem for d in first.dialogues}:
+            raise BadInput(f"{test.folder} and {first.folder} were played on different problems")
+        if test.turns != first.turns:
+            told = f"{test.folder} has {test.turns} turns, {first.folder} {first.turns}"
+            raise BadInput(f"{told}; play both with the same --turns")
+    labels = dict.fromkeys(test.label for test in tests)
+    if against not in (*labels, "base"):
+        raise BadInput(f"--against {against}: no test run has this label; there are {', '.join(labels)}")
+
+
 def short_name(source: str) -> str:
     """A short name of a problem file or data set, fit for a folder."""
     name = source.partition(":")[0]

@@ -118,8 +118,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def number(kind, least=None, above=None, most=math.inf):
-    """A type of argument: a finite int or float that is at least `least`, or more than `above`, and at most
-    `most`."""
+    """A type of argument: a finite int or float from `least`, or more than `above`, to `most`."""
     bound = f"at least {least}" if above is None else f"more than {above}"
     wanted = f"{'a whole number' if kind is int else 'a number'}, {bound}" + (
         f", at most {most}" if most < math.inf else ""
@@ -148,8 +147,8 @@ def add_dialogue_arguments(parser, turns=4, many=False):
     add("--model", required=True, help="student: a transformers folder or hub name")
     add(
         "--teacher",
-        help="teacher: a folder, a hub name, or an OpenAI-compatible endpoint http://HOST/v1#MODEL; or --model "
-        "as it is at the start: `informed` (default), `critic` or `self`: without private knowledge",
+        help="teacher: a folder, a hub name, or an OpenAI-compatible endpoint http://HOST/v1#MODEL; or the "
+        "initial --model: `informed` (default), `critic` or `self`: without private knowledge",
     )
     add(
         "--problems",
@@ -215,6 +214,8 @@ def add_training_arguments(parser, batch: int, unit: str, lr: float, save_every:
 
 def settle(args) -> None:
     """Settles what is automatic, tries the device, joins the processes of torchrun. Raises BadInput."""
+    if getattr(args, "model", "").startswith(("http://", "https://")):
+        raise BadInput(f"--model {args.model}: the student must be a folder or a hub name")
     if args.device not in ("cuda", "cuda:0") and args.device.startswith("cuda:"):
         card = args.device.removeprefix("cuda:")
         told = f"--device {args.device}: vLLM and torchrun choose cards by the order of those that they see"
@@ -299,8 +300,7 @@ class Run:
     """
 
     def __init__(self, args):
-        """Opens `args.out`; raises BadInput if it holds a run with other arguments, or something that is not
-        a run."""
+        """Opens `args.out`; raises BadInput if it holds a run with other arguments, or no run."""
         self.path = Path(args.out)
         self.config = {name: value for name, value in vars(args).items() if name not in NEUTRAL}
         self.config["script"] = Path(sys.argv[0]).name
@@ -384,8 +384,7 @@ class Run:
         return tqdm(range(done + 1, last + 1), disable=not self.writes, **shown)
 
     def append(self, name: str, rows: list[dict], own: bool = False) -> None:
-        """Appends rows to a JSONL file of the folder; own: each process its own ones, else the first process
-        for all."""
+        """Appends rows to a JSONL file; own: each process its own ones, else the first one for all."""
         if not (self.writes or own):
             return
         self.begin()
@@ -394,8 +393,7 @@ class Run:
             file.write("".join(json.dumps(row) + "\n" for row in rows))
 
     def keep(self, name: str, wanted) -> None:
-        """Rewrites a JSONL file to the rows for which wanted(row) holds: what was logged after the last saved
-        state goes."""
+        """Rewrites a JSONL file to the rows for which wanted(row) holds: what a lost step logged goes."""
         if self.writes and (self.path / name).exists():
             rows = [r for r in read_jsonl(self.path / name) if wanted(r)]
             write_atomically(self.path / name, "".join(json.dumps(r) + "\n" for r in rows))

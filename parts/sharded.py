@@ -1,5 +1,4 @@
-"""The trained weights: on one device, or shared out over several processes by FSDP2; saving and resuming
-them.
+"""The trained weights: on one device, or shared out over processes by FSDP2; saving and resuming them.
 
 Weights, gradients and optimiser state are float32, 16 bytes a parameter: in bfloat16 most updates would be
 rounded away. FSDP2 also holds them in one process where the passes compute in another dtype. A step comes out
@@ -18,20 +17,20 @@ from parts.runs import gathered, rank_and_size
 
 
 def uses_fsdp(dtype: str) -> bool:
-    """Whether FSDP2 holds the trained weights: of several processes, or because it computes in another dtype
-    than it updates in."""
+    """Whether FSDP2 holds the weights: for several processes, or because the passes have another dtype."""
     return rank_and_size()[1] > 1 or dtype != "float32"
 
 
 def load_trained(path: str):
-    """The model to train, float32 on the CPU; of several processes only the first one reads the weights: many
-    copies would fill the host's memory, and prepare() hands them out."""
+    """The model to train, float32 on the CPU; of several processes only the first one reads its weights."""
     return load_model(path, "cpu" if rank_and_size()[0] == 0 else "meta")
 
 
 class Policy(torch.nn.Module):
-    """Decoder and head of a model, which are what is trained, with the function of the model as forward(), so
-    that FSDP2 sees them as one module. The model itself is `model`, its other parts are no parts of this."""
+    """Decoder and head of a model, which are what is trained, as one module that FSDP2 can hold.
+
+    forward() is a function of the whole model, which is `model`; its other parts are no parts of this.
+    """
 
     def __init__(self, model, function):
         super().__init__()
@@ -109,16 +108,14 @@ def whole(tensor):
 
 
 def weights(policy: Policy):
-    """(name in the model, whole tensor) of each trained parameter; all processes must go through it
-    together."""
+    """(name in the model, whole tensor) of each trained parameter; all processes go through it together."""
     trained = set(policy.parameters())
     named = ((name, p) for name, p in policy.model.named_parameters() if p in trained)
     return ((name, whole(p.detach())) for name, p in named)
 
 
 def save_model(run, policy: Policy, tokenizer) -> None:
-    """Writes the checkpoint folder `model` of a run, of ordinary `transformers` form; it appears only when it
-    is complete."""
+    """Writes the checkpoint folder `model`, of `transformers` form; it appears when it is complete."""
     part, final = run.path / "model.part", run.path / "model"
     trained = {name: tensor.cpu() for name, tensor in weights(policy) if run.writes}
     if not run.writes:
@@ -131,11 +128,14 @@ def save_model(run, policy: Policy, tokenizer) -> None:
     if final.exists():
         shutil.rmtree(final)
     part.replace(final)
+    run.say(f"the model is in {final}")
 
 
 def save_state(run, policy: Policy, optimizer, step: int) -> None:
-    """Writes weights and optimiser state after `step` to the folder resume/STEP of a run, each process its
-    own share; the folder appears when it is complete, then the older one goes."""
+    """Writes weights and optimiser state to the folder resume/STEP of a run, each process its own share.
+
+    The folder appears when it is complete; then the older one goes.
+    """
     from torch.distributed import checkpoint
     from torch.distributed.checkpoint.state_dict import get_state_dict
 
@@ -157,8 +157,7 @@ def save_state(run, policy: Policy, optimizer, step: int) -> None:
 
 
 def load_state(run, policy: Policy, optimizer) -> int:
-    """Sets policy and optimiser to the last saved state of a run, also one of another number of processes;
-    its step, 0 without one."""
+    """Sets policy and optimiser to a run's last saved state, also one of other processes; its step, or 0."""
     from torch.distributed import checkpoint
     from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
