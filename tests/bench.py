@@ -1,10 +1,10 @@
 """Speed and memory beside the plain way of doing the same. Prints ratios and sums, asserts nothing.
 
-python tests/bench.py rollout     # dialogues a second: our engine, and stock generate with a barrier after every turn
-python tests/bench.py trainer     # time and peak memory of token log-probs: selected positions, and log_softmax over all of them
-python tests/bench.py step        # whole GRPO steps on the toy world, and what they spend their time on
-python tests/bench.py update [MODEL]    # one GRPO update with random weights, dialogues of 2,000 to 8,000 tokens; also under torchrun
-python tests/bench.py memory MODEL [--gpus 8] [--lora 32]    # what a GPU must hold, computed from the model's config
+    python tests/bench.py rollout     # dialogues a second: our engine, and stock generate with a barrier after every turn
+    python tests/bench.py trainer     # time and peak memory of token log-probs: selected positions, and log_softmax over all of them
+    python tests/bench.py step        # whole GRPO steps on the toy world, and what they spend their time on
+    python tests/bench.py update [MODEL]    # one GRPO update with random weights, dialogues of 2,000 to 8,000 tokens; also under torchrun
+    python tests/bench.py memory MODEL [--gpus 8]    # what a GPU must hold, computed from the model's config
 
 MODEL: a name of SHAPES; for `memory` also a transformers folder or hub name.
 """
@@ -287,26 +287,22 @@ def update(name, shortest=2000, longest=8000, micro_tokens=16384):
         print(f"{told}, {tokens / seconds:,.0f} tokens/s{share}, {peak / 1e9:.1f} GB at most in a process")
 
 
-def memory(config, gpus=1, lora=0, micro_tokens=16384):
-    """{what: bytes} that each GPU must hold when one trains a model of that config: 16 bytes a trained parameter, of LoRA the adapters on all
-    matrices of the layers, of rank `lora`, over weights in bfloat16. Activations are those of micro_tokens tokens with checkpointing."""
+def memory(config, gpus=1, micro_tokens=16384):
+    """{what: bytes} that each GPU must hold to train a model of that config on micro_tokens tokens, with checkpointing."""
     with torch.device("meta"):
         policy = sharded.Policy(AutoModelForCausalLM.from_config(config, dtype=torch.float32), None)
     text, layers = config.get_text_config(), policy.decoder.layers
     parameters = sum(p.numel() for p in policy.parameters())
     layer = sum(p.numel() for p in layers[0].parameters())
     outside = parameters - sum(p.numel() for one in layers for p in one.parameters())  # embeddings and head
-    matrices = [m for m in layers.modules() if isinstance(m, torch.nn.Linear)]
-    trained = sum(lora * (m.in_features + m.out_features) for m in matrices) if lora else parameters
     inside = max(
         sum(m.out_features for m in one.modules() if isinstance(m, torch.nn.Linear)) for one in layers
     )
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return {
-        **({"frozen weights, bfloat16": 2 * parameters / gpus} if lora else {}),
-        f"{'adapters' if lora else 'weights'}, float32": 4 * trained / gpus,
-        "gradients, float32": 4 * trained / gpus,
-        "AdamW's moments, float32": 8 * trained / gpus,
+        "weights, float32": 4 * parameters / gpus,
+        "gradients, float32": 4 * parameters / gpus,
+        "AdamW's moments, float32": 8 * parameters / gpus,
         "gathered for a pass: embeddings, head and two layers, bfloat16, and their gradients": 4 * (outside + 2 * layer),
         "activations at the layers' borders, bfloat16": 2 * micro_tokens * text.hidden_size * len(layers),
         "activations inside a layer and their gradients, bfloat16": 4 * micro_tokens * (inside + 4 * text.hidden_size),
@@ -316,16 +312,14 @@ def memory(config, gpus=1, lora=0, micro_tokens=16384):
     }  # fmt: skip
 
 
-def print_memory(name, gpus, lora):
+def print_memory(name, gpus):
     """Prints memory() of a shape, folder or hub name."""
     config = SHAPES[name][1] if name in SHAPES else AutoConfig.from_pretrained(name)
-    sizes = memory(config, gpus, lora)
+    sizes = memory(config, gpus)
     for what, size in sizes.items():
         print(f"{size / 1e9:8.2f} GB  {what}")
     training = sum(size for what, size in sizes.items() if "vLLM" not in what and "keys" not in what)
-    print(
-        f"{training / 1e9:8.2f} GB  a GPU of {gpus} for training{f' with LoRA of rank {lora}' if lora else ''}, {name}; sampling comes on top"
-    )
+    print(f"{training / 1e9:8.2f} GB  a GPU of {gpus} for training, {name}; sampling comes on top")
 
 
 if __name__ == "__main__":
@@ -337,9 +331,6 @@ if __name__ == "__main__":
     parser.add_argument(
         "--gpus", type=int, default=1, help="for memory: among how many the training is shared"
     )
-    parser.add_argument(
-        "--lora", type=int, default=0, help="for memory: rank of the adapters; 0: all weights are trained"
-    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.what == "case":
@@ -347,6 +338,6 @@ if __name__ == "__main__":
     elif args.what == "update":
         update(*(args.case or ["gemma-3-1b" if torch.cuda.is_available() else "tiny"]))
     elif args.what == "memory":
-        print_memory((args.case or ["gemma-3-12b"])[0], args.gpus, args.lora)
+        print_memory((args.case or ["gemma-3-12b"])[0], args.gpus)
     else:
         {"rollout": rollout, "trainer": trainer, "step": step}[args.what]()

@@ -1,6 +1,7 @@
 """The arrows between the files: stage → common → parts, never up; and parts that can be taken away on their own."""
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -48,3 +49,20 @@ def test_importing_a_script_loads_no_large_library_before_it_is_used(module):
     code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("readme", ["README.md", "toy/README.md"])
+def test_the_pictures_and_files_that_a_readme_names_exist(readme):
+    text, folder = (ROOT / readme).read_text(), (ROOT / readme).parent
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("http")]
+    assert links and all((folder / link).exists() for link in links), links
+
+
+def test_the_flags_that_the_readme_names_are_those_of_the_scripts():
+    shown = "".join(
+        (ROOT / file).read_text()
+        for file in ["parts/runs.py", "tests/bench.py", *map("{}.py".format, STAGES)]
+    )
+    flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", (ROOT / "README.md").read_text()))
+    others = {"--nproc-per-node", "--help"}  # of torchrun, and of every script
+    assert len(flags) > 20 and not [flag for flag in flags - others if f'"{flag}"' not in shown]
