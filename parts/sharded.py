@@ -13,7 +13,7 @@ import warnings
 import torch
 
 from parts.engines import load_model
-from parts.runs import gathered, rank_and_size
+from parts.runs import BadInput, first_line, gathered, rank_and_size
 
 
 def uses_fsdp(dtype: str) -> bool:
@@ -166,8 +166,12 @@ def load_state(run, policy: Policy, optimizer) -> int:
     if step:
         state = dict(zip(("model", "optimizer"), get_state_dict(policy, optimizer)))
         folder = run.path / "resume" / str(step)
-        with warnings.catch_warnings(action="ignore"):
-            checkpoint.load(state, checkpoint_id=folder, no_dist=rank_and_size()[1] == 1)
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                checkpoint.load(state, checkpoint_id=folder, no_dist=rank_and_size()[1] == 1)
+        except Exception as e:  # whatever a damaged file makes of it
+            told = f"{folder}: the saved state cannot be read ({first_line(e)})"
+            raise BadInput(f"{told}; remove this folder to go on from the start") from None
         loaded = {"model_state_dict": state["model"], "optim_state_dict": state["optimizer"]}
         set_state_dict(policy, optimizer, **loaded)
     return step

@@ -4,6 +4,7 @@ import http.server
 import importlib
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -491,6 +492,15 @@ def test_a_test_whose_last_line_was_cut_off_is_not_taken_for_finished(problems, 
 def test_a_damaged_config_is_one_line(damage, problems, base, tmp_path, capsys):
     (tmp_path / "config.json").write_text(damage)
     refused(capsys, "is damaged", "generate", model=base, problems=problems, out=tmp_path, **TALK)
+
+
+def test_a_damaged_state_is_one_line(problems, base, tmp_path, capsys):
+    command = dict(model=base, problems=problems, out=tmp_path / "rl", steps=2, batch=2, group=2, **TALK)
+    run("grpo", **command)
+    shutil.rmtree(tmp_path / "rl" / "model")
+    for file in (tmp_path / "rl" / "resume" / "2").iterdir():
+        file.write_bytes(file.read_bytes()[:100])
+    refused(capsys, "remove this folder", "grpo", **command)
 
 
 def test_an_output_path_that_is_a_file_is_one_line(problems, base, tmp_path, capsys):
