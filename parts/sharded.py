@@ -146,14 +146,23 @@ def save_state(run, policy: Policy, optimizer, step: int) -> None:
         part.mkdir(parents=True)
     gathered(None)  # the folder is there
     state = dict(zip(("model", "optimizer"), get_state_dict(policy, optimizer)))
-    with warnings.catch_warnings(action="ignore"):  # that one process saves alone
-        checkpoint.save(state, checkpoint_id=part, no_dist=rank_and_size()[1] == 1)
+    try:
+        with warnings.catch_warnings(action="ignore"):  # that one process saves alone
+            checkpoint.save(state, checkpoint_id=part, no_dist=rank_and_size()[1] == 1)
+    except checkpoint.api.CheckpointException as e:  # a full disk, say
+        raise BadInput(f"{part}: the state cannot be written ({cause(e)}); the last one stays") from None
     gathered(None)  # all have written
     if run.writes:
         part.replace(folder / str(step))
         for old in folder.iterdir():
             if old.name != str(step):
                 shutil.rmtree(old)
+
+
+def cause(e) -> str:
+    """What went wrong, of the checkpoint library's exception (no Exception, by its kind) in one process."""
+    failures = getattr(e, "failures", {})
+    return first_line(next(iter(failures.values()))[0] if failures else e)
 
 
 def load_state(run, policy: Policy, optimizer) -> int:
@@ -169,8 +178,8 @@ def load_state(run, policy: Policy, optimizer) -> int:
         try:
             with warnings.catch_warnings(action="ignore"):
                 checkpoint.load(state, checkpoint_id=folder, no_dist=rank_and_size()[1] == 1)
-        except Exception as e:  # whatever a damaged file makes of it
-            told = f"{folder}: the saved state cannot be read ({first_line(e)})"
+        except (Exception, checkpoint.api.CheckpointException) as e:  # whatever a damaged file makes of it
+            told = f"{folder}: the saved state cannot be read ({cause(e)})"
             raise BadInput(f"{told}; remove this folder to go on from the start") from None
         loaded = {"model_state_dict": state["model"], "optim_state_dict": state["optimizer"]}
         set_state_dict(policy, optimizer, **loaded)
