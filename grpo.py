@@ -146,16 +146,8 @@ def main():
         seconds["sync"] += time.perf_counter()
         seconds["all"] = time.perf_counter() - clock
 
-        log(
-            run,
-            args,
-            step,
-            last,
-            groups,
-            of_turns,
-            {**update, "grad_norm": norm, "trained_tokens": trained_tokens},
-            seconds,
-        )
+        update |= {"grad_norm": norm, "trained_tokens": trained_tokens}
+        log(run, args, step, last, groups, of_turns, update, seconds)
         if step % args.save_every == 0 or step == last:
             sharded.save_state(run, policy, optimizer, step)
     sharded.save_model(run, policy, speakers["student"].chat.tokenizer)

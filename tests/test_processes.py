@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import ROOT
 from safetensors.torch import load_file
-from test_scripts import rows, run, start
+from test_scripts import rows, run, start, words
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from transformers import AutoModelForCausalLM
 
@@ -21,32 +21,15 @@ from common import Dialogue, Problem, Verdict, load_chat
 from generate import load_speakers
 from parts.engines import Turn
 
-TALK = ["--prompts", ROOT / "toy" / "prompts.json", "--max-tokens", 8]
+TALK = dict(prompts=ROOT / "toy" / "prompts.json", max_tokens=8)
 
 
-def torchrun(processes, script, *args, rc=0):
+def torchrun(processes, script, *args, rc=0, **options):
     """Runs a script in that many processes; returns what it wrote to stderr."""
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        processes,
-        ROOT / f"{script}.py",
-        *args,
-        "--threads",
-        1,
-        "--device",
-        "cpu",
-    ]
-    done = subprocess.run(
-        list(map(str, command)),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    file, *rest = words(script, *args, **options, threads=1, device="cpu")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launch, ROOT / file, *rest], capture_output=True, text=True, timeout=240, env=env)
     assert (done.returncode == 0) == (rc == 0), done.stderr
     return done.stderr
 
@@ -83,16 +66,7 @@ def talkative(model, folder):
     for name, written in (("problems", problems), ("dialogues", dialogues)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(asdict(row)) + "\n" for row in written))
     (folder / "prompts.json").write_text(json.dumps(prompts))
-    return [
-        "--problems",
-        folder / "problems.jsonl",
-        "--prompts",
-        folder / "prompts.json",
-        "--turns",
-        2,
-        "--max-tokens",
-        12,
-    ]
+    return dict(problems=folder / "problems.jsonl", prompts=folder / "prompts.json", turns=2, max_tokens=12)
 
 
 def metrics(folder):
@@ -119,82 +93,38 @@ def alike(one, two, keys):
 
 
 def test_sft_in_two_processes_equals_one(problems, base, tmp_path):
-    run(
-        "generate",
-        "--model",
-        base,
-        "--problems",
-        problems,
-        "--samples",
-        2,
-        "--out",
-        tmp_path / "d",
-        "--threads",
-        1,
-        *TALK,
-    )
-    command = [
-        "--model",
-        base,
-        "--data",
-        tmp_path / "d",
-        "--lr",
-        "1e-4",
-        "--batch",
-        5,
-        "--save-every",
-        1,
-        "--epochs",
-        2,
-    ]
+    run("generate", model=base, problems=problems, samples=2, out=tmp_path / "d", threads=1, **TALK)
+    command = dict(model=base, data=tmp_path / "d", lr="1e-4", batch=5, save_every=1, epochs=2)
     for n in (1, 2):
-        torchrun(n, "sft", *command, "--out", tmp_path / f"{n}")
+        torchrun(n, "sft", **command, out=tmp_path / f"{n}")
     alike(tmp_path / "1", tmp_path / "2", ("loss", "grad_norm", "tokens"))
 
 
 def test_grpo_in_two_processes_equals_one_also_when_resumed_by_another_number(problems, base, tmp_path):
-    command = [
-        "--model",
-        base,
-        "--problems",
-        problems,
-        "--steps",
-        3,
-        "--batch",
-        4,
-        "--group",
-        4,
-        "--lr",
-        "1e-5",
-        "--save-every",
-        1,
-        *TALK,
-    ]
+    command = dict(model=base, problems=problems, steps=3, batch=4, group=4, lr="1e-5", save_every=1, **TALK)
     for n in (1, 2):
-        torchrun(n, "grpo", *command, "--out", tmp_path / f"{n}")
+        torchrun(n, "grpo", **command, out=tmp_path / f"{n}")
     alike(tmp_path / "1", tmp_path / "2", ("loss", "grad_norm", "reward", "tokens", "equal_groups"))
-    process = start("grpo", *command, "--threads", 1, "--device", "cpu", "--out", tmp_path / "mixed")
+    process = start("grpo", **command, threads=1, device="cpu", out=tmp_path / "mixed")
     while process.poll() is None and not list(tmp_path.glob("mixed/resume/[0-9]")):
         time.sleep(0.01)
     process.kill()
     process.wait()
     (tmp_path / "mixed" / "resume" / "9.part").mkdir()  # as if the kill had come while a state was written
-    torchrun(2, "grpo", *command, "--out", tmp_path / "mixed")
+    torchrun(2, "grpo", **command, out=tmp_path / "mixed")
     alike(tmp_path / "1", tmp_path / "mixed", ("loss", "grad_norm", "reward", "tokens", "equal_groups"))
 
 
 def test_what_processes_cannot_share_is_one_line(problems, base, tmp_path):
-    grpo = torchrun(
-        2, "grpo", "--model", base, "--problems", problems, "--batch", 3, "--out", tmp_path / "a", rc=2
-    )
+    grpo = torchrun(2, "grpo", model=base, problems=problems, batch=3, out=tmp_path / "a", rc=2)
     assert "error (process 0): --batch is 3" in grpo or "error (process 1): --batch is 3" in grpo
 
 
 def test_what_a_text_model_has_no_use_for_is_saved_as_it_came(shapes, tmp_path):
     told = talkative(shapes["eyes"], tmp_path)
-    command = ["--model", shapes["eyes"], "--data", tmp_path, "--lr", "1e-3", "--batch", 8]
+    command = dict(model=shapes["eyes"], data=tmp_path, lr="1e-3", batch=8)
     for n in (1, 2):
-        torchrun(n, "sft", *command, "--out", tmp_path / f"{n}")
+        torchrun(n, "sft", **command, out=tmp_path / f"{n}")
     before, *after = (
         load_file(f"{f}/model.safetensors")
         for f in (shapes["eyes"], tmp_path / "1/model", tmp_path / "2/model")
@@ -205,19 +135,7 @@ def test_what_a_text_model_has_no_use_for_is_saved_as_it_came(shapes, tmp_path):
             "language_model"
         }
     assert max((a - b).abs().max() for a, b in zip(after[0].values(), after[1].values())) <= 1e-4
-    run(
-        "evaluate",
-        "play",
-        "--model",
-        tmp_path / "2/model",
-        *told,
-        "--losses",
-        2,
-        "--out",
-        tmp_path / "test",
-        "--threads",
-        1,
-    )
+    run("evaluate", "play", model=tmp_path / "2/model", **told, losses=2, out=tmp_path / "test", threads=1)
     assert len(rows(tmp_path / "test" / "problems")) == 8
 
 
@@ -250,17 +168,15 @@ def test_processes_that_do_not_share_the_run_folder_are_told(tmp_path):
 
 def test_a_card_is_chosen_by_the_environment(base, problems, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        run("grpo", "--model", base, "--problems", problems, "--out", tmp_path / "rl", "--device", "cuda:3")
+        run("grpo", model=base, problems=problems, out=tmp_path / "rl", device="cuda:3")
     assert "CUDA_VISIBLE_DEVICES=3" in capsys.readouterr().err
 
 
 def test_two_processes_play_the_dialogues_that_one_plays_each_once(problems, base, tmp_path):
-    play = ["--model", base, "--problems", problems, "--samples", 2, *TALK]
+    play = dict(model=base, problems=problems, samples=2, **TALK)
     for n in (1, 2):
-        torchrun(
-            n, "qprime", *play, "--lr", "1e-4", "--out", tmp_path / f"qprime{n}"
-        )  # plays as generate.py does
-        torchrun(n, "evaluate", "play", *play, "--losses", 5, "--out", tmp_path / f"evaluate{n}")
+        torchrun(n, "qprime", **play, lr="1e-4", out=tmp_path / f"qprime{n}")  # plays as generate.py does
+        torchrun(n, "evaluate", "play", **play, losses=5, out=tmp_path / f"evaluate{n}")
     for one, two in (("qprime1", "qprime2"), ("evaluate1/code", "evaluate2/code")):
         a, b = (sorted(rows(tmp_path / name), key=lambda row: row["id"]) for name in (one, two))
         assert len(a) == 24 and [(d["id"], d["ids"]) for d in a] == [(d["id"], d["ids"]) for d in b]
@@ -269,35 +185,9 @@ def test_two_processes_play_the_dialogues_that_one_plays_each_once(problems, bas
 
 
 def test_training_in_bfloat16_keeps_updates_that_bfloat16_would_round_away(problems, base, tmp_path):
-    run(
-        "generate",
-        "--model",
-        base,
-        "--problems",
-        problems,
-        "--samples",
-        2,
-        "--out",
-        tmp_path / "d",
-        "--threads",
-        1,
-        *TALK,
-    )
+    run("generate", model=base, problems=problems, samples=2, out=tmp_path / "d", threads=1, **TALK)
     for dtype in ("float32", "bfloat16"):
-        torchrun(
-            1,
-            "sft",
-            "--model",
-            base,
-            "--data",
-            tmp_path / "d",
-            "--lr",
-            "1e-6",
-            "--out",
-            tmp_path / dtype,
-            "--dtype",
-            dtype,
-        )
+        torchrun(1, "sft", model=base, data=tmp_path / "d", lr="1e-6", out=tmp_path / dtype, dtype=dtype)
     (full,), (half,) = metrics(tmp_path / "float32"), metrics(tmp_path / "bfloat16")
     assert (
         half["loss"] != full["loss"]
@@ -315,8 +205,7 @@ def test_training_in_bfloat16_keeps_updates_that_bfloat16_would_round_away(probl
 
 
 def test_grpo_in_bfloat16_samples_with_a_copy_that_follows_the_trained_weights(problems, base, tmp_path):
-    torchrun(1, "grpo", "--model", base, "--problems", problems, "--steps", 3, "--batch", 4, "--group", 4, "--lr", "1e-3", "--dtype", "bfloat16",
-             "--out", tmp_path / "rl", *TALK)  # fmt: skip
+    torchrun(1, "grpo", model=base, problems=problems, steps=3, batch=4, group=4, lr="1e-3", dtype="bfloat16", out=tmp_path / "rl", **TALK)  # fmt: skip
     assert all(
         0 < m["gap_mean"] < 0.005 for m in metrics(tmp_path / "rl")
     )  # rounding alone: without sync the second step has 0.03

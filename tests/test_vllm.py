@@ -88,8 +88,7 @@ def test_second_turns_hit_the_prefix_cache(both):
 def test_grpo_runs_on_it_with_a_vanishing_gap(base, tmp_path):
     problems = tmp_path / "p.jsonl"
     problems.write_text("".join(open(f"{base}/../code_train.jsonl").readlines()[:16]))
-    run("grpo", "--model", base, "--problems", problems, "--out", tmp_path / "rl", "--steps", 3, "--batch", 8, "--group", 4, "--lr", "1e-3", "--engine", "vllm",
-        "--prompts", f"{base}/../prompts.json", "--max-tokens", 8, "--threads", 1)  # fmt: skip
+    run("grpo", model=base, problems=problems, out=tmp_path / "rl", steps=3, batch=8, group=4, lr="1e-3", engine="vllm", prompts=f"{base}/../prompts.json", max_tokens=8, threads=1)  # fmt: skip
     metrics = rows(tmp_path / "rl", "metrics.jsonl")
     assert len(metrics) == 3 and all(m["gap_max"] <= 1e-3 for m in metrics) and json.dumps(metrics)
 
@@ -99,50 +98,21 @@ def stages(shapes, tmp_path_factory):
     """(folder, command of grpo.py): a model with eyes that has gone through sft, generate, qprime, grpo (killed and resumed) and evaluate."""
     out = tmp_path_factory.mktemp("stages")
     told = talkative(shapes["eyes"], out)
-    run(
-        "sft",
-        "--model",
-        shapes["eyes"],
-        "--data",
-        out,
-        "--out",
-        out / "sft",
-        "--lr",
-        "1e-2",
-        "--epochs",
-        60,
-        "--batch",
-        16,
-        "--threads",
-        1,
-    )
-    play = [*told, "--engine", "vllm"]
-    student = ["--model", out / "sft" / "model"]
-    run("generate", *student, "--out", out / "generated", *play, "--threads", 1)
-    run("qprime", *student, "--out", out / "primed", "--samples", 4, "--lr", "1e-4", *play, "--threads", 1)
-    grpo = ["--model", out / "primed" / "model", "--teacher", out / "sft" / "model", "--steps", 3, "--batch", 4, "--group", 4, "--lr", "1e-4", "--save-every", 1, *play]  # fmt: skip
-    process = start("grpo", *grpo, "--out", out / "rl", "--threads", 1)
+    run("sft", model=shapes["eyes"], data=out, out=out / "sft", lr="1e-2", epochs=60, batch=16, threads=1)
+    play = dict(**told, engine="vllm")
+    student = dict(model=out / "sft" / "model")
+    run("generate", **student, out=out / "generated", **play, threads=1)
+    run("qprime", **student, out=out / "primed", samples=4, lr="1e-4", **play, threads=1)
+    grpo = dict(model=out / "primed" / "model", teacher=out / "sft" / "model", steps=3, batch=4, group=4, lr="1e-4", save_every=1, **play)  # fmt: skip
+    process = start("grpo", **grpo, out=out / "rl", threads=1)
     while process.poll() is None and not list(out.glob("rl/resume/1")):
         time.sleep(0.01)
     process.kill()
     process.wait()
-    run("grpo", *grpo, "--out", out / "rl", "--threads", 1)
-    trained = ["--model", out / "rl" / "model", "--teacher", out / "sft" / "model"]
+    run("grpo", **grpo, out=out / "rl", threads=1)
+    trained = dict(model=out / "rl" / "model", teacher=out / "sft" / "model")
     for engine in ("vllm", "hf"):
-        run(
-            "evaluate",
-            "play",
-            *trained,
-            "--out",
-            out / engine,
-            "--losses",
-            2,
-            *told,
-            "--engine",
-            engine,
-            "--threads",
-            1,
-        )
+        run("evaluate", "play", **trained, out=out / engine, losses=2, **told, engine=engine, threads=1)
     return out, grpo, play
 
 
@@ -162,9 +132,9 @@ def test_a_model_with_eyes_goes_through_all_stages(stages):
 
 def test_two_processes_with_an_engine_each_do_what_one_does(stages):
     out, grpo, play = stages
-    torchrun(2, "grpo", *grpo, "--out", out / "rl2")
-    student = ["--model", out / "sft" / "model"]
-    torchrun(2, "qprime", *student, "--out", out / "primed2", "--samples", 4, "--lr", "1e-4", *play)
+    torchrun(2, "grpo", **grpo, out=out / "rl2")
+    student = dict(model=out / "sft" / "model")
+    torchrun(2, "qprime", **student, out=out / "primed2", samples=4, lr="1e-4", **play)
     for name in ("rl", "primed"):
         one, two = ({d["id"]: d["ids"] for d in rows(folder)} for folder in (out / name, out / f"{name}2"))
         assert one == two
@@ -177,8 +147,6 @@ def test_two_processes_with_an_engine_each_do_what_one_does(stages):
 def test_processes_that_have_nothing_to_play_help_to_make_the_engine(stages):
     out, _, play = stages
     (out / "few.jsonl").write_text((out / "problems.jsonl").read_text().splitlines(True)[0])
-    model = ["--model", out / "sft" / "model", *play]
-    torchrun(
-        2, "evaluate", "play", *model, "--problems", out / "few.jsonl", "--losses", 1, "--out", out / "few"
-    )
+    few = {**play, "model": out / "sft" / "model", "problems": out / "few.jsonl"}
+    torchrun(2, "evaluate", "play", **few, losses=1, out=out / "few")
     assert len(rows(out / "few" / "few")) == len(rows(out / "few" / "few", "losses.jsonl")) == 1
