@@ -88,8 +88,17 @@ def barrier(model, chat, problems, max_tokens):
         if names:
             longest = max(len(requests[n].ids) for n in names)
             ids = torch.tensor([[0] * (longest - len(requests[n].ids)) + requests[n].ids for n in names])
-            out = model.generate(ids, attention_mask=(torch.arange(longest) >= longest - torch.tensor([[len(requests[n].ids)] for n in names])).long(),
-                                 do_sample=True, top_k=0, max_new_tokens=max_tokens, eos_token_id=chat.stops, pad_token_id=0)  # fmt: skip
+            out = model.generate(
+                ids,
+                attention_mask=(
+                    torch.arange(longest) >= longest - torch.tensor([[len(requests[n].ids)] for n in names])
+                ).long(),
+                do_sample=True,
+                top_k=0,
+                max_new_tokens=max_tokens,
+                eos_token_id=chat.stops,
+                pad_token_id=0,
+            )
             for n, row in zip(names, out[:, longest:].tolist()):
                 end = next((i + 1 for i, t in enumerate(row) if t in chat.stops), len(row))
                 values[n] = Turn(row[:end], [0.0] * end, "stop" if row[end - 1] in chat.stops else "length")
@@ -103,8 +112,19 @@ def rollout():
         model, chat = load_model(base, "cpu"), load_chat(base)
         if name != "toy base":
             torch.manual_seed(0)
-            model = LlamaForCausalLM(LlamaConfig(vocab_size=model.config.vocab_size, hidden_size=512, intermediate_size=1408, num_hidden_layers=7,
-                                                 num_attention_heads=8, max_position_embeddings=2048, pad_token_id=0, bos_token_id=None, eos_token_id=5))  # fmt: skip
+            model = LlamaForCausalLM(
+                LlamaConfig(
+                    vocab_size=model.config.vocab_size,
+                    hidden_size=512,
+                    intermediate_size=1408,
+                    num_hidden_layers=7,
+                    num_attention_heads=8,
+                    max_position_embeddings=2048,
+                    pad_token_id=0,
+                    bos_token_id=None,
+                    eos_token_id=5,
+                )
+            )
             model.lm_head.bias = torch.nn.Parameter(
                 2.3 * F.one_hot(torch.tensor(chat.end), model.config.vocab_size).float()
             )  # turns end at random lengths
@@ -130,8 +150,16 @@ def one_trainer_case(kind, vocabulary, length):
         resource.RLIMIT_AS, (16 * 2**30, 16 * 2**30)
     )  # rather an error than a machine that swaps
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=2,
-                                         max_position_embeddings=length))  # fmt: skip
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocabulary,
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=length,
+        )
+    )
     ids, mask = torch.randint(vocabulary, (1, length)), (torch.arange(length) % 32 < 4).long()[None]
     before, clock = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
     if kind == "ours":
@@ -303,13 +331,21 @@ def memory(config, gpus=1, micro_tokens=16384):
         "weights, float32": 4 * parameters / gpus,
         "gradients, float32": 4 * parameters / gpus,
         "AdamW's moments, float32": 8 * parameters / gpus,
-        "gathered for a pass: embeddings, head and two layers, bfloat16, and their gradients": 4 * (outside + 2 * layer),
+        "gathered for a pass: embeddings, head and two layers, bfloat16, and their gradients": 4
+        * (outside + 2 * layer),
         "activations at the layers' borders, bfloat16": 2 * micro_tokens * text.hidden_size * len(layers),
-        "activations inside a layer and their gradients, bfloat16": 4 * micro_tokens * (inside + 4 * text.hidden_size),
+        "activations inside a layer and their gradients, bfloat16": 4
+        * micro_tokens
+        * (inside + 4 * text.hidden_size),
         "a chunk of logits, float32, and its gradients": 3 * 2**28,
         "each vLLM's weights, bfloat16": 2 * parameters,
-        "keys and values of 1,000 tokens, bfloat16": 1000 * 2 * 2 * len(layers) * text.num_key_value_heads * head,
-    }  # fmt: skip
+        "keys and values of 1,000 tokens, bfloat16": 1000
+        * 2
+        * 2
+        * len(layers)
+        * text.num_key_value_heads
+        * head,
+    }
 
 
 def print_memory(name, gpus):

@@ -205,7 +205,19 @@ def test_training_in_bfloat16_keeps_updates_that_bfloat16_would_round_away(probl
 
 
 def test_grpo_in_bfloat16_samples_with_a_copy_that_follows_the_trained_weights(problems, base, tmp_path):
-    torchrun(1, "grpo", model=base, problems=problems, steps=3, batch=4, group=4, lr="1e-3", dtype="bfloat16", out=tmp_path / "rl", **TALK)  # fmt: skip
+    torchrun(
+        1,
+        "grpo",
+        model=base,
+        problems=problems,
+        steps=3,
+        batch=4,
+        group=4,
+        lr="1e-3",
+        dtype="bfloat16",
+        out=tmp_path / "rl",
+        **TALK,
+    )
     assert all(
         0 < m["gap_mean"] < 0.005 for m in metrics(tmp_path / "rl")
     )  # rounding alone: without sync the second step has 0.03

@@ -88,7 +88,20 @@ def test_second_turns_hit_the_prefix_cache(both):
 def test_grpo_runs_on_it_with_a_vanishing_gap(base, tmp_path):
     problems = tmp_path / "p.jsonl"
     problems.write_text("".join(open(f"{base}/../code_train.jsonl").readlines()[:16]))
-    run("grpo", model=base, problems=problems, out=tmp_path / "rl", steps=3, batch=8, group=4, lr="1e-3", engine="vllm", prompts=f"{base}/../prompts.json", max_tokens=8, threads=1)  # fmt: skip
+    run(
+        "grpo",
+        model=base,
+        problems=problems,
+        out=tmp_path / "rl",
+        steps=3,
+        batch=8,
+        group=4,
+        lr="1e-3",
+        engine="vllm",
+        prompts=f"{base}/../prompts.json",
+        max_tokens=8,
+        threads=1,
+    )
     metrics = rows(tmp_path / "rl", "metrics.jsonl")
     assert len(metrics) == 3 and all(m["gap_max"] <= 1e-3 for m in metrics) and json.dumps(metrics)
 
@@ -103,7 +116,16 @@ def stages(shapes, tmp_path_factory):
     student = dict(model=out / "sft" / "model")
     run("generate", **student, out=out / "generated", **play, threads=1)
     run("qprime", **student, out=out / "primed", samples=4, lr="1e-4", **play, threads=1)
-    grpo = dict(model=out / "primed" / "model", teacher=out / "sft" / "model", steps=3, batch=4, group=4, lr="1e-4", save_every=1, **play)  # fmt: skip
+    grpo = dict(
+        model=out / "primed" / "model",
+        teacher=out / "sft" / "model",
+        steps=3,
+        batch=4,
+        group=4,
+        lr="1e-4",
+        save_every=1,
+        **play,
+    )
     process = start("grpo", **grpo, out=out / "rl", threads=1)
     while process.poll() is None and not list(out.glob("rl/resume/1")):
         time.sleep(0.01)
