@@ -212,8 +212,12 @@ NAME = "|".join([  # f^{-1}(x), |z|, \angle ABC, AB, "the area" A, area, (x, y)
 ])  # fmt: skip
 SEPARATORS = ',|;|"(?:and|or)"'
 RELATION = end("ne|in|approx") + "|<=|>=|[<>=]"
-OPERATIONS = ((end("cup"), "set", "union"), (end("cap"), "set", "cap"),
-              (end("setminus") + r"|-(?=\s*\\\{)", "set", "minus"), (":", "tuple", ":"))  # fmt: skip
+OPERATIONS = (
+    (end("cup"), "set", "union"),
+    (end("cap"), "set", "cap"),
+    (end("setminus") + r"|-(?=\s*\\\{)", "set", "minus"),
+    (":", "tuple", ":"),
+)
 FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 INFINITE = re.compile(r"[-+]?\s*\\infty")
 MATRIX = r"\\begin\s*\{([pbB]?(?:small)?matrix|array)\}((?:(?!\\begin).)*?)\\end\s*\{\1\}"

@@ -30,8 +30,15 @@ from parts.driver import Speaker
 from parts.engines import HFEngine, load_model
 
 torch.set_num_threads(1)
-SIZES = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=32,
-             max_position_embeddings=4096)  # fmt: skip
+SIZES = dict(
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=32,
+    max_position_embeddings=4096,
+)
 
 # Alternating roles are insisted on, a system message is put into the first user turn, the assistant is called model.
 GEMMA = (
@@ -54,8 +61,15 @@ def characters(special, template, bos, eos):
     core = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     core.decoder = decoders.Fuse()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", pad_token="<pad>", bos_token=bos, eos_token=eos,
-                                        additional_special_tokens=list(special), clean_up_tokenization_spaces=False)  # fmt: skip
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        unk_token="<unk>",
+        pad_token="<pad>",
+        bos_token=bos,
+        eos_token=eos,
+        additional_special_tokens=list(special),
+        clean_up_tokenization_spaces=False,
+    )
     tokenizer.chat_template = template
     return tokenizer
 
@@ -79,8 +93,17 @@ def shapes(base, tmp_path_factory):
         ["<pad>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"], QWEN, None, "<|im_end|>"
     )
     layers = ["sliding_attention", "sliding_attention", "full_attention"]
-    text = Gemma3TextConfig(vocab_size=len(gemma), sliding_window=16, layer_types=layers, query_pre_attn_scalar=32, final_logit_softcapping=20.0,
-                            bos_token_id=1, eos_token_id=[2, 4], pad_token_id=0, **SIZES)  # fmt: skip
+    text = Gemma3TextConfig(
+        vocab_size=len(gemma),
+        sliding_window=16,
+        layer_types=layers,
+        query_pre_attn_scalar=32,
+        final_logit_softcapping=20.0,
+        bos_token_id=1,
+        eos_token_id=[2, 4],
+        pad_token_id=0,
+        **SIZES,
+    )
     eyes = {
         "hidden_size": 32,
         "intermediate_size": 48,
@@ -110,10 +133,23 @@ def shapes(base, tmp_path_factory):
     made = {
         "gemma": (Gemma3ForCausalLM(text), gemma),
         "eyes": (Gemma3ForConditionalGeneration(Gemma3Config(**both, tie_word_embeddings=True)), gemma),
-        "mistral": (Mistral3ForConditionalGeneration(Mistral3Config(text_config=mistral, vision_config={**eyes, "model_type": "pixtral", "head_dim": 16},
-                                                                    image_token_index=len(gemma) - 1)), gemma),
-        "qwen": (Qwen3ForCausalLM(Qwen3Config(vocab_size=len(qwen), bos_token_id=None, eos_token_id=2, pad_token_id=0, **SIZES)), qwen),
-    }  # fmt: skip
+        "mistral": (
+            Mistral3ForConditionalGeneration(
+                Mistral3Config(
+                    text_config=mistral,
+                    vision_config={**eyes, "model_type": "pixtral", "head_dim": 16},
+                    image_token_index=len(gemma) - 1,
+                )
+            ),
+            gemma,
+        ),
+        "qwen": (
+            Qwen3ForCausalLM(
+                Qwen3Config(vocab_size=len(qwen), bos_token_id=None, eos_token_id=2, pad_token_id=0, **SIZES)
+            ),
+            qwen,
+        ),
+    }
     for name, (model, tokenizer) in made.items():
         folder = tmp_path_factory.mktemp(name)
         for p in model.parameters():  # sharper than fresh weights, so that a wrong mask or position shows
