@@ -204,7 +204,7 @@ class Chat:
 
     def __init__(self, tokenizer, name: str):
         """name: of the model, for messages. Raises BadInput if the template cannot be used."""
-        self.tokenizer, self.shown, self.control = tokenizer, {}, re.compile("(?!)")  # nothing, while probing
+        self.tokenizer, self.shown, self.control = tokenizer, {}, re.compile("(?!)")  # none, while probing
         if not tokenizer.chat_template:
             raise BadInput(f"{name}: has no chat template; use the instruction-tuned version of the model")
         if "<|channel|>" in str(tokenizer.chat_template):
@@ -230,6 +230,7 @@ class Chat:
         self.opening = "<think>" if "<think>" in opened else ""  # of a reasoning block, in the prompt itself
         control = sorted({t.content for i, t in added.items() if t.special or i in probe}, key=len)[::-1]
         self.shown = {chr(0xF0000 + i): token for i, token in enumerate(control)}  # by its hidden character
+        self.hidden = {token: character for character, token in self.shown.items()}
         self.control = re.compile("|".join(map(re.escape, control)))
 
     def rewrites(self, said: str) -> bool:
@@ -239,8 +240,7 @@ class Chat:
 
     def hide(self, text: str) -> str:
         """A text with a private-use character in the place of each control token."""
-        tokens = list(self.shown.values())
-        return self.control.sub(lambda match: chr(0xF0000 + tokens.index(match[0])), text)
+        return self.control.sub(lambda match: self.hidden[match[0]], text)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text; of a hidden control token those of its first character and of the rest."""

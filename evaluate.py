@@ -197,7 +197,8 @@ def judge(args):
             for row in tqdm(judging, total=len(mine), desc="judging", mininterval=1, disable=rank > 0):
                 run.append("judged.jsonl", [row], own=True)
         runs.barrier()  # until all have written
-        shares = measures.judged_shares(measures.load_test(test.folder, Dialogue.from_row))
+        test.judged = runs.read_jsonl(run.path / "judged.jsonl")
+        shares = measures.judged_shares(test)
         run.say(f"{test.folder}: " + ", ".join(f"{name} {share}" for name, share in shares.items()))
 
 

@@ -20,6 +20,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from parts.engines import is_address
+
 
 class BadInput(Exception):
     """What the user gave cannot be used. The message is one sentence: what is wrong, where, what to do."""
@@ -214,7 +216,7 @@ def add_training_arguments(parser, batch: int, unit: str, lr: float, save_every:
 
 def settle(args) -> None:
     """Settles what is automatic, tries the device, joins the processes of torchrun. Raises BadInput."""
-    if getattr(args, "model", "").startswith(("http://", "https://")):
+    if is_address(getattr(args, "model", "")):
         raise BadInput(f"--model {args.model}: the student must be a folder or a hub name")
     if args.device not in ("cuda", "cuda:0") and args.device.startswith("cuda:"):
         card = args.device.removeprefix("cuda:")
@@ -226,8 +228,8 @@ def settle(args) -> None:
         raise BadInput(f"--device {args.device}: cannot be used ({first_line(e)})") from None
     if args.dtype == "auto":
         args.dtype = "bfloat16" if args.device.startswith("cuda") else "float32"
-        begun = Path(getattr(args, "out", "")) / "config.json"
-        if begun.is_file():  # a run that was begun on another device keeps its numbers
+        begun = Path(args.out) / "config.json" if hasattr(args, "out") else None
+        if begun and begun.is_file():  # a run that was begun on another device keeps its numbers
             args.dtype = read_config(begun).get("dtype", args.dtype)
     torch.set_num_threads(args.threads)
     start_processes(args.device)

@@ -13,7 +13,7 @@ import warnings
 import torch
 
 from parts.engines import load_model
-from parts.runs import BadInput, first_line, gathered, rank_and_size
+from parts.runs import BadInput, barrier, first_line, gathered, rank_and_size
 
 
 def uses_fsdp(dtype: str) -> bool:
@@ -144,14 +144,14 @@ def save_state(run, policy: Policy, optimizer, step: int) -> None:
     if run.writes:
         shutil.rmtree(part, ignore_errors=True)  # of a run that was killed while it wrote
         part.mkdir(parents=True)
-    gathered(None)  # the folder is there
+    barrier()  # the folder is there
     state = dict(zip(("model", "optimizer"), get_state_dict(policy, optimizer)))
     try:
         with warnings.catch_warnings(action="ignore"):  # that one process saves alone
             checkpoint.save(state, checkpoint_id=part, no_dist=rank_and_size()[1] == 1)
     except checkpoint.api.CheckpointException as e:  # a full disk, say
         raise BadInput(f"{part}: the state cannot be written ({cause(e)}); the last one stays") from None
-    gathered(None)  # all have written
+    barrier()  # all have written
     if run.writes:
         part.replace(folder / str(step))
         for old in folder.iterdir():

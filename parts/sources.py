@@ -35,14 +35,10 @@ class Source:
     """A data set: where the hub has it, which rows are meant, how a row becomes a problem line."""
 
     hub: str
-    make: (
-        Callable  # row → a problem line without its id; raises Unusable, or KeyError if the schema is another
-    )
+    make: Callable  # row → a problem line without its id; raises Unusable, or KeyError for another schema
     read: dict = field(default_factory=dict)  # further arguments of datasets.load_dataset
     files: tuple = ()  # of the hub's repository, read as they are
-    side: str = (
-        ""  # "train" | "test": a problem's side is drawn from its text, the same in any copy of the data
-    )
+    side: str = ""  # "train" | "test": drawn from a problem's text, so that it is the same in any copy
     most: int = 10**9  # problems that are taken
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from parts.runs import Parser, run_script
+from parts.runs import Parser, run_script, settle
 
 SCRIPTS = ("generate", "sft", "qprime", "grpo", "evaluate")
 NONSENSE = ("nan", "inf", "-1", "0", "1" + "0" * 30, "many", "")
@@ -98,6 +98,14 @@ def test_a_wrong_argument_is_one_line_that_names_it_and_exit_code_2(wrong, monke
         run_script(importlib.import_module("grpo").main)
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert stop.value.code == 2 and line.startswith("error: ") and wrong[0] in line
+
+
+def test_a_script_without_a_run_folder_reads_no_config_of_the_folder_it_is_started_in(monkeypatch, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')  # of a model
+    monkeypatch.chdir(tmp_path)
+    args = argparse.Namespace(device="cpu", dtype="auto", threads=1)
+    settle(args)
+    assert args.dtype == "float32"
 
 
 @pytest.mark.parametrize(
