@@ -118,11 +118,14 @@ def teacher_view(dialogue, problem, role, knowledge, prompts):
 # --------------------------------------------------------------------------------------------- who takes part
 
 
-def load_speaker(args, path, temperature, model=None, memory=0.85, sleeps=False, option="--teacher"):
+def load_speaker(
+    args, path, temperature, model=None, memory=0.85, sleeps=False, option="--teacher", lora=None
+):
     """The Speaker of a folder, a hub name or an endpoint.
 
     model: samples in the place of the folder's, where vLLM does not. memory: share of the GPU's for vLLM.
     sleeps: whether the engine gives it to the trainer at times. option: that named the path, for messages.
+    lora: rank of the adapter that sync() will bring.
     """
     if is_address(path):
         away = Endpoint(path, option, args.max_tokens, temperature)
@@ -130,10 +133,11 @@ def load_speaker(args, path, temperature, model=None, memory=0.85, sleeps=False,
     chat = load_chat(path)
     how = {"max_tokens": args.max_tokens, "temperature": temperature, "seed": args.seed, "batch": args.live}
     if not uses_vllm(args.engine, args.device):
-        return Speaker(chat, HFEngine(model or load_model(path, args.device, args.dtype), chat.stops, **how))
+        model = model or load_model(path, args.device, args.dtype, lora)
+        return Speaker(chat, HFEngine(model, chat.stops, **how))
     room = 8192 + 2 * args.turns * args.max_tokens  # a problem, and turns of both sides
     where = {"device": args.device, "dtype": args.dtype, "memory": args.vllm_memory or memory}
-    return Speaker(chat, VLLMEngine(path, chat.stops, context=room, sleeps=sleeps, **how, **where))
+    return Speaker(chat, VLLMEngine(path, chat.stops, context=room, sleeps=sleeps, lora=lora, **how, **where))
 
 
 def teacher_of(args):
@@ -145,16 +149,19 @@ def teacher_of(args):
 def load_speakers(args, model=None, trains=None):
     """{role: Speaker} of student (model: see load_speaker), teacher and asker.
 
-    trains: "now" if the student's weights will change, so that a frozen teacher needs weights of its own;
-    "later" if the speakers will have to make room for the trainer.
+    trains: "now" if the student's weights will change, so that a frozen teacher needs weights of its own,
+    but for LoRA, where it speaks without the adapter; "later" if the speakers will have to make room for the
+    trainer, which an engine that only takes adapters over need not do.
     """
     path, _ = teacher_of(args)
-    alone = trains != "now" and path == args.model
+    lora = args.lora if trains == "now" else None
+    alone = path == args.model and (trains != "now" or lora)
     engines = 1 if alone or is_address(path) else 2
     memory = (0.4 if trains or model else 0.85) / engines
-    how = {"memory": memory, "sleeps": bool(trains), "option": "--model"}
+    how = {"memory": memory, "sleeps": bool(trains and not lora), "option": "--model", "lora": lora}
     student = load_speaker(args, args.model, args.temperature, model, **how)
-    same = Speaker(student.chat, student.engine.at_temperature(args.teacher_temperature))
+    base = student.engine.at_temperature(args.teacher_temperature, frozen=bool(lora))
+    same = Speaker(student.chat, base)
     teacher = same if alone else load_speaker(args, path, args.teacher_temperature, memory=memory)
     return {"student": student, "teacher": teacher, "asker": teacher if path == args.model else same}
 

@@ -20,6 +20,7 @@ import random
 import time
 from collections import Counter
 from dataclasses import asdict
+from functools import partial
 
 import torch
 
@@ -27,7 +28,7 @@ from common import advantages, as_tensors, grade, grpo_loss, load_problems, mask
 from generate import start, teacher_of
 from parts import runs, sharded
 from parts.driver import drive
-from parts.engines import load_model
+from parts.engines import load_model, without_adapter
 from parts.measures import summary
 
 
@@ -43,7 +44,7 @@ def settings():
     add("--clip", type=runs.POSITIVE, default=0.2, help="clip range of the importance ratio")
     add("--no-std", action="store_true", help="do not divide by the group's standard deviation (Dr. GRPO)")
     add("--per-turn-return", action="store_true", help="turn t earns γ^(n−t) instead of γ^(n−1)")
-    runs.add_training_arguments(parser, batch=16, unit="problems", lr=1e-6, save_every=10)
+    runs.add_training_arguments(parser, batch=16, unit="problems", lr=(1e-6, 1e-5), save_every=10)
     add("--steps", type=runs.COUNT, help="optimiser steps; default: one pass over the problems")
     return parser.parse_args()
 
@@ -79,14 +80,16 @@ def main():
         return run.say(f"{run.path} is finished")
 
     # Trained in float32. The sampler shares these weights, or has a copy if the trainer moves or shards them.
-    model = sharded.load_trained(args.model)
+    model = sharded.load_trained(args.model, args.lora, args.dtype, args.seed)
     moves = sharded.uses_fsdp(args.dtype) or args.device != "cpu"
     speakers, dialogue_of = start(args, model=None if moves else model, trains="now")
     student = speakers["student"].engine
     student.sleep()
     policy = sharded.prepare(model, masked_logprobs, args.device, args.dtype)
     optimizer = sharded.adamw(policy, args.lr)
-    reference = load_model(args.model, args.device, args.dtype) if args.beta else None
+    reference = policy  # with LoRA π_ref is the policy without its adapter, else a second model
+    if args.beta and not args.lora:
+        reference = partial(masked_logprobs, load_model(args.model, args.device, args.dtype))
     done = sharded.load_state(run, policy, optimizer)
     last = args.steps or max(1, len(problems) // args.batch)
     student.sync(sharded.weights(policy))
@@ -125,9 +128,11 @@ def main():
             ids, mask = as_tensors([d for d, _ in rows], args.device)  # [B, T]
             sampled = flat([d.sampled_logprobs for d, _ in rows], args.device)  # [M]
             advantage = flat([a for _, a in rows], args.device)  # [M]
-            with torch.no_grad():  # [M]
-                initial = masked_logprobs(reference, ids, mask, args.temperature) if args.beta else None
             logprobs = policy(ids, mask, args.temperature)  # [M]
+            initial = None
+            if args.beta:  # after the policy's own pass, in which FSDP settles what is trained
+                with torch.no_grad(), without_adapter(model):
+                    initial = reference(ids, mask, args.temperature)  # [M]
             part = grpo_loss(logprobs, sampled, advantage, trained_tokens, args.clip, initial, args.beta)
             (part * processes).backward()  # FSDP averages over processes; `trained_tokens` has seen to that
             loss += part.item()

@@ -58,7 +58,7 @@ def main():
     runs.add_dialogue_arguments(parser)
     parser.add_argument("--samples", type=runs.COUNT, default=2, help="dialogues of each problem")
     parser.add_argument("--no-questions", action="store_true", help="control arm: inject nothing")
-    runs.add_training_arguments(parser, batch=32, unit="dialogues", lr=1e-5, save_every=50)
+    runs.add_training_arguments(parser, batch=32, unit="dialogues", lr=(1e-5, 1e-4), save_every=50)
     parser.add_argument("--epochs", type=runs.COUNT, default=1, help="passes over the data")
     args = parser.parse_args()
     runs.settle(args)

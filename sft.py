@@ -22,7 +22,8 @@ from parts import runs, sharded
 
 def train(args, run, dialogues):
     """Trains args.model on the dialogues; resumes from the run folder's last state; saves the model there."""
-    chat, model = load_chat(args.model), sharded.load_trained(args.model)
+    chat = load_chat(args.model)
+    model = sharded.load_trained(args.model, args.lora, args.dtype, args.seed)
     check_lengths(dialogues, model, args.model)
     policy = sharded.prepare(model, masked_logprobs, args.device, args.dtype)
     optimizer = sharded.adamw(policy, args.lr)
@@ -135,7 +136,7 @@ def main():
     parser.add_argument(
         "--prompts", help="JSON file that replaces prompts of common.py, for --predict-teacher"
     )
-    runs.add_training_arguments(parser, batch=32, unit="dialogues", lr=1e-5, save_every=50)
+    runs.add_training_arguments(parser, batch=32, unit="dialogues", lr=(1e-5, 1e-4), save_every=50)
     parser.add_argument("--epochs", type=runs.COUNT, default=1, help="passes over the data")
     runs.add_device_arguments(parser)
     args = parser.parse_args()

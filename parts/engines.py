@@ -6,8 +6,8 @@
 
 All three have this interface: submit() takes a request for the next turn of a conversation, poll() returns
 finished ones, forget() drops what is kept of a conversation, at_temperature() is an engine with the same
-weights, sleep() and sync() stand around an update of the weights. A turn that the context has no room for
-comes back empty, with finish "context".
+weights (of a model with a LoRA adapter also without it), sleep() and sync() stand around an update of them. A
+turn that the context has no room for comes back empty, with finish "context".
 """
 
 import copy
@@ -16,12 +16,14 @@ import importlib.util
 import json
 import os
 import random
+import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
 import zlib
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -44,10 +46,10 @@ class Turn:
     finish: str  # "stop" | "length": the token limit | "context": nothing was sampled, there was no room
 
 
-def load_model(path: str, device: str, dtype: str = "float32"):
+def load_model(path: str, device: str, dtype: str = "float32", lora: int | None = None):
     """The `transformers` model of a local folder or hub name; on the device "meta" without its weights.
 
-    Raises EngineError if there is none, or if it does not fit.
+    lora: rank of an adapter to add. Raises EngineError if there is no model, or if it does not fit.
     """
     import transformers
 
@@ -58,14 +60,60 @@ def load_model(path: str, device: str, dtype: str = "float32"):
         kind = transformers.AutoModelForCausalLM if text else transformers.AutoModelForImageTextToText
         if device == "meta":
             with torch.device("meta"):
-                return kind.from_config(config, dtype=getattr(torch, dtype))
-        return kind.from_pretrained(path, dtype=dtype).to(device)
+                model = kind.from_config(config, dtype=getattr(torch, dtype))
+        else:
+            model = kind.from_pretrained(path, dtype=dtype)
+        if lora:
+            add_adapter(model, lora)
+        return model.to(device)
     except torch.OutOfMemoryError:
         told = f"model {path}: does not fit on {device} in {dtype}"
         raise EngineError(f"{told}; use a smaller model or a larger GPU") from None
     except (OSError, ValueError, KeyError) as e:
         told = f"model {path}: cannot be loaded ({str(e).splitlines()[0]})"
         raise EngineError(f"{told}; give a transformers folder or a hub name") from None
+
+
+# LoRA: W + B·A·ALPHA/rank takes the place of a frozen W. That this value fits every rank, and that all linear
+# layers should have an adapter: Schulman et al., "LoRA Without Regret", Thinking Machines Lab, 2025.
+ALPHA = 32
+
+
+def add_adapter(model, rank: int) -> None:
+    """Adds a LoRA adapter to all linear layers of the decoder and freezes the rest; eyes and head have none.
+
+    B is 0 at first, so that the model is still the same.
+    """
+    from peft import LoraConfig
+
+    inside = set(model.get_decoder().modules())
+    linear = {name for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m in inside}
+    model.add_adapter(LoraConfig(r=rank, lora_alpha=ALPHA, target_modules=linear))
+
+
+@contextmanager
+def without_adapter(model):
+    """While it lasts, the model computes with its frozen weights alone."""
+    if hasattr(model, "peft_config"):
+        model.disable_adapters()
+    yield
+    if hasattr(model, "peft_config"):
+        model.enable_adapters()
+
+
+def save_adapter(folder, weights, rank: int, path: str) -> None:
+    """Writes an adapter's (name in the model, tensor) pairs as peft does, whose folders vLLM reads too.
+
+    path: of the model it belongs to.
+    """
+    from peft import LoraConfig
+    from safetensors.torch import save_file
+
+    weights = {name.replace(".default", ""): t.cpu().contiguous() for name, t in weights}
+    targets = sorted({name.rsplit(".lora_", 1)[0] for name in weights})
+    config = LoraConfig(r=rank, lora_alpha=ALPHA, target_modules=targets, base_model_name_or_path=path)
+    config.save_pretrained(folder)
+    save_file({f"base_model.model.{n}": t for n, t in weights.items()}, f"{folder}/adapter_model.safetensors")
 
 
 def next_token_logits(model, hidden):
@@ -134,9 +182,12 @@ class HFEngine:
 
     batching = True  # callers wait for all verdicts before poll(): rounding must not depend on timing
 
-    def __init__(self, model, stops: list[int], max_tokens=512, temperature=1.0, seed=0, batch=256):
-        """stops: ids that end a turn. temperature: 0 for the likeliest tokens. batch: turns at once."""
-        self.model, self.stops = model, set(stops)
+    def __init__(
+        self, model, stops: list[int], max_tokens=512, temperature=1.0, seed=0, batch=256, frozen=False
+    ):
+        """stops: ids that end a turn. temperature: 0 for the likeliest tokens. batch: turns at once. frozen:
+        whether to leave out the model's LoRA adapter."""
+        self.model, self.stops, self.frozen = model, set(stops), frozen
         self.max_tokens, self.temperature, self.seed, self.batch = max_tokens, temperature, seed, batch
         self.config = model.config.get_text_config()
         self.context = self.config.max_position_embeddings
@@ -165,12 +216,13 @@ class HFEngine:
     def poll(self):
         """[(key, Turn)]: takes in what waits, and samples until an eighth of the turns have ended."""
         self.model.eval()
-        self.admit()
-        enough, done = len(self.running) / 8, self.full + self.ended()
-        self.full = []
-        while len(done) < enough:
-            self.sample(0, len(self.running))
-            done += self.ended()
+        with without_adapter(self.model) if self.frozen else nullcontext():
+            self.admit()
+            enough, done = len(self.running) / 8, self.full + self.ended()
+            self.full = []
+            while len(done) < enough:
+                self.sample(0, len(self.running))
+                done += self.ended()
         return done
 
     def forget(self, conversation):
@@ -179,11 +231,11 @@ class HFEngine:
         if not self.kept and not self.pending:
             self.kv = self.kv[:, :, :0, :, :0].clone()
 
-    def at_temperature(self, temperature):
+    def at_temperature(self, temperature, frozen=False):
         """An engine with the same weights: this one, so that all share a batch, or one of its own."""
-        if temperature == self.temperature:
+        if (temperature, frozen) == (self.temperature, self.frozen):
             return self
-        return HFEngine(self.model, self.stops, self.max_tokens, temperature, self.seed, self.batch)
+        return HFEngine(self.model, self.stops, self.max_tokens, temperature, self.seed, self.batch, frozen)
 
     def sleep(self):
         """Nothing to give back: keys and values are kept only while dialogues are played."""
@@ -336,15 +388,18 @@ class VLLMEngine:
         context=4096,
         memory=0.4,
         sleeps=False,
+        lora=None,
     ):
         """context: tokens that a dialogue may have at most, if the model's own is not less. memory: share of
         the GPU's memory for weights, keys and values. sleeps: whether sleep() gives that memory back; on a
-        GPU alone, and vLLM lets one engine of a process do so."""
+        GPU alone, and vLLM lets one engine of a process do so. lora: rank of an adapter, which the first
+        sync() brings."""
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # in this process: weights can be handed over
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GB
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         import transformers
         import vllm
+        from vllm.lora.request import LoRARequest
 
         gpu = device.startswith("cuda")
         self.dtype, self.sleeps = getattr(torch, dtype), sleeps and gpu
@@ -352,6 +407,11 @@ class VLLMEngine:
         self.stops, self.max_tokens, self.temperature = list(stops), max_tokens, temperature
         self.seed, self.context = seed, min(context, longest)
         check_context(max_tokens, self.context)
+        self.path, self.lora, self.adapter = (
+            path,
+            lora,
+            LoRARequest("student", 1, "loaded by sync") if lora else None,
+        )
         options = {
             "model": path,
             "dtype": dtype,
@@ -368,6 +428,8 @@ class VLLMEngine:
         }
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # the default would use GPU 0 in every process
             options["distributed_executor_backend"] = "external_launcher"
+        if lora:
+            options |= {"enable_lora": True, "max_lora_rank": lora}
         cpu = {} if gpu else {"enforce_eager": True, "enable_chunked_prefill": False, "block_size": 32}
         try:
             self.llm = vllm.LLM(**options, **cpu)
@@ -378,10 +440,11 @@ class VLLMEngine:
         self.pending = {}  # request → (key, Turn), or None while it is sampled
         self.all_pending = {}  # request → (engine, key), of all temperatures
 
-    def at_temperature(self, temperature):
-        """An engine with the same weights, in the same vLLM."""
+    def at_temperature(self, temperature, frozen=False):
+        """An engine with the same weights, in the same vLLM; frozen: without the adapter."""
         other = copy.copy(self)
         other.temperature, other.pending = temperature, {}
+        other.adapter = None if frozen else self.adapter
         return other
 
     def submit(self, key, conversation, ids):
@@ -402,7 +465,8 @@ class VLLMEngine:
             "output_kind": RequestOutputKind.FINAL_ONLY,
         }
         how = vllm.SamplingParams(**options, logprobs=0, detokenize=False)
-        self.llm.llm_engine.add_request(request, {"prompt_token_ids": ids}, how)
+        given = {"prompt_token_ids": ids}
+        self.llm.llm_engine.add_request(request, given, how, lora_request=self.adapter)
         self.pending[request], self.all_pending[request] = None, (self, key)
 
     def poll(self):
@@ -435,11 +499,22 @@ class VLLMEngine:
             torch.cuda.empty_cache()
             self.llm.llm_engine.wake_up(tags=["weights"])
         cast = ((name, tensor.to(self.dtype)) for name, tensor in weights)
-        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": cast})
-        self.llm.apply_model(repack_head)
+        if self.lora:
+            self.load_adapter(cast)
+        else:
+            self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": cast})
+            self.llm.apply_model(repack_head)
         self.llm.reset_prefix_cache()
         if self.sleeps:
             self.llm.llm_engine.wake_up(tags=["kv_cache"])
+
+    def load_adapter(self, weights):
+        """Replaces the adapter that requests name; vLLM reads it from files, at once, and keeps it."""
+        from vllm.lora.request import LoRARequest
+
+        with tempfile.TemporaryDirectory() as folder:
+            save_adapter(folder, weights, self.lora, self.path)
+            self.llm.llm_engine.add_lora(LoRARequest("student", 1, folder, load_inplace=True))
 
 
 def repack_head(model):

@@ -205,11 +205,29 @@ def add_device_arguments(parser):
     )
 
 
-def add_training_arguments(parser, batch: int, unit: str, lr: float, save_every: int):
-    """The arguments of every script that trains. unit: what --batch counts."""
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM takes
+
+
+def add_training_arguments(parser, batch: int, unit: str, lr: tuple, save_every: int):
+    """The arguments of every script that trains. unit: what --batch counts. lr: without and with LoRA.
+
+    The second is ten times the first: Schulman et al., "LoRA Without Regret", Thinking Machines Lab, 2025.
+    """
     add = parser.add_argument_group("training").add_argument
     add("--batch", type=COUNT, default=batch, help=f"{unit} an optimiser step")
-    add("--lr", type=POSITIVE, default=lr, help="AdamW's learning rate")
+    add(
+        "--lora",
+        type=COUNT,
+        choices=LORA_RANKS,
+        metavar="RANK",
+        help="train a LoRA adapter; default: all weights",
+    )
+    add(
+        "--lr",
+        type=POSITIVE,
+        default=lr,
+        help="AdamW's learning rate; of two defaults the second is with --lora",
+    )
     add("--micro-tokens", type=COUNT, default=16384, help="tokens of a micro-batch; limits memory")
     add("--save-every", type=COUNT, default=save_every, help="steps between saved states")
 
@@ -231,6 +249,8 @@ def settle(args) -> None:
         begun = Path(args.out) / "config.json" if hasattr(args, "out") else None
         if begun and begun.is_file():  # a run that was begun on another device keeps its numbers
             args.dtype = read_config(begun).get("dtype", args.dtype)
+    if isinstance(getattr(args, "lr", None), tuple):
+        args.lr = args.lr[args.lora is not None]
     torch.set_num_threads(args.threads)
     start_processes(args.device)
 

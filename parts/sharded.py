@@ -1,10 +1,12 @@
 """The trained weights: on one device, or shared out over processes by FSDP2; saving and resuming them.
 
 Weights, gradients and optimiser state are float32, 16 bytes a parameter: in bfloat16 most updates would be
-rounded away. FSDP2 also holds them in one process where the passes compute in another dtype. A step comes out
-the same however its dialogues are spread. What a text model has no use for (the eyes of a multimodal one) is
-not trained, stays on the CPU of the first process, and is saved as it came. What costs seconds to import is
-imported where it is used.
+rounded away. FSDP2 also holds them in one process where the passes compute in another dtype. With LoRA that
+is so for the adapter alone; frozen weights are held in the dtype of the passes, in bfloat16 2 bytes a
+parameter. The passes see both in that dtype, as vLLM does: what rounding parts trainer and sampler by is no
+more than without LoRA. A step comes out the same however its dialogues are spread. What a text model has no
+use for (the eyes of a multimodal one) is not trained, stays on the CPU of the first process, and is saved as
+it came. What costs seconds to import is imported where it is used.
 """
 
 import shutil
@@ -12,7 +14,7 @@ import warnings
 
 import torch
 
-from parts.engines import load_model
+from parts.engines import load_model, save_adapter
 from parts.runs import BadInput, barrier, first_line, gathered, rank_and_size
 
 
@@ -21,9 +23,22 @@ def uses_fsdp(dtype: str) -> bool:
     return rank_and_size()[1] > 1 or dtype != "float32"
 
 
-def load_trained(path: str):
-    """The model to train, float32 on the CPU; of several processes only the first one reads its weights."""
-    return load_model(path, "cpu" if rank_and_size()[0] == 0 else "meta")
+def load_trained(path: str, lora: int | None = None, dtype: str = "float32", seed: int = 0):
+    """The model to train, on the CPU; of several processes only the first one reads its weights.
+
+    What is trained is float32. With LoRA of rank `lora` that is an adapter, begun with `seed`; the rest is of
+    `dtype`.
+    """
+    torch.manual_seed(seed)
+    model = load_model(path, "cpu" if rank_and_size()[0] == 0 else "meta", dtype if lora else "float32", lora)
+    for p in trained(model):
+        p.data = p.data.float()
+    return model
+
+
+def trained(module):
+    """The parameters that are trained: all, or those of an adapter."""
+    return [p for p in module.parameters() if p.requires_grad]
 
 
 class Policy(torch.nn.Module):
@@ -79,7 +94,7 @@ def prepare(model, function, device: str, dtype: str) -> Policy:
 
 def adamw(policy: Policy, lr: float) -> torch.optim.AdamW:
     """The optimiser of all stages; on a GPU fused, which needs no second copy of what it updates."""
-    parameters = list(policy.parameters())
+    parameters = trained(policy)
     return torch.optim.AdamW(parameters, lr, (0.9, 0.95), weight_decay=0.0, fused=parameters[0].is_cuda)
 
 
@@ -109,21 +124,33 @@ def whole(tensor):
 
 def weights(policy: Policy):
     """(name in the model, whole tensor) of each trained parameter; all processes go through it together."""
-    trained = set(policy.parameters())
-    named = ((name, p) for name, p in policy.model.named_parameters() if p in trained)
+    own = set(trained(policy))
+    named = ((name, p) for name, p in policy.model.named_parameters() if p in own)
     return ((name, whole(p.detach())) for name, p in named)
 
 
 def save_model(run, policy: Policy, tokenizer) -> None:
-    """Writes the checkpoint folder `model`, of `transformers` form; it appears when it is complete."""
+    """Writes the checkpoint folder `model`, of `transformers` form; it appears when it is complete.
+
+    Before it, of LoRA, the folder `adapter` of peft's form. In `model` it is merged into the weights as they
+    came, in float32.
+    """
     part, final = run.path / "model.part", run.path / "model"
-    trained = {name: tensor.cpu() for name, tensor in weights(policy) if run.writes}
+    learned = {name: tensor.cpu() for name, tensor in weights(policy) if run.writes}
     if not run.writes:
         return
-    parameters = dict(policy.model.named_parameters(remove_duplicate=False))
-    rest = {n: t for n, t in policy.model.state_dict().items() if n not in parameters}  # buffers
-    rest |= {n: t for n, t in policy.model.named_parameters() if n not in trained}
-    policy.model.save_pretrained(part, state_dict={**rest, **trained})
+    model, state = policy.model, None
+    if hasattr(model, "peft_config"):
+        from peft import PeftModel
+
+        adapter, path = run.path / "adapter", model.name_or_path
+        save_adapter(adapter, learned.items(), model.peft_config["default"].r, path)
+        model = PeftModel.from_pretrained(load_model(path, "cpu"), adapter).merge_and_unload()
+    else:
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        state = {n: t for n, t in model.state_dict().items() if n not in parameters}  # buffers
+        state |= {n: t for n, t in model.named_parameters() if n not in learned} | learned
+    model.save_pretrained(part, state_dict=state)
     tokenizer.save_pretrained(part)
     if final.exists():
         shutil.rmtree(final)
@@ -131,13 +158,21 @@ def save_model(run, policy: Policy, tokenizer) -> None:
     run.say(f"the model is in {final}")
 
 
+def state_of(policy: Policy, optimizer) -> dict:
+    """What is saved of a step: the trained weights, and the optimiser's state."""
+    from torch.distributed.checkpoint.state_dict import get_state_dict
+
+    model, moments = get_state_dict(policy, optimizer)
+    names = {name for name, p in policy.named_parameters(remove_duplicate=False) if p.requires_grad}
+    return {"model": {name: t for name, t in model.items() if name in names}, "optimizer": moments}
+
+
 def save_state(run, policy: Policy, optimizer, step: int) -> None:
-    """Writes weights and optimiser state to the folder resume/STEP of a run, each process its own share.
+    """Writes what is trained and the optimiser's state to the folder resume/STEP, each process its own share.
 
     The folder appears when it is complete; then the older one goes.
     """
     from torch.distributed import checkpoint
-    from torch.distributed.checkpoint.state_dict import get_state_dict
 
     folder = run.path / "resume"
     part = folder / f"{step}.part"
@@ -145,7 +180,7 @@ def save_state(run, policy: Policy, optimizer, step: int) -> None:
         shutil.rmtree(part, ignore_errors=True)  # of a run that was killed while it wrote
         part.mkdir(parents=True)
     barrier()  # the folder is there
-    state = dict(zip(("model", "optimizer"), get_state_dict(policy, optimizer)))
+    state = state_of(policy, optimizer)
     try:
         with warnings.catch_warnings(action="ignore"):  # that one process saves alone
             checkpoint.save(state, checkpoint_id=part, no_dist=rank_and_size()[1] == 1)
@@ -168,12 +203,12 @@ def cause(e) -> str:
 def load_state(run, policy: Policy, optimizer) -> int:
     """Sets policy and optimiser to a run's last saved state, also one of other processes; its step, or 0."""
     from torch.distributed import checkpoint
-    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
 
     saved = [int(old.name) for old in (run.path / "resume").glob("*") if old.name.isdigit()]
     step = gathered(max(saved, default=0))[0]
     if step:
-        state = dict(zip(("model", "optimizer"), get_state_dict(policy, optimizer)))
+        state = state_of(policy, optimizer)
         folder = run.path / "resume" / str(step)
         try:
             with warnings.catch_warnings(action="ignore"):
@@ -182,5 +217,6 @@ def load_state(run, policy: Policy, optimizer) -> int:
             told = f"{folder}: the saved state cannot be read ({cause(e)})"
             raise BadInput(f"{told}; remove this folder to go on from the start") from None
         loaded = {"model_state_dict": state["model"], "optim_state_dict": state["optimizer"]}
-        set_state_dict(policy, optimizer, **loaded)
+        options = StateDictOptions(strict=False)  # of LoRA the frozen weights were not saved
+        set_state_dict(policy, optimizer, **loaded, options=options)
     return step

@@ -4,7 +4,7 @@
     python tests/bench.py trainer     # time and peak memory of token log-probs: selected positions, and log_softmax over all of them
     python tests/bench.py step        # whole GRPO steps on the toy world, and what they spend their time on
     python tests/bench.py update [MODEL]    # one GRPO update with random weights, dialogues of 2,000 to 8,000 tokens; also under torchrun
-    python tests/bench.py memory MODEL [--gpus 8]    # what a GPU must hold, computed from the model's config
+    python tests/bench.py memory MODEL [--gpus 8] [--lora 32]    # what a GPU must hold, computed from the model's config
 
 MODEL: a name of SHAPES; for `memory` also a transformers folder or hub name.
 """
@@ -52,7 +52,7 @@ from generate import bind, converse
 from grpo import flat
 from parts import runs, sharded
 from parts.driver import Grade, Grader, Speaker, drive
-from parts.engines import HFEngine, Turn, load_model
+from parts.engines import HFEngine, Turn, add_adapter, load_model
 
 
 def talks(chat, engine, problems, turns=4):
@@ -315,10 +315,17 @@ def update(name, shortest=2000, longest=8000, micro_tokens=16384):
         print(f"{told}, {tokens / seconds:,.0f} tokens/s{share}, {peak / 1e9:.1f} GB at most in a process")
 
 
-def memory(config, gpus=1, micro_tokens=16384):
-    """{what: bytes} that each GPU must hold to train a model of that config on micro_tokens tokens, with checkpointing."""
+def memory(config, gpus=1, micro_tokens=16384, lora=None):
+    """{what: bytes} that each GPU must hold to train a model of that config on micro_tokens tokens, with checkpointing.
+
+    lora: rank of an adapter, which is trained in the place of the weights.
+    """
     with torch.device("meta"):
-        policy = sharded.Policy(AutoModelForCausalLM.from_config(config, dtype=torch.float32), None)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        if lora:
+            add_adapter(model, lora)
+    policy = sharded.Policy(model, None)
+    trained = sum(p.numel() for p in sharded.trained(policy))
     text, layers = config.get_text_config(), policy.decoder.layers
     parameters = sum(p.numel() for p in policy.parameters())
     layer = sum(p.numel() for p in layers[0].parameters())
@@ -328,10 +335,13 @@ def memory(config, gpus=1, micro_tokens=16384):
     )
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return {
-        "weights, float32": 4 * parameters / gpus,
-        "gradients, float32": 4 * parameters / gpus,
-        "AdamW's moments, float32": 8 * parameters / gpus,
-        "gathered for a pass: embeddings, head and two layers, bfloat16, and their gradients": 4
+        "frozen weights, bfloat16": 2 * (parameters - trained) / gpus,
+        "trained weights, float32": 4 * trained / gpus,
+        "gradients, float32": 4 * trained / gpus,
+        "AdamW's moments, float32": 8 * trained / gpus,
+        "gathered for a pass: embeddings, head and two layers, bfloat16, and the gradients of what is trained": (
+            2 if lora else 4
+        )
         * (outside + 2 * layer),
         "activations at the layers' borders, bfloat16": 2 * micro_tokens * text.hidden_size * len(layers),
         "activations inside a layer and their gradients, bfloat16": 4
@@ -348,10 +358,11 @@ def memory(config, gpus=1, micro_tokens=16384):
     }
 
 
-def print_memory(name, gpus):
-    """Prints memory() of a shape, folder or hub name."""
-    config = SHAPES[name][1] if name in SHAPES else AutoConfig.from_pretrained(name)
-    sizes = memory(config, gpus)
+def print_memory(name, gpus, lora):
+    """Prints memory() of a shape (also by its name on the hub), folder or hub name."""
+    shape = name.rpartition("/")[2].removesuffix("-it")
+    config = SHAPES[shape][1] if shape in SHAPES else AutoConfig.from_pretrained(name)
+    sizes = memory(config, gpus, lora=lora)
     for what, size in sizes.items():
         print(f"{size / 1e9:8.2f} GB  {what}")
     training = sum(size for what, size in sizes.items() if "vLLM" not in what and "keys" not in what)
@@ -367,6 +378,7 @@ if __name__ == "__main__":
     parser.add_argument(
         "--gpus", type=int, default=1, help="for memory: among how many the training is shared"
     )
+    parser.add_argument("--lora", type=int, help="for memory: rank of an adapter, which alone is trained")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.what == "case":
@@ -374,6 +386,6 @@ if __name__ == "__main__":
     elif args.what == "update":
         update(*(args.case or ["gemma-3-1b" if torch.cuda.is_available() else "tiny"]))
     elif args.what == "memory":
-        print_memory((args.case or ["gemma-3-12b"])[0], args.gpus)
+        print_memory((args.case or ["gemma-3-12b"])[0], args.gpus, args.lora)
     else:
         {"rollout": rollout, "trainer": trainer, "step": step}[args.what]()

@@ -224,20 +224,23 @@ def test_grpo_in_bfloat16_samples_with_a_copy_that_follows_the_trained_weights(p
 
 
 @pytest.mark.parametrize(
-    ("teacher", "trains", "losses", "given", "shares"),
+    ("teacher", "trains", "losses", "given", "lora", "shares"),
     [
-        (None, None, False, None, [0.85]),
-        ("other", None, False, None, [0.425, 0.425]),
-        ("http://host/v1#name", None, False, None, [0.85]),
-        (None, None, True, None, [0.4]),
-        (None, "later", False, None, [0.4]),
-        (None, "now", False, None, [0.2, 0.2]),
-        ("http://host/v1#name", "now", False, None, [0.4]),
-        (None, "now", False, 0.3, [0.3, 0.3]),
+        (None, None, False, None, None, [0.85]),
+        ("other", None, False, None, None, [0.425, 0.425]),
+        ("http://host/v1#name", None, False, None, None, [0.85]),
+        (None, None, True, None, None, [0.4]),
+        (None, "later", False, None, None, [0.4]),
+        (None, "now", False, None, None, [0.2, 0.2]),
+        ("http://host/v1#name", "now", False, None, None, [0.4]),
+        (None, "now", False, 0.3, None, [0.3, 0.3]),
+        (None, "later", False, None, 8, [0.4]),
+        (None, "now", False, None, 8, [0.4]),
+        ("other", "now", False, None, 8, [0.2, 0.2]),
     ],
 )
 def test_engines_share_the_card_with_what_else_is_on_it(
-    teacher, trains, losses, given, shares, base, monkeypatch
+    teacher, trains, losses, given, lora, shares, base, monkeypatch
 ):
     made, chat = [], load_chat(base)
 
@@ -245,7 +248,7 @@ def test_engines_share_the_card_with_what_else_is_on_it(
         def __init__(self, path, stops, memory, sleeps, **_):
             made.append((memory, sleeps))
 
-        def at_temperature(self, temperature):
+        def at_temperature(self, temperature, frozen):
             return self
 
     monkeypatch.setattr("generate.VLLMEngine", Engine)
@@ -255,6 +258,7 @@ def test_engines_share_the_card_with_what_else_is_on_it(
         "model": base,
         "teacher": teacher,
         "vllm_memory": given,
+        "lora": lora,
         "temperature": 1.0,
         "teacher_temperature": 1.0,
         "max_tokens": 8,
@@ -263,6 +267,7 @@ def test_engines_share_the_card_with_what_else_is_on_it(
     args |= {"seed": 0, "turns": 1, "engine": "vllm", "device": "cuda", "dtype": "bfloat16"}
     load_speakers(SimpleNamespace(**args), model=losses or None, trains=trains)
     assert [memory for memory, _ in made] == pytest.approx(shares)
-    assert [sleeps for _, sleeps in made] == [bool(trains), False][
+    sleeps = trains == "later" or trains == "now" and not lora  # an engine with an adapter stays awake
+    assert [sleeping for _, sleeping in made] == [sleeps, False][
         : len(shares)
     ]  # vLLM lets one engine of a process sleep
