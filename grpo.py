@@ -12,7 +12,8 @@ a frozen copy of the initial student unless --teacher names another model.
 
 Chosen where the paper is silent: one advantage for all student tokens of a dialogue (--per-turn-return:
 γ^(n−t)·R for turn t); AdamW with a constant learning rate; a mean over the student tokens that are trained
-on; gradient norm clipped at 1; all weights trained.
+on; gradient norm clipped at 1; all weights trained. --lora RANK trains an adapter instead: the teacher, and
+the reference of --beta, are the same model with the adapter switched off.
 """
 
 import math

@@ -7,8 +7,8 @@ Trains on the very tokens that were sampled (end-of-turn tokens included); the t
 only. Dialogues that were not solved are left out. --predict-teacher also trains on the hints, each dialogue a
 second time as a teacher without private knowledge would see it (self-improvement in the sister paper, arXiv
 2602.16066); `evaluate.py play --teacher self` then lets the model be its own teacher. Chosen where the paper
-is silent: all weights, AdamW without weight decay, constant learning rate after a short warm-up, one epoch,
-equal weight of all student tokens of a step.
+is silent: all weights (--lora RANK: an adapter), AdamW without weight decay, constant learning rate after a
+short warm-up, one epoch, equal weight of all student tokens of a step.
 """
 
 import math

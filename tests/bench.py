@@ -4,7 +4,7 @@
     python tests/bench.py trainer     # time and peak memory of token log-probs: selected positions, and log_softmax over all of them
     python tests/bench.py step        # whole GRPO steps on the toy world, and what they spend their time on
     python tests/bench.py update [MODEL]    # one GRPO update with random weights, dialogues of 2,000 to 8,000 tokens; also under torchrun
-    python tests/bench.py memory MODEL [--gpus 8] [--lora 32]    # what a GPU must hold, computed from the model's config
+    python tests/bench.py memory MODEL [--gpus 8] [--lora 32] [--micro-tokens 8192]    # what a GPU must hold, computed from the model's config
 
 MODEL: a name of SHAPES; for `memory` also a transformers folder or hub name.
 """
@@ -358,15 +358,15 @@ def memory(config, gpus=1, micro_tokens=16384, lora=None):
     }
 
 
-def print_memory(name, gpus, lora):
+def print_memory(name, **options):
     """Prints memory() of a shape (also by its name on the hub), folder or hub name."""
     shape = name.rpartition("/")[2].removesuffix("-it")
     config = SHAPES[shape][1] if shape in SHAPES else AutoConfig.from_pretrained(name)
-    sizes = memory(config, gpus, lora=lora)
+    sizes = memory(config, **options)
     for what, size in sizes.items():
         print(f"{size / 1e9:8.2f} GB  {what}")
     training = sum(size for what, size in sizes.items() if "vLLM" not in what and "keys" not in what)
-    print(f"{training / 1e9:8.2f} GB  a GPU of {gpus} for training, {name}; sampling comes on top")
+    print(f"{training / 1e9:8.2f} GB  a GPU of {options['gpus']} for training, {name}; sampling comes on top")
 
 
 if __name__ == "__main__":
@@ -379,6 +379,7 @@ if __name__ == "__main__":
         "--gpus", type=int, default=1, help="for memory: among how many the training is shared"
     )
     parser.add_argument("--lora", type=int, help="for memory: rank of an adapter, which alone is trained")
+    parser.add_argument("--micro-tokens", type=int, default=16384, help="for memory: of a micro-batch")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.what == "case":
@@ -386,6 +387,7 @@ if __name__ == "__main__":
     elif args.what == "update":
         update(*(args.case or ["gemma-3-1b" if torch.cuda.is_available() else "tiny"]))
     elif args.what == "memory":
-        print_memory((args.case or ["gemma-3-12b"])[0], args.gpus, args.lora)
+        what = {"gpus": args.gpus, "micro_tokens": args.micro_tokens, "lora": args.lora}
+        print_memory((args.case or ["gemma-3-12b"])[0], **what)
     else:
         {"rollout": rollout, "trainer": trainer, "step": step}[args.what]()

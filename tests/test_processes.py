@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -113,6 +114,20 @@ def test_grpo_in_two_processes_equals_one_also_when_resumed_by_another_number(pr
     (tmp_path / "mixed" / "resume" / "9.part").mkdir()  # as if the kill had come while a state was written
     torchrun(2, "grpo", **command, out=tmp_path / "mixed")
     alike(tmp_path / "1", tmp_path / "mixed", ("loss", "grad_norm", "reward", "tokens", "equal_groups"))
+
+
+def test_two_agents_of_torchrun_as_on_two_nodes_train_as_one_process(problems, base, tmp_path):
+    command = dict(model=base, problems=problems, steps=2, batch=4, group=4, lr="1e-3", lora=8, **TALK)
+    with socket.create_server(("localhost", 0)) as free:
+        where = f"localhost:{free.getsockname()[1]}"
+    found = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint={where}"]
+    file, *rest = words("grpo", **command, out=tmp_path / "2", threads=1, device="cpu")
+    agent = [sys.executable, "-m", "torch.distributed.run", *found, "--rdzv-id=1", ROOT / file, *rest]
+    agents = [subprocess.Popen(agent, stderr=subprocess.DEVNULL) for _ in range(2)]
+    assert [one.wait(timeout=240) for one in agents] == [0, 0]
+    run("grpo", **command, out=tmp_path / "1", threads=1, device="cpu")
+    for a, b in zip(metrics(tmp_path / "1"), metrics(tmp_path / "2"), strict=True):
+        assert [a[k] for k in ("loss", "grad_norm")] == pytest.approx([b["loss"], b["grad_norm"]], rel=1e-3)
 
 
 def test_what_processes_cannot_share_is_one_line(problems, base, tmp_path):

@@ -6,6 +6,7 @@ import time
 import pytest
 import torch
 from test_dialogues import MATH, talk
+from test_lora import shake
 from test_processes import talkative, torchrun
 from test_scripts import rows, run, start
 
@@ -172,3 +173,78 @@ def test_processes_that_have_nothing_to_play_help_to_make_the_engine(stages):
     few = {**play, "model": out / "sft" / "model", "problems": out / "few.jsonl"}
     torchrun(2, "evaluate", "play", **few, losses=1, out=out / "few")
     assert len(rows(out / "few" / "few")) == len(rows(out / "few" / "few", "losses.jsonl")) == 1
+
+
+@pytest.fixture(scope="module", params=["llama", "eyes"])
+def adapted(request, shapes):
+    """(name, model with an adapter, chat, vLLM engine at temperature 0 that takes its adapters over) of a shape."""
+    folder = shapes[request.param]
+    chat = load_chat(folder)
+    engine = VLLMEngine(folder, chat.stops, temperature=0.0, device="cpu", context=1024, lora=8, **OPTIONS)
+    model = load_model(folder, "cpu", lora=8)
+    engine.sync(adapter(model))
+    return request.param, model, chat, engine
+
+
+def adapter(model):
+    return [(name, p.data) for name, p in model.named_parameters() if p.requires_grad]
+
+
+def test_with_an_adapter_greedy_dialogues_equal_those_of_the_other_engine_before_and_after_hand_overs(
+    adapted,
+):
+    name, model, chat, engine = adapted
+    plain = HFEngine(model, chat.stops, temperature=0.0, **OPTIONS)
+    teachers = [e.at_temperature(0.0, frozen=True) for e in (plain, engine)]
+    said = []
+    for seed in range(3):
+        pair = [dialogues(name, chat, *who) for who in zip((plain, engine), teachers)]
+        said.append([d.ids for d in pair[0]])
+        assert [d.ids for d in pair[1]] == said[-1]
+        shake(model, seed)
+        engine.sync(adapter(model))
+    assert said[0] != said[1] != said[2]
+
+
+def test_logprobs_of_an_adapters_tokens_are_those_of_the_trainer(adapted):
+    name, model, chat, engine = adapted
+    shake(model)
+    engine.sync(adapter(model))
+    played = dialogues(name, chat, engine.at_temperature(0.7), engine.at_temperature(1.0, frozen=True))
+    with torch.no_grad():
+        again = masked_logprobs(model, *as_tensors(played), 0.7)
+    assert (again - torch.tensor([p for d in played for p in d.sampled_logprobs])).abs().max() <= 1e-4
+
+
+def test_a_hand_over_leaves_the_teacher_unchanged_to_the_bit(adapted):
+    name, model, chat, engine = adapted
+    teacher, said = engine.at_temperature(1.0, frozen=True), []
+    for seed in range(2):
+        teacher.submit("same", name, chat.view([{"role": "user", "content": "Compute 1h 2t 3u."}]))
+        said.append([])
+        while teacher.pending:
+            said[-1] += teacher.poll()
+        shake(model, seed)
+        engine.sync(adapter(model))
+    assert said[0] == said[1]
+
+
+def test_grpo_with_an_adapter_does_the_same_in_two_processes_and_after_a_kill(stages):
+    out, _, play = stages
+    command = dict(
+        model=out / "sft" / "model", steps=3, batch=4, group=4, lr="1e-3", save_every=1, lora=8, **play
+    )
+    run("grpo", **command, out=out / "lora", threads=1)
+    process = start("grpo", **command, out=out / "lora2", threads=1)
+    while process.poll() is None and not list(out.glob("lora2/resume/1")):
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    torchrun(2, "grpo", **command, out=out / "lora2")
+    one, two = (rows(out / name, "metrics.jsonl") for name in ("lora", "lora2"))
+    assert all(m["gap_max"] <= 1e-4 for m in one + two) and any(m["grad_norm"] for m in one)
+    assert [m["loss"] for m in one] == pytest.approx([m["loss"] for m in two], rel=1e-3)
+    one, two = ({d["id"]: d["ids"] for d in rows(out / name)} for name in ("lora", "lora2"))
+    assert one == two
+    run("evaluate", "play", model=out / "lora" / "model", out=out / "merged", losses=2, **play, threads=1)
+    assert len(rows(out / "merged" / "problems", "losses.jsonl")) == 2
