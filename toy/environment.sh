@@ -3,7 +3,7 @@ if [ -z "${VIRTUAL_ENV:-}" ]; then
     [ -d .venv ] || python3 -m venv .venv
     . .venv/bin/activate
 fi
-python -c "import torch, transformers, datasets, sympy, tqdm, matplotlib, pytest" 2>/dev/null || {
+python -c "import torch, transformers, datasets, sympy, peft, tqdm, matplotlib, pytest" 2>/dev/null || {
     echo "installing the packages of requirements.txt with $(command -v python)"
     python -m pip install --quiet -r requirements.txt
 }
