@@ -94,10 +94,13 @@ def add_adapter(model, rank: int) -> None:
 @contextmanager
 def without_adapter(model):
     """While it lasts, the model computes with its frozen weights alone."""
-    if hasattr(model, "peft_config"):
-        model.disable_adapters()
-    yield
-    if hasattr(model, "peft_config"):
+    if not hasattr(model, "peft_config"):
+        yield
+        return
+    model.disable_adapters()
+    try:
+        yield
+    finally:
         model.enable_adapters()
 
 
@@ -407,11 +410,8 @@ class VLLMEngine:
         self.stops, self.max_tokens, self.temperature = list(stops), max_tokens, temperature
         self.seed, self.context = seed, min(context, longest)
         check_context(max_tokens, self.context)
-        self.path, self.lora, self.adapter = (
-            path,
-            lora,
-            LoRARequest("student", 1, "loaded by sync") if lora else None,
-        )
+        self.path, self.lora = path, lora
+        self.adapter = LoRARequest("student", 1, "loaded by sync") if lora else None
         options = {
             "model": path,
             "dtype": dtype,
