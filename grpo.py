@@ -30,7 +30,7 @@ from generate import start, teacher_of
 from parts import runs, sharded
 from parts.driver import drive
 from parts.engines import load_model, without_adapter
-from parts.measures import summary
+from parts.measures import summary, trend
 
 
 def settings():
@@ -157,6 +157,8 @@ def main():
         if step % args.save_every == 0 or step == last:
             sharded.save_state(run, policy, optimizer, step)
     sharded.save_model(run, policy, speakers["student"].chat.tokenizer)
+    rows = runs.read_jsonl(run.path / "metrics.jsonl")
+    run.say(f"{run.path}: solved_{args.turns} {trend(rows, f'solved_{args.turns}')}")
 
 
 def problems_of_step(problems, step, args):

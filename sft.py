@@ -18,6 +18,7 @@ from pathlib import Path
 
 from common import Dialogue, as_tensors, load_chat, load_prompts, masked_logprobs, sft_loss, visible
 from parts import runs, sharded
+from parts.measures import trend
 
 
 def train(args, run, dialogues):
@@ -65,6 +66,7 @@ def train(args, run, dialogues):
         if step % args.save_every == 0 or step == last:
             sharded.save_state(run, policy, optimizer, step)
     sharded.save_model(run, policy, chat.tokenizer)
+    run.say(f"{run.path}: loss {trend(runs.read_jsonl(run.path / 'metrics.jsonl'), 'loss')}")
 
 
 def load_dialogues(path):

@@ -132,7 +132,19 @@ def summary(dialogues: list, turns: int) -> dict[str, float]:
 
 def line(counts: dict[str, float]) -> str:
     """Counts for the terminal."""
-    return ", ".join(f"{name} {value:.3f}" for name, value in counts.items())
+    solved = [value for name, value in counts.items() if name.startswith("solved_")]
+    others = [f", {name} {value:.3f}" for name, value in counts.items() if not name.startswith("solved_")]
+    within = f"within 1 → {len(solved)} turns" if len(solved) > 1 else "within 1 turn"
+    return (
+        f"solved {' → '.join(f'{share:.2f}' for share in solved[:: max(1, len(solved) - 1)])} {within}"
+        + "".join(others)
+    )
+
+
+def trend(rows: list[dict], key: str) -> str:
+    """What training changed: a metric's mean in the first ten steps and in the last ten."""
+    first, last = (sum(row[key] for row in ten) / len(ten) for ten in (rows[:10], rows[-10:]))
+    return f"{first:.2f} → {last:.2f} from the first to the last ten of {len(rows)} steps"
 
 
 def spent(dialogue) -> list[int]:

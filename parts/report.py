@@ -106,12 +106,16 @@ def table_1(tests: dict, against: str) -> dict[str, list[dict]]:
 
 
 def accuracy_rows(test: dict) -> list[dict]:
-    """One test: % solved within 1, 4 and all turns, and the paired differences."""
+    """One test: % solved within 1, 4 and all turns, the paired differences, what that took."""
     shown, rows = sorted({1, min(4, test["turns"]), test["turns"]}), []
     for label, arm in test["arms"].items():
         row = {"model": label} | {f"within {t}": cell(arm[f"within {t}"], seeds=True) for t in shown}
         if "gain" in arm:
             row |= {f"− {test['against']}, within {t}": cell(arm["gain"][f"within {t}"]) for t in shown}
+        asked, base = arm["question"], test["arms"].get(test["against"], arm)["question"]["mean"]
+        times = f" ({asked['mean'] / base:.1f} ×)" if "gain" in arm and base else ""
+        row |= {"questions a dialogue": cell(asked, 1, 2) + times}
+        row |= {"tokens a solved problem": f"{arm['tokens a solved']:.0f}" if arm["solved"] else "–"}
         rows.append(row)
     if test["problems"] == "omni-math-test" and not test["disputed"] and test["teacher"] != "self":
         rows.append({"model": "sister paper's baseline"} | {f"within {t}": SISTER.get(t, "") for t in shown})
@@ -120,17 +124,15 @@ def accuracy_rows(test: dict) -> list[dict]:
 
 def cells(test: dict, arm: dict) -> dict[str, dict[str, str]]:
     """{table: {column: text}}: the row of an arm in the tables that hold all tests."""
-    wrong, asked = arm["counts"], test["arms"].get(test["against"], arm)["question"]["mean"]
-    times = f" ({arm['question']['mean'] / asked:.1f} ×)" if "gain" in arm and asked else ""
+    wrong = arm["counts"]
     kinds = {f"{kind}s, % of turns": percent(arm[kind]["mean"] / arm["turns"]["mean"]) for kind in KINDS}
     early = {"premature answers, %": cell(arm["premature"])} if "premature" in arm else {}
     passed = {f"pass@{k} of first turns": cell(arm["pass"][k]) for k in (4, 10) if k in arm["pass"]}
     found = {
-        "Turns by rule": {"questions a dialogue": cell(arm["question"], 1, 2) + times, **kinds, **early},
+        "Turns by rule": {**kinds, **early},
         "Solved at equal tokens": {
             "tokens": str(test["budget"]),
             "solved with them, %": cell(arm["in budget"]),
-            "tokens a solved problem": f"{arm['tokens a solved']:.0f}" if arm["solved"] else "–",
             **passed,
         },
         "What went wrong, % of turns and hints": {

@@ -1,68 +1,131 @@
 #!/usr/bin/env bash
-# Every stage of the paper on the toy world, on a CPU:   bash toy/run.sh      (three seeds: SEEDS=3 bash toy/run.sh)
-# Makes a virtual environment on first use. Stopped at any moment, the same command goes on. Results are in runs/toy.
+# The stages of the paper on the toy world, on a CPU. Makes a virtual environment on first use.
+#   bash toy/run.sh            a first look: the five arms of the paper's Fig. 1, trained on math, one seed
+#   bash toy/run.sh all        every arm, trained on math and on code, all tests; three seeds: SEEDS=3 bash toy/run.sh all
+#   bash toy/run.sh ablation   online SML on math with other γ, g, N, returns and advantages, as many dialogues each
+# Stopped at any moment, the same command goes on. Results are in runs/toy, logs of the stages beside them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+what=${1:-look}
+case $what in look | all | ablation) ;; *) echo "error: $what: is nothing to run; write bash toy/run.sh, or all or ablation behind it" >&2; exit 2 ;; esac
 . toy/environment.sh
-out=${OUT:-runs/toy}
-steps=${STEPS:-100}
+out=${OUT:-runs/toy}/$what
 export OMP_NUM_THREADS=1 # one thread for each of the two processes side by side
 
 talk="--prompts toy/prompts.json --max-tokens 8 --teacher-temperature 0.7 --threads 1"
-rl="--steps $steps --batch 12 --lr 8e-4 --save-every 20"
+sft="--model toy/base --lr 1e-3 --threads 1"
+rl="--steps ${STEPS:-100} --lr 8e-4 --save-every 20"
 
-stage() { # name of the stage, command …: output goes to a log, a failure shows its end
-    local log="$dir/logs/$1.log"
-    printf '%s  seed %s %s: %s\n' "$(date +%T)" "$seed" "$domain" "$1"
-    "${@:2}" >"$log" 2>&1 || { tail -n 5 "$log" >&2; exit 1; }
+stage() { # name of the stage, command …: output goes to a log; a line tells the time and the result, or why it failed
+    local log=$dir/logs/$1.log from=$SECONDS
+    "${@:2}" --seed "$seed" >"$log" 2>&1 || { tail -n 5 "$log" >&2; exit 1; }
+    local took=$((SECONDS - from)) result
+    result=$(tr '\r' '\n' <"$log" | sed -n "s|^$out/.*/\(.*: [^,]*\).*|\1|p" | paste -sd ';' | sed 's/;/; /g')
+    printf '%b%-22s %2d:%02d  %s\n' "$clear" "$label$1" $((took / 60)) $((took % 60)) "$result"
 }
 
-arms() { # all arms that are trained on one domain, with one seed
-    local seed=$1 domain=$2 dir=$out/seed$1/$2 problems=toy/$2_train.jsonl
+begin() { # seed, domain: of the stages that follow
+    seed=$1 domain=$2 dir=$out/seed$1/$2 problems=toy/$2_train.jsonl
+    [ "$what" = all ] && label="$1 $2 " || label=""
     mkdir -p "$dir/logs"
-    local common="$talk --seed $seed"
-    stage dialogues python generate.py --model toy/base --problems "$problems" --samples 5 --turns 4 --out "$dir/dialogues" $common
-    stage single-turns python generate.py --model toy/base --problems "$problems" --samples 5 --turns 1 --out "$dir/single-turns" $common
-    stage st-sft python sft.py --model toy/base --data "$dir/single-turns" --out "$dir/st-sft" --lr 1e-3 --threads 1 --seed "$seed"
-    stage mt-sft python sft.py --model toy/base --data "$dir/dialogues" --out "$dir/mt-sft" --lr 1e-3 --threads 1 --seed "$seed"
-    stage st-rl python grpo.py --model toy/base --problems "$problems" --turns 1 --out "$dir/st-rl" $rl $common
-    stage mt-rl python grpo.py --model toy/base --problems "$problems" --turns 4 --out "$dir/mt-rl" $rl $common
-    stage mt-rl-self python grpo.py --model toy/base --teacher self --problems "$problems" --turns 4 --out "$dir/mt-rl-self" $rl $common
-    stage primed python qprime.py --model toy/base --problems "$problems" --out "$dir/primed" --lr 1e-3 $common
-    stage unprimed python qprime.py --model toy/base --problems "$problems" --out "$dir/unprimed" --lr 1e-3 --no-questions $common
-    stage primed-rl python grpo.py --model "$dir/primed/model" --teacher toy/base --problems "$problems" --out "$dir/primed-rl" $rl $common
-    stage unprimed-rl python grpo.py --model "$dir/unprimed/model" --teacher toy/base --problems "$problems" --out "$dir/unprimed-rl" $rl $common
-    local own=toy/${domain}_test.jsonl tests="toy/math_test.jsonl toy/code_test.jsonl" shards="toy/math_shards.jsonl toy/code_shards.jsonl"
-    for arm in base st-sft st-rl mt-sft mt-rl primed primed-rl unprimed-rl; do
-        local model=$dir/$arm/model samples=1
-        [ $arm = base ] && model=toy/base samples=4
-        stage "test-$arm" python evaluate.py play --model "$model" --teacher toy/base --problems $tests --losses 100 --samples $samples --out "$dir/tests/$arm" $common
-        stage "test-$arm-sharded" python evaluate.py play --model "$model" --teacher toy/base --problems $shards --sharded --out "$dir/tests/$arm" $common
-        stage "test-$arm-disputed" python evaluate.py play --model "$model" --teacher toy/base --problems "$own" --dispute --out "$dir/tests/disputed-$arm" $common
-    done
-    for arm in base mt-rl mt-rl-self; do # Fig. 2: a teacher who knows the answer, and the student itself, who does not
-        local model=$dir/$arm/model
-        [ $arm = base ] && model=toy/base
-        stage "test-$arm-by-self" python evaluate.py play --model "$model" --teacher self --problems "$own" --out "$dir/tests/by-self-$arm" $common
-    done
-    stage test-mt-rl-self python evaluate.py play --model "$dir/mt-rl-self/model" --teacher toy/base --problems "$own" --losses 100 --out "$dir/tests/mt-rl-self" $common
 }
 
-set -m # each of the two arms is a process group of its own, which can be ended as a whole
+dialogues() { stage "$1" python generate.py --model toy/base --problems "$problems" --samples 5 --turns "$2" --out "$dir/$1" $talk; }
+mt_sft() { dialogues dialogues 4; stage mt-sft python sft.py $sft --data "$dir/dialogues" --out "$dir/mt-sft"; }
+st_sft() { dialogues single-turns 1; stage st-sft python sft.py $sft --data "$dir/single-turns" --out "$dir/st-sft"; }
+online() { # name, arguments …
+    stage "$1" python grpo.py --model toy/base --problems "$problems" --batch 12 --out "$dir/$1" $rl $talk "${@:2}"
+}
+primed_rl() { # primed or unprimed, arguments …
+    stage "$1" python qprime.py $sft --problems "$problems" --out "$dir/$1" $talk "${@:2}"
+    online "$1-rl" --model "$dir/$1/model" --teacher toy/base
+}
+play() { # arm, name of the test, arguments …
+    local model=$dir/$1/model
+    [ "$1" = base ] && model=toy/base
+    stage "test-$1$2" python evaluate.py play --model "$model" --teacher toy/base --out "$dir/tests$2/$1" $talk "${@:3}"
+}
+
+look() { # lane: what one of the two processes side by side does, one stage after the other
+    begin 0 math
+    look_at() {
+        play "$1" "" --problems toy/math_test.jsonl toy/code_test.jsonl
+        play "$1" -sharded --problems toy/math_shards.jsonl --sharded
+    }
+    if [ "$1" = 1 ]; then
+        mt_sft; look_at base; look_at mt-sft; st_sft; look_at st-sft
+    else
+        online mt-rl; look_at mt-rl; online st-rl --turns 1; look_at st-rl
+    fi
+}
+
+all() { # lane
+    local own arms="base st-sft st-rl mt-sft mt-rl primed primed-rl unprimed-rl"
+    [ "$1" = 1 ] && own=math || own=code
+    for number in $(seq 0 $((${SEEDS:-1} - 1))); do
+        begin "$number" $own
+        mt_sft; st_sft; online mt-rl; online st-rl --turns 1; online mt-rl-self --teacher self
+        primed_rl primed; primed_rl unprimed --no-questions
+        for arm in $arms; do
+            play "$arm" "" --problems toy/math_test.jsonl toy/code_test.jsonl --losses 100 $([ "$arm" = base ] && echo --samples 4)
+            play "$arm" -sharded --problems toy/math_shards.jsonl toy/code_shards.jsonl --sharded
+            play "$arm" -disputed --problems "toy/${own}_test.jsonl" --dispute
+        done
+        play mt-rl-self "" --problems "toy/${own}_test.jsonl" --losses 100
+        for arm in base mt-rl mt-rl-self; do # Fig. 2: the student as its own teacher, who does not know the answer
+            play "$arm" -by-self --problems "toy/${own}_test.jsonl" --teacher self
+        done
+    done
+}
+
+ablation() { # lane
+    begin 0 math
+    vary() { online "$@"; play "$1" "" --problems toy/math_test.jsonl; }
+    if [ "$1" = 1 ]; then # 9,600 dialogues each: 100 steps of 12 problems × 8 dialogues, or as many otherwise
+        vary mt-rl; vary gamma-1 --gamma 1; vary gamma-0.3 --gamma 0.3; vary g-4 --group 4 --batch 24; vary g-16 --group 16 --batch 6
+    else
+        vary N-8 --turns 8; vary N-2 --turns 2; vary N-1 --turns 1; vary per-turn-return --per-turn-return; vary no-std --no-std
+    fi
+}
+
+report() { # name, folders …: the page, and its first table in the terminal
+    python evaluate.py compare "${@:2}" --out "$out/$1" --against "${AGAINST:-base}" >/dev/null
+    awk -v title="### ${TABLE:-Table 1:}" '/^#/ { shown = index($0, title) } shown' "$out/$1/report.md"
+    echo "$out/$1/report.html has the pictures, all tables and the dialogues"
+}
+
+# ------------------------------------------------------------------------- two lanes side by side, and a line that shows them
+
+[ -t 1 ] && clear='\r\e[K' || clear=''
+bar() { # the last progress bar of a log, short
+    tr '\r' '\n' <"$1" | sed -n 's/^\([a-z-]*\): *\([0-9]*%\)|[^|]*| *\([0-9]*\/[0-9]*\).*/\1 \2 \3/p' | tail -n 1
+}
+show() { # what is going on, until it is over
+    while sleep 1; do
+        local line="" log
+        for log in $(ls -t "$out"/seed*/*/logs/*.log 2>/dev/null | head -n 2); do line+="$(basename "$log" .log) ($(bar "$log"))   "; done
+        printf '%b%d:%02d  %s' "$clear" $((SECONDS / 60)) $((SECONDS % 60)) "$line"
+    done
+}
+
+set -m # each lane is a process group of its own, which can be ended as a whole
 stop() { # a second signal must not come back here
     trap '' INT TERM
-    kill -TERM -- -"$math" -"$code" 2>/dev/null || true
+    kill -TERM -- -"$one" -"$two" ${shown:+-"$shown"} 2>/dev/null || true
     wait
-    echo "stopped; the same command goes on from there" >&2
+    printf '%bstopped; the same command goes on from there\n' "$clear" >&2
     exit 1
 }
-for seed in $(seq 0 $((${SEEDS:-1} - 1))); do
-    { (arms "$seed" math) || kill -TERM $$; } & math=$!
-    { (arms "$seed" code) || kill -TERM $$; } & code=$! # an arm that fails ends the other
-    trap stop INT TERM
-    wait
-done
-for domain in math code; do
-    python evaluate.py compare $out/seed*/$domain/tests/*/* $out/seed*/$domain/{st-sft,mt-sft,primed,unprimed,st-rl,mt-rl,mt-rl-self,primed-rl,unprimed-rl} --out "$out/report-$domain" >/dev/null
-done
-echo "done: $out/report-math and $out/report-code hold report.html, report.md, results.json and the pictures"
+{ ("$what" 1) || kill -TERM $$; } & one=$!
+{ ("$what" 2) || kill -TERM $$; } & two=$! # a lane that fails ends the other
+[ -z "$clear" ] || { show & shown=$!; }
+trap stop INT TERM
+wait "$one" "$two"
+[ -z "${shown:-}" ] || { kill -TERM -- -"$shown"; printf '%b' "$clear"; }
+
+runs() { ls -d "$out"/seed*/$1/{st-sft,mt-sft,primed,unprimed,st-rl,mt-rl,mt-rl-self,primed-rl,unprimed-rl} 2>/dev/null; }
+case $what in
+look) report report "$out"/seed0/math/tests*/*/* $(runs math) ;;
+all) for domain in math code; do report "report-$domain" "$out"/seed*/$domain/tests*/*/* $(runs $domain); done ;;
+ablation) AGAINST=mt-rl TABLE="Within n turns" report report "$out"/seed0/math/tests/*/* "$out"/seed0/math/*-* "$out"/seed0/math/mt-rl ;;
+esac
