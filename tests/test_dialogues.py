@@ -12,7 +12,7 @@ from evaluate import dispute
 from generate import converse, teacher_view, tell
 from grpo import per_token, turn_advantages
 from parts.driver import Grade, Sample, drive
-from parts.engines import HFEngine, Turn
+from parts.engines import HFEngine, Turn, load_model
 from parts.runs import BadInput
 from qprime import asker_view, injects, question_instead
 from sft import as_teacher
@@ -91,6 +91,21 @@ def test_greedy_turns_equal_those_of_stock_generate(shape, speakers):
 def test_a_dialogue_does_not_depend_on_the_others_in_its_batch(shape, speakers):
     together, alone = record(shape, speakers, n=5), record(shape, speakers, n=1)
     assert together[0].ids == alone[0].ids
+
+
+def test_query_heads_share_keys_without_copies_and_say_what_they_say_with_copies(
+    shapes, speakers, monkeypatch
+):
+    model, chat = load_model(shapes["qwen"], "cpu"), load_chat(shapes["qwen"])
+    text = model.config.get_text_config()
+    assert text.num_attention_heads > text.num_key_value_heads
+    model.set_attn_implementation("sdpa")
+    copied = record(("qwen", model, chat), speakers)
+    monkeypatch.setattr("transformers.integrations.sdpa_attention.repeat_kv", None)
+    shared = record(("qwen", load_model(shapes["qwen"], "cpu"), chat), speakers)
+    assert [d.ids for d in shared] == [d.ids for d in copied]
+    with pytest.raises(TypeError):  # it would have been called
+        record(("qwen", model, chat), speakers)
 
 
 def test_cached_keys_and_values_change_nothing(shape, speakers, monkeypatch):
