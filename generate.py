@@ -149,9 +149,8 @@ def teacher_of(args):
 def load_speakers(args, model=None, trains=None):
     """{role: Speaker} of student (model: see load_speaker), teacher and asker.
 
-    trains: "now" if the student's weights will change, so that a frozen teacher needs weights of its own,
-    but for LoRA, where it speaks without the adapter; "later" if the speakers will have to make room for the
-    trainer, which an engine that only takes adapters over need not do.
+    trains: "now" if the student's weights will change: then a frozen teacher needs weights of its own, or
+    speaks without the adapter of LoRA. "later" if the speakers will have to make room for the trainer.
     """
     path, _ = teacher_of(args)
     lora = args.lora if trains == "now" else None

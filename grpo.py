@@ -80,7 +80,7 @@ def main():
     if (run.path / "model").exists():
         return run.say(f"{run.path} is finished")
 
-    # Trained in float32. The sampler shares these weights, or has a copy if the trainer moves or shards them.
+    # What is trained is float32. The sampler shares the weights, or has a copy if they are moved or sharded.
     model = sharded.load_trained(args.model, args.lora, args.dtype, args.seed)
     moves = sharded.uses_fsdp(args.dtype) or args.device != "cpu"
     speakers, dialogue_of = start(args, model=None if moves else model, trains="now")
@@ -131,7 +131,7 @@ def main():
             advantage = flat([a for _, a in rows], args.device)  # [M]
             logprobs = policy(ids, mask, args.temperature)  # [M]
             initial = None
-            if args.beta:  # after the policy's own pass, in which FSDP settles what is trained
+            if args.beta:  # after the policy's own pass: there FSDP notes what needs a gradient
                 with torch.no_grad(), without_adapter(model):
                     initial = reference(ids, mask, args.temperature)  # [M]
             part = grpo_loss(logprobs, sampled, advantage, trained_tokens, args.clip, initial, args.beta)

@@ -436,6 +436,7 @@ class VLLMEngine:
         self.seed, self.context = seed, min(context, longest)
         check_context(max_tokens, self.context)
         self.path, self.lora = path, lora
+        # Names what sync() has loaded, by its number; there is no file to read again.
         self.adapter = LoRARequest("student", 1, "loaded by sync") if lora else None
         options = {
             "model": path,

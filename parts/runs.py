@@ -217,10 +217,10 @@ def add_training_arguments(parser, batch: int, unit: str, lr: tuple, save_every:
     add("--batch", type=COUNT, default=batch, help=f"{unit} an optimiser step")
     add(
         "--lora",
-        type=COUNT,
+        type=int,
         choices=LORA_RANKS,
         metavar="RANK",
-        help="train a LoRA adapter; default: all weights",
+        help=f"train a LoRA adapter of this rank ({', '.join(map(str, LORA_RANKS))}) and not all weights",
     )
     add(
         "--lr",

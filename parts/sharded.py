@@ -133,7 +133,7 @@ def save_model(run, policy: Policy, tokenizer) -> None:
     """Writes the checkpoint folder `model`, of `transformers` form; it appears when it is complete.
 
     Before it, of LoRA, the folder `adapter` of peft's form. In `model` it is merged into the weights as they
-    came, in float32.
+    came, in float32: rounded to bfloat16, sums of a large weight and a small update lose some of the update.
     """
     part, final = run.path / "model.part", run.path / "model"
     learned = {name: tensor.cpu() for name, tensor in weights(policy) if run.writes}

@@ -330,16 +330,18 @@ def memory(config, gpus=1, micro_tokens=16384, lora=None):
     parameters = sum(p.numel() for p in policy.parameters())
     layer = sum(p.numel() for p in layers[0].parameters())
     outside = parameters - sum(p.numel() for one in layers for p in one.parameters())  # embeddings and head
-    inside = max(
-        sum(m.out_features for m in one.modules() if isinstance(m, torch.nn.Linear)) for one in layers
-    )
+    outputs = []  # of the linear layers of each layer; those of an adapter's B are added to others in place
+    for one in layers:
+        linear = [(n, m) for n, m in one.named_modules() if isinstance(m, torch.nn.Linear)]
+        outputs.append(sum(m.out_features for n, m in linear if "lora_B" not in n))
+    inside = max(outputs)
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return {
         "frozen weights, bfloat16": 2 * (parameters - trained) / gpus,
         "trained weights, float32": 4 * trained / gpus,
         "gradients, float32": 4 * trained / gpus,
         "AdamW's moments, float32": 8 * trained / gpus,
-        "gathered for a pass: embeddings, head and two layers, bfloat16, and the gradients of what is trained": (
+        "gathered for a pass: embeddings, head and two layers, bfloat16, and without LoRA their gradients": (
             2 if lora else 4
         )
         * (outside + 2 * layer),
@@ -378,7 +380,9 @@ if __name__ == "__main__":
     parser.add_argument(
         "--gpus", type=int, default=1, help="for memory: among how many the training is shared"
     )
-    parser.add_argument("--lora", type=int, help="for memory: rank of an adapter, which alone is trained")
+    parser.add_argument(
+        "--lora", type=int, choices=runs.LORA_RANKS, help="for memory: of an adapter, which alone is trained"
+    )
     parser.add_argument("--micro-tokens", type=int, default=16384, help="for memory: of a micro-batch")
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -65,6 +65,7 @@ def test_the_flags_that_the_readme_names_are_those_of_the_scripts():
     )
     flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", (ROOT / "README.md").read_text()))
     others = {"--help", "--nodes", "--ntasks-per-node", "--gpus-per-node"}  # of every script, of Slurm
+    others |= {"--exclusive", "--mem", "--cpus-per-task", "--kill-on-bad-exit"}
     others |= {
         "--nnodes",
         "--nproc-per-node",

@@ -17,6 +17,7 @@ sft="--model toy/base --lr 1e-3 --threads 1"
 rl="--steps ${STEPS:-100} --lr 8e-4 --save-every 20"
 
 stage() { # name of the stage, command …: output goes to a log; a line tells the time and the result, or why it failed
+    kill -0 $$ 2>/dev/null || exit 1 # this script was killed, and the lane goes on alone
     local log=$dir/logs/$1.log from=$SECONDS
     "${@:2}" --seed "$seed" >"$log" 2>&1 || { tail -n 5 "$log" >&2; exit 1; }
     local took=$((SECONDS - from)) result
