@@ -208,6 +208,14 @@ def add_device_arguments(parser):
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM takes
 
 
+def lora_rank(text: str) -> int:
+    """The type of --lora."""
+    if text not in map(str, LORA_RANKS):
+        told = f"is {text!r}; it must be one of {', '.join(map(str, LORA_RANKS))}"
+        raise argparse.ArgumentTypeError(told)
+    return int(text)
+
+
 def add_training_arguments(parser, batch: int, unit: str, lr: tuple, save_every: int):
     """The arguments of every script that trains. unit: what --batch counts. lr: without and with LoRA.
 
@@ -215,13 +223,7 @@ def add_training_arguments(parser, batch: int, unit: str, lr: tuple, save_every:
     """
     add = parser.add_argument_group("training").add_argument
     add("--batch", type=COUNT, default=batch, help=f"{unit} an optimiser step")
-    add(
-        "--lora",
-        type=int,
-        choices=LORA_RANKS,
-        metavar="RANK",
-        help=f"train a LoRA adapter of this rank ({', '.join(map(str, LORA_RANKS))}) and not all weights",
-    )
+    add("--lora", type=lora_rank, help="rank of a LoRA adapter to train, in the place of all weights")
     add(
         "--lr",
         type=POSITIVE,

@@ -381,7 +381,7 @@ if __name__ == "__main__":
         "--gpus", type=int, default=1, help="for memory: among how many the training is shared"
     )
     parser.add_argument(
-        "--lora", type=int, choices=runs.LORA_RANKS, help="for memory: of an adapter, which alone is trained"
+        "--lora", type=runs.lora_rank, help="for memory: rank of an adapter, which alone is trained"
     )
     parser.add_argument("--micro-tokens", type=int, default=16384, help="for memory: of a micro-batch")
     args = parser.parse_args()

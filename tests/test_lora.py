@@ -180,7 +180,11 @@ def test_a_rank_that_vllm_does_not_take_is_one_line(problems, base, tmp_path, ca
     with pytest.raises(SystemExit) as stop:
         run("grpo", **{**FEW, "lora": 5}, model=base, problems=problems, out=tmp_path / "rl")
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert stop.value.code == 2 and "--lora: invalid choice: 5" in line and not (tmp_path / "rl").exists()
+    assert (
+        stop.value.code == 2
+        and "--lora: is '5'; it must be one of 1, 8" in line
+        and not (tmp_path / "rl").exists()
+    )
 
 
 @pytest.mark.parametrize(("script", "lr"), [("grpo", 1e-6), ("sft", 1e-5), ("qprime", 1e-5)])

@@ -22,7 +22,7 @@ stage() { # name of the stage, command …: output goes to a log; a line tells t
     "${@:2}" --seed "$seed" >"$log" 2>&1 || { tail -n 5 "$log" >&2; exit 1; }
     local took=$((SECONDS - from)) result
     result=$(tr '\r' '\n' <"$log" | sed -n "s|^$out/.*/\(.*: [^,]*\).*|\1|p" | paste -sd ';' | sed 's/;/; /g')
-    printf '%b%-22s %2d:%02d  %s\n' "$clear" "$label$1" $((took / 60)) $((took % 60)) "$result"
+    printf '%b%-22s %2d:%02d  %s\n' "$clear" "$label$1" $((took / 60)) $((took % 60)) "${result:-finished before}"
 }
 
 begin() { # seed, domain: of the stages that follow
