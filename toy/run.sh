@@ -111,16 +111,16 @@ show() { # what is going on, until it is over
 
 set -m # each lane is a process group of its own, which can be ended as a whole
 stop() { # a second signal must not come back here
-    trap '' INT TERM
+    trap "" INT TERM HUP
     kill -TERM -- -"$one" -"$two" ${shown:+-"$shown"} 2>/dev/null || true
-    wait
+    wait 2>/dev/null # not telling of the ended jobs
     printf '%bstopped; the same command goes on from there\n' "$clear" >&2
     exit 1
 }
 { ("$what" 1) || kill -TERM $$; } & one=$!
 { ("$what" 2) || kill -TERM $$; } & two=$! # a lane that fails ends the other
 [ -z "$clear" ] || { show & shown=$!; }
-trap stop INT TERM
+trap stop INT TERM HUP
 wait "$one" "$two"
 [ -z "${shown:-}" ] || { kill -TERM -- -"$shown"; printf '%b' "$clear"; }
 
