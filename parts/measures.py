@@ -133,12 +133,11 @@ def summary(dialogues: list, turns: int) -> dict[str, float]:
 def line(counts: dict[str, float]) -> str:
     """Counts for the terminal."""
     solved = [value for name, value in counts.items() if name.startswith("solved_")]
-    others = [f", {name} {value:.3f}" for name, value in counts.items() if not name.startswith("solved_")]
-    within = f"within 1 → {len(solved)} turns" if len(solved) > 1 else "within 1 turn"
-    return (
-        f"solved {' → '.join(f'{share:.2f}' for share in solved[:: max(1, len(solved) - 1)])} {within}"
-        + "".join(others)
-    )
+    others = [f"{name} {value:.3f}" for name, value in counts.items() if not name.startswith("solved_")]
+    told = f"solved {solved[0]:.2f} within 1 turn"
+    if len(solved) > 1:
+        told = f"solved {solved[0]:.2f} → {solved[-1]:.2f} within 1 → {len(solved)} turns"
+    return ", ".join([told, *others])
 
 
 def trend(rows: list[dict], key: str) -> str:

@@ -81,6 +81,15 @@ def base():
 
 
 @pytest.fixture(scope="session")
+def problems(tmp_path_factory):
+    """File of 12 problems that leave one answer."""
+    path = tmp_path_factory.mktemp("problems") / "code.jsonl"
+    certain = [line for line in open(ROOT / "toy" / "code_train.jsonl") if "?" not in line]
+    path.write_text("".join(certain[:12]))
+    return path
+
+
+@pytest.fixture(scope="session")
 def shapes(base, tmp_path_factory):
     """{name: model folder}: the toy base (Llama), random models of the shapes of Gemma 3 (local and global attention, soft-capping), alone
     and with eyes, as it comes from 4B upwards, of Mistral 3, which transformers has with eyes alone, and of Qwen 3."""

@@ -5,12 +5,11 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT
 from peft import PeftModel
 from safetensors.torch import load_file
 from test_dialogues import MATH, talk
 from test_processes import torchrun
-from test_scripts import rows, run, start
+from test_scripts import TALK, rows, run, start
 from transformers import AutoModelForCausalLM
 
 from common import as_tensors, grade, load_chat, masked_logprobs
@@ -20,8 +19,7 @@ from parts.engines import HFEngine, load_model
 
 PROMPTS = {"math": "{problem}", "informed": "T", "informed_math": "{turn} {knowledge}"}
 OPTIONS = {"max_tokens": 10, "seed": 0, "batch": 16}
-TOY = dict(prompts=ROOT / "toy" / "prompts.json", max_tokens=8, lora=8, threads=1)
-FEW = dict(**TOY, steps=3, batch=4, group=4, lr="1e-3", save_every=1, device="cpu")
+FEW = dict(**TALK, lora=8, steps=3, batch=4, group=4, lr="1e-3", save_every=1, device="cpu")
 
 
 def shake(model, seed=0):
@@ -45,15 +43,6 @@ def adapted(request, shapes):
     model = sharded.load_trained(folder, 8)
     shake(model)
     return folder, model, load_chat(folder)
-
-
-@pytest.fixture(scope="module")
-def problems(tmp_path_factory):
-    """File of 12 problems that leave one answer."""
-    path = tmp_path_factory.mktemp("problems") / "code.jsonl"
-    certain = [line for line in open(ROOT / "toy" / "code_train.jsonl") if "?" not in line]
-    path.write_text("".join(certain[:12]))
-    return path
 
 
 def test_the_teacher_speaks_as_the_model_without_an_adapter_to_the_bit(adapted):
@@ -209,13 +198,7 @@ def test_the_default_learning_rate_is_ten_times_that_without(script, lr, base, m
 
 
 def test_sft_with_an_adapter_learns_what_it_is_shown(problems, base, tmp_path):
-    run(
-        "generate",
-        model=base,
-        problems=problems,
-        out=tmp_path / "d",
-        **{k: TOY[k] for k in TOY if k != "lora"},
-    )
+    run("generate", model=base, problems=problems, out=tmp_path / "d", **TALK)
     run("sft", model=base, data=tmp_path / "d", lora=8, lr="1e-2", epochs=8, threads=1, out=tmp_path / "sft")
     losses = [m["loss"] for m in rows(tmp_path / "sft", "metrics.jsonl")]
     assert losses[-1] < 0.7 * losses[0]

@@ -35,16 +35,6 @@ def torchrun(processes, script, *args, rc=0, **options):
     return done.stderr
 
 
-@pytest.fixture(scope="module")
-def problems(tmp_path_factory):
-    """File of 12 problems that leave one answer."""
-    path = tmp_path_factory.mktemp("problems") / "code.jsonl"
-    path.write_text(
-        "".join([line for line in open(ROOT / "toy" / "code_train.jsonl") if "?" not in line][:12])
-    )
-    return path
-
-
 def talkative(model, folder):
     """Writes problems, prompts, and dialogues that answer the problems with 0 or 1; arguments to play with a model that was trained on them."""
     chat, problems = (

@@ -89,9 +89,9 @@ ablation() { # lane
     fi
 }
 
-report() { # name, folders …: the page, and its first table in the terminal
-    python evaluate.py compare "${@:2}" --out "$out/$1" --against "${AGAINST:-base}" >/dev/null
-    awk -v title="### ${TABLE:-Table 1:}" '/^#/ { shown = index($0, title) } shown' "$out/$1/report.md"
+report() { # name, arm to compare with, table for the terminal, folders …: the page, and that table
+    python evaluate.py compare "${@:4}" --out "$out/$1" --against "$2" >/dev/null
+    awk -v title="### $3" '/^#/ { shown = index($0, title) } shown' "$out/$1/report.md"
     echo "$out/$1/report.html has the pictures, all tables and the dialogues"
 }
 
@@ -126,7 +126,7 @@ wait "$one" "$two"
 
 runs() { ls -d "$out"/seed*/$1/{st-sft,mt-sft,primed,unprimed,st-rl,mt-rl,mt-rl-self,primed-rl,unprimed-rl} 2>/dev/null; }
 case $what in
-look) report report "$out"/seed0/math/tests*/*/* $(runs math) ;;
-all) for domain in math code; do report "report-$domain" "$out"/seed*/$domain/tests*/*/* $(runs $domain); done ;;
-ablation) AGAINST=mt-rl TABLE="Within n turns" report report "$out"/seed0/math/tests/*/* "$out"/seed0/math/*-* "$out"/seed0/math/mt-rl ;;
+look) report report base "Table 1:" "$out"/seed0/math/tests*/*/* $(runs math) ;;
+all) for domain in math code; do report "report-$domain" base "Table 1:" "$out"/seed*/$domain/tests*/*/* $(runs $domain); done ;;
+ablation) report report mt-rl "Within n turns" "$out"/seed0/math/tests/*/* "$out"/seed0/math/*-* ;;
 esac
