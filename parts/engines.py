@@ -176,6 +176,19 @@ class Pending:
     logprobs: list = field(default_factory=list)
 
 
+WORTH_SHARING = 8  # tokens; the copy of fewer costs as much as to compute them
+
+
+def alike(known: list[int], ids: list[int]) -> int:
+    """How many of a turn's tokens, except for the last one, are known."""
+    return min(len(os.path.commonprefix([known, ids])), len(ids) - 1)
+
+
+def unread(turn: Pending) -> int:
+    """How many of a turn's tokens the engine has no keys and values of."""
+    return len(turn.ids) - turn.fed
+
+
 class RaggedCache:
     """Keys and values of conversations of different lengths, in one tensor [layers, 2, B, heads, T, head
     size].
@@ -276,24 +289,41 @@ class HFEngine:
                 own[name].data.copy_(tensor)
 
     def admit(self):
-        """Lets waiting turns run, as far as the batch holds, and samples their first tokens."""
+        """Lets waiting turns run, as far as the batch holds, and samples their first tokens.
+
+        What several begin with, as the dialogues of a group do, the first of them computes for all.
+        """
         first, free = len(self.running), self.batch - len(self.running)
         new, self.waiting = self.waiting[:free], self.waiting[free:]
-        for turn in new:
-            known = self.kept[turn.conversation][0] if turn.conversation in self.kept else []
-            turn.fed = min(len(os.path.commonprefix([known, turn.ids])), len(turn.ids) - 1)
-        new.sort(key=lambda turn: turn.fed - len(turn.ids))  # alike lengths together: little is padded
-        self.running += new
+        kept, leaders, followers = {}, [], []
+        for turn in sorted(new, key=lambda turn: turn.ids):  # alike ones side by side
+            known, kept[turn.key] = self.kept.pop(turn.conversation, ([], None))
+            turn.fed = alike(known, turn.ids)
+            common = alike(leaders[-1].ids, turn.ids) if leaders else 0
+            if common < turn.fed + WORTH_SHARING:
+                leaders.append(turn)
+            else:
+                turn.fed = common
+                followers.append((turn, leaders[-1]))
+        leaders.sort(key=unread, reverse=True)  # alike lengths together: little is padded
+        followers.sort(key=lambda pair: unread(pair[0]), reverse=True)
+        self.running += leaders + [turn for turn, _ in followers]
         self.make_room(first)
-        for r, turn in enumerate(self.running[first:], first):
-            _, kv = self.kept.pop(turn.conversation, (None, None))
+        for r, turn in enumerate(leaders, first):
             if turn.fed:
-                self.kv[:, :, r, :, : turn.fed] = kv[:, :, :, : turn.fed]
-        while first < len(self.running):
-            longest = len(self.running[first].ids) - self.running[first].fed
-            last = first + max(1, 1024 // longest)  # more tokens at once would need memory and save no time
-            self.sample(first, last)
-            first = last
+                self.kv[:, :, r, :, : turn.fed] = kept[turn.key][:, :, :, : turn.fed]
+        self.read(first, first + len(leaders))
+        row = {leader.key: r for r, leader in enumerate(leaders, first)}
+        for r, (turn, leader) in enumerate(followers, first + len(leaders)):
+            self.kv[:, :, r, :, : turn.fed] = self.kv[:, :, row[leader.key], :, : turn.fed]
+        self.read(first + len(leaders), len(self.running))
+
+    def read(self, first, last):
+        """Feeds the beginnings of rows first to last, and samples their first tokens."""
+        while first < last:
+            some = max(1, 1024 // unread(self.running[first]))  # more would need memory and save no time
+            self.sample(first, min(first + some, last))
+            first += some
 
     def make_room(self, used):
         """Makes kv large enough for the running turns, of which `used` have something in it."""

@@ -3,12 +3,12 @@
 Accuracy within n turns: the share of problems solved at turn n or before. Intervals: 95 %. "±" is a
 bootstrap over problems, for the mean of the seeds at hand; a difference of two labels is taken problem by
 problem before (paired), as both were tested on the same ones. "seeds ±" is Student's t over the means of
-the seeds, for the same problems. Tokens: all that stand in the dialogue after the problem, the teacher's
-and the template's included. pass@k: of k first turns at least one is right (unbiased, Chen et al., 2021).
-Log-loss of the right answer: mean negative log-likelihood of a token of the answer turn, right after a
-teacher turn. At later turns only unsolved dialogues are left, so it is averaged twice: a solved dialogue
-keeps its last value, or drops out (then the rest is ever harder problems). Premature: an attempt before all
-pieces of a sharded problem are out.
+the seeds, or their differences, for the same problems. Tokens: all that stand in the dialogue after the
+problem, the teacher's and the template's included. pass@k: of k first turns at least one is right
+(unbiased, Chen et al., 2021). Log-loss of the right answer: mean negative log-likelihood of a token of
+the answer turn, right after a teacher turn. At later turns only unsolved dialogues are left, so it is
+averaged twice: a solved dialogue keeps its last value, or drops out (then the rest is ever harder
+problems). Premature: an attempt before all pieces of a sharded problem are out.
 """
 
 import functools
@@ -228,6 +228,15 @@ def loss_curves(runs: list[TestRun], turns: int) -> tuple[list, list]:
     return kept, [sum(r) / len(r) if r else None for r in left]
 
 
+def loss_change(runs: list[TestRun]) -> dict[str, float]:
+    """{"mean", "low", "high"}: by how much the log-loss rises from the first to the last teacher turn."""
+    found, of = defaultdict(list), {d.id: d.problem for run in runs for d in run.dialogues}
+    for row in (row for run in runs for row in run.losses):
+        found[of[row["id"]]].append(row["losses"][-1] - row["losses"][0])
+    x = torch.tensor([[sum(own) / len(own)] for own in found.values()], dtype=torch.float64)
+    return estimates(["change"], x)["change"]
+
+
 def judgement(runs: list[TestRun]) -> dict[str, float | None]:
     """Shares of the judge's labels, of those that agree with the rules, of hints that tell the answer."""
     pairs, hints = [], []
@@ -266,12 +275,12 @@ def measure(labels: dict[str, list[TestRun]], against: str) -> dict:
     names, means = list(value(run.dialogues[0])), {x: by_problem(runs, value) for x, runs in labels.items()}
     settings = {key: getattr(run, key) for key in ("problems", "teacher", "sharded", "disputed")}
     settings |= {"size": len(means[run.label]), "turns": turns, "budget": budget, "against": against}
-    arms = {}
+    arms, seeds = {}, {x: [by_problem([run], value).mean(0) for run in runs] for x, runs in labels.items()}
     for label, runs in labels.items():
-        arms[label] = estimates(names, means[label], [by_problem([run], value).mean(0) for run in runs])
-        arms[label] |= measure_arm(runs, turns)
+        arms[label] = estimates(names, means[label], seeds[label]) | measure_arm(runs, turns)
         if against in labels and label != against:
-            arms[label]["gain"] = estimates(names, means[label] - means[against])
+            apart = [own - other for own, other in zip(seeds[label], seeds[against])]
+            arms[label]["gain"] = estimates(names, means[label] - means[against], apart)
     return settings | {"arms": arms}
 
 
@@ -289,6 +298,7 @@ def measure_arm(runs: list[TestRun], turns: int) -> dict:
     if losses := sum(len(run.losses) for run in runs):
         kept, left = loss_curves(runs, turns)
         found["log-loss"] = {"solved keep": kept, "unsolved only": left, "dialogues": losses}
+        found["log-loss"]["change"] = loss_change(runs)
     if all(run.judged for run in runs):
         found["judge"] = judgement(runs)
     return found

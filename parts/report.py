@@ -17,7 +17,7 @@ from parts.measures import KINDS, TYPES, TestRun, TrainingRun, percent
 from parts.runs import write_atomically
 
 # The paper's arms in its order; those that pictures show; those that pictures of many lines show.
-ARMS = "base st-sft st-rl mt-sft mt-rl primed primed-rl unprimed unprimed-rl mt-rl-self".split()
+ARMS = "base st-sft st-rl mt-sft mt-rl primed primed-rl unprimed unprimed-rl mt-rl-weak".split()
 MAIN = ("base", "st-sft", "st-rl", "mt-sft", "mt-rl", "primed-rl")
 FEW = ("base", "st-rl", "mt-sft", "mt-rl")
 
@@ -79,7 +79,11 @@ PAPER = {  # Table 1, Gemma-3-12B trained on Omni-MATH, % solved: (problems, sha
     ("lost-in-conversation-code", False): ("76.3", "76.7 ± 3", "77.1 ± 2", "75.8 ± 1", "76.2 ± 2"),
     ("lost-in-conversation-code", True): ("51.5", "48.9 ± 3", "51.6 ± 2", "53.0 ± 3", "54.8 ± 2"),
 }
-SISTER = {1: "33", 4: "45", 10: "53"}  # Omni-MATH, baseline of arXiv 2602.16066; Fig. 1 prints no numbers
+SISTER = {
+    "within 1": "33",
+    "within 4": "45",
+    "within 10": "53",
+}  # Omni-MATH, baseline of arXiv 2602.16066; Fig. 1 prints no numbers
 
 
 def cell(estimate: dict, scale: int = 100, digits: int = 1, seeds: bool = False) -> str:
@@ -107,18 +111,21 @@ def table_1(tests: dict, against: str) -> dict[str, list[dict]]:
 
 def accuracy_rows(test: dict) -> list[dict]:
     """One test: % solved within 1, 4 and all turns, the paired differences, what that took."""
-    shown, rows = sorted({1, min(4, test["turns"]), test["turns"]}), []
+    shown = [f"within {t}" for t in sorted({1, min(4, test["turns"]), test["turns"]})]
+    rows = []
     for label, arm in test["arms"].items():
-        row = {"model": label} | {f"within {t}": cell(arm[f"within {t}"], seeds=True) for t in shown}
+        row = {"model": label} | {within: cell(arm[within], seeds=True) for within in shown}
         if "gain" in arm:
-            row |= {f"− {test['against']}, within {t}": cell(arm["gain"][f"within {t}"]) for t in shown}
+            row |= {
+                f"− {test['against']}, {within}": cell(arm["gain"][within], seeds=True) for within in shown
+            }
         asked, base = arm["question"], test["arms"].get(test["against"], arm)["question"]["mean"]
         times = f" ({asked['mean'] / base:.1f} ×)" if "gain" in arm and base else ""
         row |= {"questions a dialogue": cell(asked, 1, 2) + times}
         row |= {"tokens a solved problem": f"{arm['tokens a solved']:.0f}" if arm["solved"] else "–"}
         rows.append(row)
     if test["problems"] == "omni-math-test" and not test["disputed"] and test["teacher"] != "self":
-        rows.append({"model": "sister paper's baseline"} | {f"within {t}": SISTER.get(t, "") for t in shown})
+        rows.append({"model": "sister paper's baseline"} | {w: SISTER.get(w, "") for w in shown})
     return rows
 
 
@@ -148,6 +155,7 @@ def cells(test: dict, arm: dict) -> dict[str, dict[str, str]]:
         found["Log-loss of the right answer, nats a token"] = {
             "turn 1": f"{kept[0]:.2f}",
             "last turn, solved keep theirs": f"{kept[-1]:.2f}",
+            "change": cell(arm["log-loss"]["change"], 1, 2),
             "last turn, unsolved only": "–" if left is None else f"{left:.2f}",
             "dialogues": str(arm["log-loss"]["dialogues"]),
         }
@@ -227,7 +235,7 @@ def teacher_panels(tests: dict, training: dict) -> Iterator[tuple]:
     """Fig. 2: teacher at inference × teacher in training."""
     for name, labels in by_teacher(tests).items():
         lines = []
-        for label in drawn(labels, (*FEW, "mt-rl-self")):
+        for label in drawn(labels, (*FEW, "mt-rl-weak")):
             note = f", taught by {taught_by(label, training)}" if label in training else ""
             lines.append((label, note, list(labels[label]), list(labels[label].values())))
         yield name, "teacher at inference", "solved in all turns, %", lines

@@ -230,7 +230,7 @@ def add_training_arguments(parser, batch: int, unit: str, lr: tuple, save_every:
         default=lr,
         help="AdamW's learning rate; of two defaults the second is with --lora",
     )
-    add("--micro-tokens", type=COUNT, default=16384, help="tokens of a micro-batch; limits memory")
+    add("--micro-tokens", type=COUNT, help="tokens of a micro-batch; limits memory (16384, on a CPU 2048)")
     add("--save-every", type=COUNT, default=save_every, help="steps between saved states")
 
 
@@ -251,6 +251,8 @@ def settle(args) -> None:
         begun = Path(args.out) / "config.json" if hasattr(args, "out") else None
         if begun and begun.is_file():  # a run that was begun on another device keeps its numbers
             args.dtype = read_config(begun).get("dtype", args.dtype)
+    if getattr(args, "micro_tokens", 0) is None:  # without checkpointing, as on CPUs, a token needs far more
+        args.micro_tokens = 16384 if args.device.startswith("cuda") else 2048
     if isinstance(getattr(args, "lr", None), tuple):
         args.lr = args.lr[args.lora is not None]
     torch.set_num_threads(args.threads)

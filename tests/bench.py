@@ -3,6 +3,7 @@
     python tests/bench.py rollout     # dialogues a second: our engine, and stock generate with a barrier after every turn
     python tests/bench.py trainer     # time and peak memory of token log-probs: selected positions, and log_softmax over all of them
     python tests/bench.py step        # whole GRPO steps on the toy world, and what they spend their time on
+    python tests/bench.py trl [FOLDER]     # whole GRPO steps beside TRL's trainer, on the toy world or with a model's folder; needs pip install trl
     python tests/bench.py update [MODEL]    # one GRPO update with random weights, dialogues of 2,000 to 8,000 tokens; also under torchrun
     python tests/bench.py memory MODEL [--gpus 8] [--lora 32] [--micro-tokens 8192]    # what a GPU must hold, computed from the model's config
 
@@ -10,6 +11,7 @@ MODEL: a name of SHAPES; for `memory` also a transformers folder or hub name.
 """
 
 import argparse
+import importlib.util
 import json
 import math
 import random
@@ -38,6 +40,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+import grpo
 from common import (
     Dialogue,
     as_tensors,
@@ -48,30 +51,30 @@ from common import (
     load_prompts,
     masked_logprobs,
 )
-from generate import bind, converse
+from generate import bind, converse, informed
 from grpo import flat
 from parts import runs, sharded
 from parts.driver import Grade, Grader, Speaker, drive
 from parts.engines import HFEngine, Turn, add_adapter, load_model
 
 
-def talks(chat, engine, problems, turns=4):
-    """(speakers, coroutines) of the dialogues of a model with itself."""
-    prompts = load_prompts(ROOT / "toy" / "prompts.json")
-    speakers = dict.fromkeys(("student", "teacher"), Speaker(chat, engine))
-    teacher = bind("informed", speakers, prompts)
-    return speakers, [(p.id, converse(p, p.id, chat, teacher, prompts, turns)) for p in problems]
+def talks(chat, engine, problems, turns=4, prompts=ROOT / "toy" / "prompts.json", group=1):
+    """(speakers, coroutines) of the dialogues of a model with itself, `group` of each problem."""
+    prompts, speakers = load_prompts(prompts), dict.fromkeys(("student", "teacher"), Speaker(chat, engine))
+    teacher = bind(informed, speakers, prompts)
+    names = [(p, f"{p.id}/{k}") for p in problems for k in range(group)]
+    return speakers, [(name, converse(p, name, chat, teacher, prompts, turns)) for p, name in names]
 
 
 def engine(model, chat, problems, max_tokens):
     """The dialogues with our engine."""
     speakers, coroutines = talks(chat, HFEngine(model, chat.stops, max_tokens), problems)
-    return len(list(drive(coroutines, speakers, grade)))
+    return list(drive(coroutines, speakers, grade))
 
 
-def barrier(model, chat, problems, max_tokens):
+def barrier(model, chat, problems, max_tokens, **how):
     """The same dialogues, a turn of all of them at a time, each time from their first token, with stock generate."""
-    grader, running, requests, done = Grader(grade), dict(talks(chat, None, problems)[1]), {}, 0
+    grader, running, requests, done = Grader(grade), dict(talks(chat, None, problems, **how)[1]), {}, []
     values = dict.fromkeys(running)
     while running:
         for name, talk in list(running.items()):
@@ -81,24 +84,17 @@ def barrier(model, chat, problems, max_tokens):
                     grader.submit(name, request)
                     request = talk.send(grader.poll(block=True)[0][1])
                 requests[name] = request
-            except StopIteration:
+            except StopIteration as end:
                 del running[name], values[name]
-                done += 1
+                done.append(end.value)
         names = list(running)
         if names:
             longest = max(len(requests[n].ids) for n in names)
             ids = torch.tensor([[0] * (longest - len(requests[n].ids)) + requests[n].ids for n in names])
-            out = model.generate(
-                ids,
-                attention_mask=(
-                    torch.arange(longest) >= longest - torch.tensor([[len(requests[n].ids)] for n in names])
-                ).long(),
-                do_sample=True,
-                top_k=0,
-                max_new_tokens=max_tokens,
-                eos_token_id=chat.stops,
-                pad_token_id=0,
-            )
+            kept = torch.arange(longest) >= longest - torch.tensor([[len(requests[n].ids)] for n in names])
+            options = {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0}
+            options |= {"max_new_tokens": max_tokens, "eos_token_id": chat.stops, "pad_token_id": 0}
+            out = model.generate(ids, attention_mask=kept.long(), **options)
             for n, row in zip(names, out[:, longest:].tolist()):
                 end = next((i + 1 for i, t in enumerate(row) if t in chat.stops), len(row))
                 values[n] = Turn(row[:end], [0.0] * end, "stop" if row[end - 1] in chat.stops else "length")
@@ -242,6 +238,111 @@ def step():
     )
 
 
+def half(dialogue, *_):
+    """The reward in trl(): of every second dialogue, so that all groups are trained on, whatever the model can."""
+    return float(int(dialogue.id[-1]) % 2)
+
+
+def kit_side(path, size, out):
+    """GRPO steps by grpo.py; of each the seconds of its rollouts and its own."""
+    command = ["--model", path, "--problems", ROOT / "toy" / "math_train.jsonl", "--out", out]
+    command += ["--batch", size["problems"], "--turns", size["turns"], "--max-tokens", size["tokens"]]
+    command += ["--steps", size["steps"], "--threads", 1, "--lr", 1e-6, "--teacher-temperature", 1]
+    command += ["--prompts", size["prompts"]] if size["prompts"] else []
+    sys.argv = ["grpo.py", *map(str, command)]
+    grpo.reward = half
+    grpo.main()
+    seconds = [row["seconds"] for row in runs.read_jsonl(Path(out) / "metrics.jsonl")]
+    return [{"rollouts": s["student"] + s["grading"], "step": s["all"]} for s in seconds]
+
+
+def trl_side(path, size, out):
+    """As many steps of TRL's GRPOTrainer on such dialogues, played by barrier(); seconds as of kit_side()."""
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    problems, chat = load_problems(ROOT / "toy" / "math_train.jsonl"), load_chat(path)
+    by_id, how = {p.id: p for p in problems}, {"prompts": size["prompts"], "turns": size["turns"], "group": 8}
+    clock, seconds = [], []
+
+    def play(prompts, trainer):
+        clock.append(time.perf_counter())
+        chosen = [by_id[name] for name in dict.fromkeys(prompts)]
+        model = trainer.accelerator.unwrap_model(trainer.model).eval()
+        with torch.no_grad():
+            played = {d.id: d for d in barrier(model, chat, chosen, size["tokens"], **how)}
+        model.train()
+        ordered = [played[f"{p.id}/{k}"] for p in chosen for k in range(8)]
+        starts = [d.spans[0][0] for d in ordered]
+        seconds.append({"rollouts": time.perf_counter() - clock[-1]})
+        return {
+            "prompt_ids": [d.ids[:start] for d, start in zip(ordered, starts)],
+            "completion_ids": [d.ids[start:] for d, start in zip(ordered, starts)],
+            "env_mask": [d.mask[start:] for d, start in zip(ordered, starts)],
+            "logprobs": None,
+            "reward": [half(d) for d in ordered],
+        }
+
+    options = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": size["problems"]}
+    options |= {"num_generations": 8, "temperature": 1.0, "learning_rate": 1e-6, "max_steps": size["steps"]}
+    options |= {"use_cpu": True, "bf16": False, "gradient_checkpointing": size["checkpointing"]}
+    options |= {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "output_dir": out}
+    GRPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(path, dtype="float32"),
+        reward_funcs=lambda completions, reward, **_: reward,
+        args=GRPOConfig(max_completion_length=100_000, **options),
+        train_dataset=Dataset.from_list([{"prompt": p.id} for p in problems]),
+        processing_class=chat.tokenizer,
+        rollout_func=play,
+    ).train()
+    ends = [*clock[1:], time.perf_counter()]
+    return [{**s, "step": end - begin} for s, begin, end in zip(seconds, clock, ends)]
+
+
+def trl(path=None):
+    """GRPO steps of the kit beside TRL's trainer: the same model, prompts, problems and grading; one thread, processor time.
+
+    Three runs of each side by turns; of each run the first step is not counted. TRL's side passes over a group
+    at a time, with and without activation checkpointing (its default is with).
+    """
+    size = {
+        "problems": 12,
+        "turns": 4,
+        "tokens": 8,
+        "steps": 3,
+        "prompts": str(ROOT / "toy" / "prompts.json"),
+    }
+    if path:
+        size |= {"problems": 2, "turns": 3, "tokens": 48, "steps": 2, "prompts": None}
+    found = {"kit": [], "TRL": [], "TRL, checkpointing": []}
+    for _ in range(3):
+        for side, measured in found.items():
+            task = json.dumps(size | {"checkpointing": side == "TRL, checkpointing"})
+            command = [sys.executable, __file__, "side", side, path or str(ROOT / "toy" / "base"), task]
+            out = subprocess.run(command, capture_output=True, text=True)
+            if out.returncode:
+                sys.exit(f"{side}: {out.stderr[-2000:]}")
+            measured.append(json.loads(out.stdout.splitlines()[-1]))
+    kit = {key: statistics.median(run[key] for run in found["kit"]) for key in found["kit"][0]}
+    print(
+        f"a step of {size['problems']} × 8 dialogues of {size['turns']} turns of up to {size['tokens']} tokens:"
+    )
+    for side, measured in found.items():
+        middle = {key: statistics.median(run[key] for run in measured) for key in kit}
+        told = [f"{key} {value:.2f} (kit's {kit[key] / value:.2f})" for key, value in middle.items()]
+        print(f"{side}: {', '.join(told)}", flush=True)
+
+
+def side(name, path, task):
+    """One run of trl()'s: prints {"rollouts", "training", "step": processor seconds a step, "GB": peak memory}."""
+    size, time.perf_counter = json.loads(task), time.process_time
+    with tempfile.TemporaryDirectory() as out:
+        steps = (kit_side if name == "kit" else trl_side)(path, size, out)[1:]
+    mean = {key: sum(step[key] for step in steps) / len(steps) for key in ("rollouts", "step")}
+    mean["training"] = mean["step"] - mean["rollouts"]
+    print(json.dumps(mean | {"GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}))
+
+
 SHAPES = {  # random weights of these sizes; Gemma's vision tower left out
     "tiny": (Qwen3ForCausalLM, Qwen3Config(vocab_size=152_000, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
                                            num_key_value_heads=1, head_dim=32)),
@@ -375,7 +476,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("rollout", "trainer", "step", "update", "memory", "case"))
+    parser.add_argument(
+        "what", choices=("rollout", "trainer", "step", "trl", "update", "memory", "case", "side")
+    )
     parser.add_argument("case", nargs="*", metavar="MODEL")
     parser.add_argument(
         "--gpus", type=int, default=1, help="for memory: among how many the training is shared"
@@ -388,6 +491,12 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     if args.what == "case":
         one_trainer_case(args.case[0], int(args.case[1]), int(args.case[2]))
+    elif args.what == "side":
+        side(*args.case)
+    elif args.what == "trl":
+        if importlib.util.find_spec("trl") is None:
+            sys.exit("error: trl is not installed; pip install trl, and run it again")
+        trl(*args.case)
     elif args.what == "update":
         update(*(args.case or ["gemma-3-1b" if torch.cuda.is_available() else "tiny"]))
     elif args.what == "memory":

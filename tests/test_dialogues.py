@@ -12,7 +12,7 @@ from evaluate import dispute
 from generate import converse, teacher_view, tell
 from grpo import per_token, turn_advantages
 from parts.driver import Grade, Sample, drive
-from parts.engines import HFEngine, Turn, load_model
+from parts.engines import HFEngine, Turn, load_model, unread
 from parts.runs import BadInput
 from qprime import asker_view, injects, question_instead
 from sft import as_teacher
@@ -119,6 +119,19 @@ def test_cached_keys_and_values_change_nothing(shape, speakers, monkeypatch):
 
     monkeypatch.setattr(HFEngine, "poll", forgetful)
     assert [d.ids for d in record(shape, speakers)] == [d.ids for d in cached]
+
+
+def test_what_turns_begin_with_is_read_once(toy):
+    model, chat, _, _ = toy
+    engine, read = HFEngine(model, chat.stops, max_tokens=1), []
+    forward = engine.forward
+    engine.forward = lambda turns, kv: read.append(sum(map(unread, turns))) or forward(turns, kv)
+    ids = chat.view([{"role": "user", "content": "Compute 1h 2t 3u plus 3h 1t 1u mod 1000."}])
+    for name, rest in (("a", []), ("b", []), ("c", [7, 8, 9])):
+        engine.submit(name, name, ids + rest)
+    done = dict(engine.poll())
+    assert set(done) == {"a", "b", "c"}
+    assert read == [len(ids), 1 + 3], "of the same ids the last one is read again, for what comes next"
 
 
 def test_sampled_tokens_follow_the_models_distribution(toy, speakers):

@@ -136,6 +136,22 @@ def test_the_two_averages_of_the_log_loss():
     )
 
 
+def test_the_change_of_the_log_loss_weighs_problems_alike_whatever_seeds_they_were_measured_in():
+    losses = [{"id": "0/0", "losses": [4.0, 2.0]}, {"id": "1/0", "losses": [2.0, 2.0, 6.0]}]
+    runs = [run_of([dialogue("0"), dialogue("1")], losses=some) for some in (losses, losses[:1])]
+    assert measures.loss_change(runs)["mean"] == 1.0
+
+
+def test_differences_have_an_interval_over_seeds():
+    """Of three seeds that solve none, one and two more of two problems: a half, ± t · 0.5 / √3."""
+    bases = [run_of([dialogue("0", ("wrong",)), dialogue("1", ("wrong",))]) for _ in range(3)]
+    solved = [("wrong", "wrong"), ("wrong", "correct"), ("correct", "correct")]
+    arms = [run_of([dialogue(str(i), (s,)) for i, s in enumerate(seed)], "mt-rl") for seed in solved]
+    half = measures.STUDENT_T[1] * 50 / 3**0.5
+    shown = row_of(tables([*bases, *arms]), "Within n turns", "mt-rl")["− base, within 4"]
+    assert shown.startswith("50.0 ± ") and shown.endswith(f"(seeds ± {half:.1f})")
+
+
 def test_turns_are_attempts_questions_or_other():
     mixed = dialogue(
         statuses=("no attempt", "no attempt", "wrong"), said=["Which 1st?", "Hm.", "\\boxed{1}?"]
@@ -223,7 +239,7 @@ def test_arms_stand_in_the_papers_order_and_unknown_ones_behind_them_as_they_com
 
 
 def test_crowded_pictures_show_the_main_arms_and_all_unknown_ones_and_never_nothing():
-    crowd = ["base", "mt-sft", "mt-rl", "primed", "primed-rl", "mt-rl-self", "zeta"]
+    crowd = ["base", "mt-sft", "mt-rl", "primed", "primed-rl", "mt-rl-weak", "zeta"]
     assert report.drawn(crowd) == ["base", "mt-sft", "mt-rl", "primed-rl", "zeta"]
     assert report.drawn(crowd[:6]) == crowd[:6]
     assert report.drawn(["primed", "unprimed"], ("mt-rl",)) == ["primed", "unprimed"]
