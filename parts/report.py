@@ -17,7 +17,7 @@ from parts.measures import KINDS, TYPES, TestRun, TrainingRun, percent
 from parts.runs import write_atomically
 
 # The paper's arms in its order; those that pictures show; those that pictures of many lines show.
-ARMS = "base st-sft st-rl mt-sft mt-rl primed primed-rl unprimed unprimed-rl mt-rl-weak".split()
+ARMS = "base st-sft st-rl mt-sft mt-rl primed primed-rl unprimed unprimed-rl mt-rl-self".split()
 MAIN = ("base", "st-sft", "st-rl", "mt-sft", "mt-rl", "primed-rl")
 FEW = ("base", "st-rl", "mt-sft", "mt-rl")
 
@@ -235,7 +235,7 @@ def teacher_panels(tests: dict, training: dict) -> Iterator[tuple]:
     """Fig. 2: teacher at inference × teacher in training."""
     for name, labels in by_teacher(tests).items():
         lines = []
-        for label in drawn(labels, (*FEW, "mt-rl-weak")):
+        for label in drawn(labels, (*FEW, "mt-rl-self")):
             note = f", taught by {taught_by(label, training)}" if label in training else ""
             lines.append((label, note, list(labels[label]), list(labels[label].values())))
         yield name, "teacher at inference", "solved in all turns, %", lines

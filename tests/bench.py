@@ -1,6 +1,7 @@
 """Speed and memory beside the plain way of doing the same. Prints ratios and sums, asserts nothing.
 
     python tests/bench.py rollout     # dialogues a second: our engine, and stock generate with a barrier after every turn
+    python tests/bench.py growth [vllm]    # what dialogues cost that are more, longer, or of longer turns (the first row is a warm-up)
     python tests/bench.py trainer     # time and peak memory of token log-probs: selected positions, and log_softmax over all of them
     python tests/bench.py step        # whole GRPO steps on the toy world, and what they spend their time on
     python tests/bench.py trl [FOLDER]     # whole GRPO steps beside TRL's trainer, on the toy world or with a model's folder; needs pip install trl
@@ -55,7 +56,7 @@ from generate import bind, converse, informed
 from grpo import flat
 from parts import runs, sharded
 from parts.driver import Grade, Grader, Speaker, drive
-from parts.engines import HFEngine, Turn, add_adapter, load_model
+from parts.engines import HFEngine, Turn, VLLMEngine, add_adapter, load_model
 
 
 def talks(chat, engine, problems, turns=4, prompts=ROOT / "toy" / "prompts.json", group=1):
@@ -101,29 +102,26 @@ def barrier(model, chat, problems, max_tokens, **how):
     return done
 
 
+def middling(chat):
+    """A Llama of 24 M parameters, random, for the toy world's tokens."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 7, "num_attention_heads": 8}
+    special = {"pad_token_id": 0, "bos_token_id": None, "eos_token_id": None}
+    vocabulary = len(chat.tokenizer)
+    return LlamaForCausalLM(
+        LlamaConfig(vocab_size=vocabulary, max_position_embeddings=4096, **sizes, **special)
+    )
+
+
 def rollout():
     """96 toy dialogues of four turns; then a model of 24 M parameters and turns of up to 64 tokens, 24 on the average."""
     for name, max_tokens, n, times in (("toy base", 8, 96, 9), ("Llama, 24 M", 64, 24, 1)):
         base = str(ROOT / "toy" / "base")
         model, chat = load_model(base, "cpu"), load_chat(base)
         if name != "toy base":
-            torch.manual_seed(0)
-            model = LlamaForCausalLM(
-                LlamaConfig(
-                    vocab_size=model.config.vocab_size,
-                    hidden_size=512,
-                    intermediate_size=1408,
-                    num_hidden_layers=7,
-                    num_attention_heads=8,
-                    max_position_embeddings=2048,
-                    pad_token_id=0,
-                    bos_token_id=None,
-                    eos_token_id=5,
-                )
-            )
-            model.lm_head.bias = torch.nn.Parameter(
-                2.3 * F.one_hot(torch.tensor(chat.end), model.config.vocab_size).float()
-            )  # turns end at random lengths
+            model = middling(chat)
+            ends = 2.3 * F.one_hot(torch.tensor(chat.end), model.config.vocab_size)
+            model.lm_head.bias = torch.nn.Parameter(ends.float())  # turns end at random lengths
         problems = load_problems(ROOT / "toy" / "math_test.jsonl")[:n]
         seconds = {engine: [], barrier: []}
         for run in seconds:
@@ -137,6 +135,35 @@ def rollout():
         print(
             f"rollout, {name}: {fast:.1f} dialogues/s, stock generate with barriers {slow:.1f}, ratio {fast / slow:.1f}",
             flush=True,
+        )
+
+
+def growth(kind="hf"):
+    """Dialogues of a model of 24 M parameters, whose turns reach their limit, by an engine: what more of each costs."""
+    chat = load_chat(str(ROOT / "toy" / "base"))
+    problems, model = load_problems(ROOT / "toy" / "math_test.jsonl"), middling(chat)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        chat.tokenizer.save_pretrained(folder)
+        sampler = VLLMEngine(folder, [], device="cpu") if kind == "vllm" else HFEngine(model, [])
+    print("dialogues  turns  tokens a turn  tokens, both views  processor seconds  milliseconds a token")
+    least = 24, 4, 16
+    for n, turns, tokens in (
+        least,
+        least,
+        (48, 4, 16),
+        (96, 4, 16),
+        (24, 2, 16),
+        (24, 8, 16),
+        (24, 4, 32),
+        (24, 4, 64),
+    ):
+        sampler.max_tokens, clock = tokens, time.process_time()
+        speakers, coroutines = talks(chat, sampler, problems[:n], turns)
+        read = 2 * sum(len(d.ids) for d in drive(coroutines, speakers, grade))
+        took = time.process_time() - clock
+        print(
+            f"{n:9}  {turns:5}  {tokens:13}  {read:18,}  {took:17.1f}  {1000 * took / read:20.2f}", flush=True
         )
 
 
@@ -305,6 +332,8 @@ def trl(path=None):
     Three runs of each side by turns; of each run the first step is not counted. TRL's side passes over a group
     at a time, with and without activation checkpointing (its default is with).
     """
+    if importlib.util.find_spec("trl") is None:
+        sys.exit("error: trl is not installed; pip install trl, and run it again")
     size = {
         "problems": 12,
         "turns": 4,
@@ -477,7 +506,7 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "what", choices=("rollout", "trainer", "step", "trl", "update", "memory", "case", "side")
+        "what", choices=("rollout", "growth", "trainer", "step", "trl", "update", "memory", "case", "side")
     )
     parser.add_argument("case", nargs="*", metavar="MODEL")
     parser.add_argument(
@@ -491,16 +520,11 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     if args.what == "case":
         one_trainer_case(args.case[0], int(args.case[1]), int(args.case[2]))
-    elif args.what == "side":
-        side(*args.case)
-    elif args.what == "trl":
-        if importlib.util.find_spec("trl") is None:
-            sys.exit("error: trl is not installed; pip install trl, and run it again")
-        trl(*args.case)
     elif args.what == "update":
         update(*(args.case or ["gemma-3-1b" if torch.cuda.is_available() else "tiny"]))
     elif args.what == "memory":
         what = {"gpus": args.gpus, "micro_tokens": args.micro_tokens, "lora": args.lora}
         print_memory((args.case or ["gemma-3-12b"])[0], **what)
     else:
-        {"rollout": rollout, "trainer": trainer, "step": step}[args.what]()
+        tasks = {"rollout": rollout, "growth": growth, "trainer": trainer, "step": step}
+        (tasks | {"trl": trl, "side": side})[args.what](*args.case)
