@@ -313,11 +313,9 @@ def test_results_hold_what_the_tables_show_and_no_nan(full_report):
 
     results = json.loads((full_report / "results.json").read_text(), parse_constant=refuse)
     arm = results["tests"]["t, teacher x"]["arms"]["mt-rl"]
-    mean, half = (
-        100 * arm["gain"]["within 1"]["mean"],
-        50 * (arm["gain"]["within 1"]["high"] - arm["gain"]["within 1"]["low"]),
-    )
-    assert f"| {mean:z.1f} ± {half:.1f} |" in (full_report / "report.md").read_text()
+    gain = arm["gain"]["within 1"]
+    shown = f"{100 * gain['mean']:z.1f} ± {50 * (gain['high'] - gain['low']):.1f} (seeds ± {100 * gain['seeds']:.1f})"
+    assert f"| {shown} |" in (full_report / "report.md").read_text()
     assert arm["dialogues"] == 24 and arm["log-loss"]["dialogues"] == 24 and "seeds" in arm["within 1"]
     assert results["training"]["mt-rl"]["played"] == 9600
 
