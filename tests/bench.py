@@ -280,7 +280,7 @@ def kit_side(path, size, out):
     grpo.reward = half
     grpo.main()
     seconds = [row["seconds"] for row in runs.read_jsonl(Path(out) / "metrics.jsonl")]
-    return [{"rollouts": s["student"] + s["grading"], "step": s["all"]} for s in seconds]
+    return [{"rollouts": s["all"] - s["training"] - s["sync"], "step": s["all"]} for s in seconds]
 
 
 def trl_side(path, size, out):
