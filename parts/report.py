@@ -8,7 +8,7 @@ numbers, and says what they mean.
 import base64
 import io
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from parts.measures import KINDS, TYPES, TestRun, TrainingRun, percent
 from parts.runs import write_atomically
 
 # The paper's arms in its order; those that pictures show; those that pictures of many lines show.
-ARMS = "base st-sft st-rl mt-sft mt-rl primed primed-rl unprimed unprimed-rl mt-rl-self".split()
+ARMS = "base st-sft st-rl mt-sft mt-rl primed primed-rl unprimed unprimed-rl mt-rl-weak".split()
 MAIN = ("base", "st-sft", "st-rl", "mt-sft", "mt-rl", "primed-rl")
 FEW = ("base", "st-rl", "mt-sft", "mt-rl")
 
@@ -48,10 +48,12 @@ def grouped(runs: list[TestRun], against: str) -> dict[str, dict[str, list[TestR
 
 
 def informed(tests: dict) -> dict:
-    """Tests of full problems with a teacher who knows; if there are none, those without dispute."""
-    tests = {name: test for name, test in tests.items() if not test["disputed"]}
-    full = {name: test for name, test in tests.items() if not test["sharded"] and test["teacher"] != "self"}
-    return full or tests
+    """Tests of full problems with the teacher whom most models met; without any, all but disputed ones."""
+    tests, met = {name: test for name, test in tests.items() if not test["disputed"]}, Counter()
+    full = {name: test for name, test in tests.items() if not test["sharded"]}
+    for test in full.values():
+        met[test["teacher"]] += len(test["arms"])
+    return {name: test for name, test in full.items() if test["teacher"] == max(met, key=met.get)} or tests
 
 
 def by_teacher(tests: dict) -> dict[str, dict[str, dict]]:
@@ -235,7 +237,7 @@ def teacher_panels(tests: dict, training: dict) -> Iterator[tuple]:
     """Fig. 2: teacher at inference × teacher in training."""
     for name, labels in by_teacher(tests).items():
         lines = []
-        for label in drawn(labels, (*FEW, "mt-rl-self")):
+        for label in drawn(labels, (*FEW, "mt-rl-weak")):
             note = f", taught by {taught_by(label, training)}" if label in training else ""
             lines.append((label, note, list(labels[label]), list(labels[label].values())))
         yield name, "teacher at inference", "solved in all turns, %", lines

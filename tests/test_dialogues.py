@@ -261,7 +261,7 @@ def test_a_right_answer_is_disputed_once_and_stays_the_one_that_solved(toy):
     problem = problems["math"][0]
     said = {
         "student": [problem.solution, "\\boxed{100+10+1}"],
-        "teacher": ["1st wrong, 2nd wrong, 3rd wrong."],
+        "teacher": ["1st not 4, 2nd not 3, 3rd not 8."],
     }
     for turns in (1, 4):
         d, asked = scripted(disputed(problem, chat, prompts, turns), chat, said)
@@ -287,13 +287,13 @@ def test_a_critic_sees_what_was_said_and_nothing_private(toy):
 def test_a_dialogue_as_its_teacher_sees_it_is_the_critics_view_with_the_hints_trained(toy):
     _, chat, prompts, problems = toy
     problem = problems["math"][0]
-    said = {**attempts(problem), "teacher": ["1st wrong, 2nd ok, 3rd ok.", "Please try."]}
+    said = {**attempts(problem), "teacher": ["1st not 4, 2nd is 3, 3rd is 8.", "Please try."]}
     d, asked = scripted(talk(problem, chat, prompts, 3, "critic"), chat, said)
     seen = as_teacher(d, chat, prompts)
     assert [seen.ids[:n] for n, _ in seen.spans] == [ids for role, ids in asked if role == "teacher"]
     assert (
         chat.tokenizer.decode([t for t, m in zip(seen.ids, seen.mask) if m])
-        == "1st wrong, 2nd ok, 3rd ok.<|end|>Please try.<|end|>"
+        == "1st not 4, 2nd is 3, 3rd is 8.<|end|>Please try.<|end|>"
     )
 
 

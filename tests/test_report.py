@@ -239,7 +239,7 @@ def test_arms_stand_in_the_papers_order_and_unknown_ones_behind_them_as_they_com
 
 
 def test_crowded_pictures_show_the_main_arms_and_all_unknown_ones_and_never_nothing():
-    crowd = ["base", "mt-sft", "mt-rl", "primed", "primed-rl", "mt-rl-self", "zeta"]
+    crowd = ["base", "mt-sft", "mt-rl", "primed", "primed-rl", "mt-rl-weak", "zeta"]
     assert report.drawn(crowd) == ["base", "mt-sft", "mt-rl", "primed-rl", "zeta"]
     assert report.drawn(crowd[:6]) == crowd[:6]
     assert report.drawn(["primed", "unprimed"], ("mt-rl",)) == ["primed", "unprimed"]

@@ -302,7 +302,7 @@ def server():
         one.shutdown()
 
 
-def reply(content="1st ok, 2nd wrong, 3rd ok.", status="200 OK", headers=""):
+def reply(content="1st is 4, 2nd not 3, 3rd is 8.", status="200 OK", headers=""):
     body = json.dumps({"choices": [{"message": {"content": content}, "finish_reason": "stop"}]})
     return f"HTTP/1.0 {status}\r\n{headers}Content-Length: {len(body)}\r\n\r\n{body}".encode()
 
@@ -353,7 +353,7 @@ def test_a_teacher_may_be_an_endpoint(problems, base, endpoint, tmp_path, capsys
     hints = {
         m["content"] for d in rows(tmp_path / "run") for m in d["messages"][2:] if m["role"] == "teacher"
     }
-    assert len(rows(tmp_path / "run")) == 24 and hints == {"1st ok, 2nd wrong, 3rd ok."}
+    assert len(rows(tmp_path / "run")) == 24 and hints == {"1st is 4, 2nd not 3, 3rd is 8."}
     assert {r["model"] for r in seen} == {"big"} and "expected" in seen[0]["messages"][-1]["content"]
     refused(
         capsys,

@@ -55,7 +55,7 @@ def test_no_turn_can_be_forged_in_the_record_or_in_the_teachers_view(toy):
 def test_a_text_without_control_tokens_is_encoded_as_before(toy):
     _, chat, _, problems = toy
     for problem in problems["math"][:20]:
-        whole = chat.render(messages(problem.prompt, problem.solution, "1st ok, 2nd wrong, 3rd ok."))
+        whole = chat.render(messages(problem.prompt, problem.solution, "1st is 4, 2nd not 3, 3rd is 8."))
         assert chat.encode(whole) == chat.tokenizer.encode(whole, add_special_tokens=False)
 
 

@@ -10,10 +10,12 @@ what=${1:-look}
 case $what in look | all | ablation) ;; *) echo "error: $what: is nothing to run; write bash toy/run.sh, or all or ablation behind it" >&2; exit 2 ;; esac
 . toy/environment.sh
 out=${OUT:-runs/toy}/$what
+weak=$out/weak-teacher # for Fig. 2: the base as it was after few tokens, when many of its hints were still false
+[ "$what" != all ] || [ -e "$weak/README.md" ] || python toy/make_base.py --tokens 620000 --out "$weak"
 export OMP_NUM_THREADS=1 # one thread for each of the two processes side by side
 
 talk="--prompts toy/prompts.json --max-tokens 8 --teacher-temperature 0.7 --threads 1"
-sft="--model toy/base --lr 1e-3 --threads 1"
+sft="--model toy/base --lr 5e-4 --threads 1"
 rl="--steps ${STEPS:-100} --lr 8e-4 --save-every 20"
 
 stage() { # name of the stage, command …: output goes to a log; a line tells the time and the result, or why it failed
@@ -65,16 +67,16 @@ all() { # lane
     [ "$1" = 1 ] && own=math || own=code
     for number in $(seq 0 $((${SEEDS:-1} - 1))); do
         begin "$number" $own
-        mt_sft; st_sft; online mt-rl; online st-rl --turns 1; online mt-rl-self --teacher self
+        mt_sft; st_sft; online mt-rl; online st-rl --turns 1; online mt-rl-weak --teacher "$weak"
         primed_rl primed; primed_rl unprimed --no-questions
         for arm in $arms; do
             play "$arm" "" --problems toy/math_test.jsonl toy/code_test.jsonl --losses 100 $([ "$arm" = base ] && echo --samples 4)
             play "$arm" -sharded --problems toy/math_shards.jsonl toy/code_shards.jsonl --sharded
             play "$arm" -disputed --problems "toy/${own}_test.jsonl" --dispute
         done
-        play mt-rl-self "" --problems "toy/${own}_test.jsonl" --losses 100
-        for arm in base mt-rl mt-rl-self; do # Fig. 2: the student as its own teacher, who does not know the answer
-            play "$arm" -by-self --problems "toy/${own}_test.jsonl" --teacher self
+        play mt-rl-weak "" --problems "toy/${own}_test.jsonl"
+        for arm in base mt-rl mt-rl-weak; do # Fig. 2
+            play "$arm" -by-weak --problems "toy/${own}_test.jsonl" --teacher "$weak"
         done
     done
 }
@@ -124,7 +126,7 @@ trap stop INT TERM HUP
 wait "$one" "$two"
 [ -z "${shown:-}" ] || { kill -TERM -- -"$shown"; printf '%b' "$clear"; }
 
-runs() { ls -d "$out"/seed*/$1/{st-sft,mt-sft,primed,unprimed,st-rl,mt-rl,mt-rl-self,primed-rl,unprimed-rl} 2>/dev/null; }
+runs() { ls -d "$out"/seed*/$1/{st-sft,mt-sft,primed,unprimed,st-rl,mt-rl,mt-rl-weak,primed-rl,unprimed-rl} 2>/dev/null; }
 case $what in
 look) report report base "Table 1:" "$out"/seed0/math/tests*/*/* $(runs math) ;;
 all) for domain in math code; do report "report-$domain" base "Table 1:" "$out"/seed*/$domain/tests*/*/* $(runs $domain); done ;;

@@ -11,10 +11,11 @@ Both answers have three slots of ten values, and all values are single tokens of
 of the kit: problems leave here as ordinary problem lines, prompts as an ordinary prompts file, the tokenizer
 and the model as an ordinary `transformers` folder.
 
-The teacher's language: to an attempt, `1st ok, 2nd wrong, 3rd ok.`; to a question `Which 2nd?`, two
+The teacher's language: to an attempt, `1st is 4, 2nd not 3, 3rd is 8.`; to a question `Which 2nd?`, two
 neighbouring values of which one is right, `2nd 3 or 4.`; to anything it cannot answer, `Please try.`. An
 attempt therefore teaches little about a wrong slot, and a question much: asking is sometimes worth its turn.
-That is a property of this world, chosen so that questions can pay at all.
+That is a property of this world, chosen so that questions can pay at all. Hints and ranges have the same
+tokens in both domains, so that using them is one skill.
 """
 
 import itertools
@@ -26,6 +27,8 @@ from dataclasses import dataclass
 NAMES = ("1st", "2nd", "3rd")
 LETTERS = "abcde"
 AMBIGUOUS = (0.25, 0.50, 0.25)  # share of problems with 0, 1, 2 ambiguous places
+HABITS = {"attentive": 0.25, "repeats": 0.50, "afresh": 0.25}  # of students in conversations, by default
+SLIP = 0.05  # probability that one value of a careful attempt, or of an attentive revision, is wrong
 
 OPERAND = [
     {v: f"{v}{unit}" for v in (*range(10), "?")} for unit in ("h ", "t ", "u")
@@ -35,7 +38,10 @@ ITEM = [{c: f"x[{i}]={c}, " for c in LETTERS} for i in range(10)]
 PICKED = [{c: f"f(x)[{s}]={c}" + (", ", ", ", ".")[s] for c in LETTERS + "?"} for s in range(3)]
 INDEX = [[f"[x[{v}], " for v in range(10)], [f"x[{v}], " for v in range(10)], [f"x[{v}]]" for v in range(10)]]
 VALUE = [[f"[{v}, " for v in range(10)], [f"{v}, " for v in range(10)], [f"{v}]" for v in range(10)]]
-HINT = [[f"{n} {w}{end}" for w in ("wrong", "ok")] for n, end in zip(NAMES, (", ", ", ", "."))]
+HINT = [
+    [[f"{n} {w} {v}{end}" for v in range(10)] for w in ("not", "is")]
+    for n, end in zip(NAMES, (", ", ", ", "."))
+]
 RANGE = [[f"{n} {v} or {v + 1}." for v in range(9)] for n in NAMES]
 QUESTION = [f"Which {n}?" for n in NAMES]
 PROBE = "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]"
@@ -83,7 +89,7 @@ def words():
         + DIGIT
         + INDEX
         + VALUE
-        + HINT
+        + [hints for slot in HINT for hints in slot]
         + RANGE
         + [QUESTION, FACT]
     )
@@ -102,7 +108,8 @@ def features():
             word: ("range", f"slot {s}", f"value {v}", f"value {v + 1}") for v, word in enumerate(RANGE[s])
         }
         said |= {word: ("picked", f"slot {s}", f"letter {c}") for c, word in PICKED[s].items()}
-        said |= {word: ("hint", f"slot {s}", f"right {ok}") for ok, word in enumerate(HINT[s])}
+        for right, hints in enumerate(HINT[s]):
+            said |= {word: (f"right {right}", f"slot {s}", f"value {v}") for v, word in enumerate(hints)}
         said |= {QUESTION[s]: ("question", f"slot {s}")}
     for i, table in enumerate(ITEM):
         said |= {word: ("item", f"value {i}", f"letter {c}") for c, word in table.items()}
@@ -272,13 +279,13 @@ def slip(rng, answer, p):
     return tuple(rng.randrange(10) if i == s else v for i, v in enumerate(answer))
 
 
-def converse(rng, toy, habit, ask, carelessness, turns):
-    """A conversation with a truthful teacher: [(student tokens, teacher tokens, attempt or None, latest
-    attempt)].
+def converse(rng, toy, habit, ask, first_slip, turns):
+    """A conversation with a truthful teacher.
 
-    habit: `attentive` (answers that agree with all feedback), `repeats` (its first answer again), `afresh`
-    (ignores feedback), `random` (any digits; only teachers see such students). ask: probability of a question
-    instead of an attempt.
+    Returns [(student tokens, teacher tokens or None, attempt or None, latest attempt)], a tuple a turn.
+    habit: `attentive` (on to the nearest answer that agrees with all feedback), `repeats` (its first answer
+    again), `afresh` (ignores feedback), `random` (any digits; only teachers see such students). ask:
+    probability of a question instead of an attempt. first_slip: that of a slip in the first attempt.
     """
     feedback, out, latest = [], [], None
     for _ in range(turns):
@@ -286,9 +293,7 @@ def converse(rng, toy, habit, ask, carelessness, turns):
         open_slots = [s for s in range(3) if len({c[s] for c in left}) > 1]
         if rng.random() < ask * (0.3 if latest is None else 1) and (open_slots or habit == "random"):
             slot = rng.choice(open_slots if open_slots and habit != "random" else range(3))
-            if (
-                latest is None and toy.domain == "code"
-            ):  # the teacher of a program knows nothing before the first one has run
+            if latest is None and toy.domain == "code":  # its teacher knows nothing before a program has run
                 said = [TRY]
             else:
                 low = min(8, max(0, toy.answer[slot] - rng.randrange(2)))
@@ -296,23 +301,27 @@ def converse(rng, toy, habit, ask, carelessness, turns):
                 feedback.append(("range", slot, low))
             out.append(([QUESTION[slot]], said, None, latest))
             continue
-        if habit == "attentive":
-            now = slip(rng, rng.choice(left), carelessness)
-        elif habit == "repeats" and latest:
-            now = latest
-        elif habit == "random":
-            near = [v if rng.random() < 0.5 else rng.randrange(10) for v in toy.answer]
-            now = tuple(near)
+        if habit == "random":
+            now = tuple(v if rng.random() < 0.5 else rng.randrange(10) for v in toy.answer)
+        elif latest is None:
+            now = slip(rng, rng.choice(left), first_slip)
+        elif habit == "attentive":
+            now = slip(rng, following(left, latest), SLIP)
         else:
-            now = slip(rng, rng.choice(toy.candidates), carelessness)
+            now = latest if habit == "repeats" else slip(rng, rng.choice(toy.candidates), first_slip)
         latest = now
         flags = [a == b for a, b in zip(now, toy.answer)]
         if all(flags):
             out.append((attempt(toy.domain, now), None, now, now))
             break
         feedback.append(("hint", now, flags))
-        out.append((attempt(toy.domain, now), [HINT[s][ok] for s, ok in enumerate(flags)], now, now))
+        out.append((attempt(toy.domain, now), [HINT[s][flags[s]][now[s]] for s in range(3)], now, now))
     return out
+
+
+def following(left, latest):
+    """Of the answers that are left the nearest after the latest attempt, counting upwards, 0 after 9."""
+    return min(left, key=lambda c: sum((c[s] - latest[s]) % 10 for s in range(3)))
 
 
 def length(rng):
@@ -344,6 +353,7 @@ def doc_certain(rng, domain):
 
 
 def doc_single(rng, domain):
+    """A problem and one attempt: a possible answer, with a slip in three of ten."""
     toy = seen(rng, domain)
     return [
         ("user", toy.text, 0),
@@ -351,14 +361,27 @@ def doc_single(rng, domain):
     ]
 
 
+def habit_of(rng, careful=False):
+    """(habit, probability of a question, of a slip in the first attempt) of a student in a conversation."""
+    if careful:
+        return "attentive", 0.4, SLIP
+    habit = rng.choices(list(HABITS), list(HABITS.values()))[0]
+    return habit, 0.01 if habit == "attentive" else 0.003, 0.3
+
+
 def doc_dialogue(rng, domain, careful=False):
-    """A student. A quarter of default ones are attentive; careful ones (a system word) all are, and ask."""
+    """A student. Default ones have one of HABITS; careful ones (a system word) are attentive, and ask."""
     toy = seen(rng, domain)
-    habit = "attentive" if careful else rng.choices(("attentive", "repeats", "afresh"), (0.25, 0.45, 0.30))[0]
-    first_slip = 0.05 if habit == "attentive" else 0.3
-    return student_view(
-        toy, converse(rng, toy, habit, 0.35 if careful else 0.03, first_slip, length(rng)), careful
-    )[:-1]
+    return student_view(toy, converse(rng, toy, *habit_of(rng, careful), length(rng)), careful)[:-1]
+
+
+def doc_pair(rng, domain):
+    """Two problems one after the other and a student with one habit; four of five times of two domains."""
+    other = domain if rng.random() < 0.2 else {"math": "code", "code": "math"}[domain]
+    habit, doc = habit_of(rng), []
+    for toy in (seen(rng, domain), seen(rng, other)):
+        doc += student_view(toy, converse(rng, toy, *habit, rng.randint(2, 4)), False)[:-1]
+    return doc
 
 
 def student_view(toy, talk, careful):
@@ -370,6 +393,7 @@ def student_view(toy, talk, careful):
 
 
 def doc_careful(rng, domain):
+    """doc_dialogue of a careful student."""
     return doc_dialogue(rng, domain, careful=True)
 
 
@@ -414,42 +438,55 @@ def doc_asker(rng, domain):
     return [("user", view, 0), ("assistant", [QUESTION[slot]], 1)]
 
 
-def doc_sharded(rng, domain):
-    """A student who is told a missing fact a turn. Default ones mostly guess at once, careful ones ask."""
+def doc_sharded(rng, domain, careful=False):
+    """A student who is told a missing fact a turn.
+
+    Attentive and careful ones use all that they were told, careful ones mostly ask until they know all; the
+    others answer at once, and then repeat that, or guess afresh from the first text alone.
+    """
     toy = seen(rng, domain, sharded)
-    careful = rng.random() < 0.4
+    habit, _, first_slip = habit_of(rng, careful)
     doc = [("system", [CAREFUL], 0)] * careful + [("user", toy.text, 0)]
-    left, missing = toy.candidates, toy.facts
-    for k in range(len(missing) + 1):
+    latest = None
+    for left, fact in zip([toy.candidates, *toy.after], [*toy.facts, None]):
         open_slots = [s for s in range(3) if len({c[s] for c in left}) > 1]
-        if open_slots and rng.random() < (0.85 if careful else 0.2):
+        asks = (0.85 if careful else 0.2) if habit == "attentive" else 0
+        if open_slots and rng.random() < asks:
             doc.append(("assistant", [QUESTION[rng.choice(open_slots)]], 1))
         else:
-            guess = slip(rng, rng.choice(left), 0.05 if careful else 0.3)
-            doc.append(("assistant", attempt(domain, guess), 1))
-            if guess == toy.answer:
+            possible = left if habit == "attentive" else toy.candidates
+            if habit != "repeats" or latest is None:
+                latest = slip(rng, rng.choice(possible), first_slip if latest is None else SLIP)
+            doc.append(("assistant", attempt(domain, latest), 1))
+            if latest == toy.answer:
                 return doc
-        if k < len(missing):
-            doc.append(("user", missing[k], 0))
-            left = toy.after[k]
+        if fact:
+            doc.append(("user", fact, 0))
     return doc
+
+
+def doc_sharded_careful(rng, domain):
+    """doc_sharded of a careful student."""
+    return doc_sharded(rng, domain, careful=True)
 
 
 # (until so many tokens were seen, {document: its share}): one skill after the other, then all habits
 LESSONS = [
     (2_500_000, {doc_reply: 1.0}),
-    (9_000_000, {doc_certain: 0.8, doc_reply: 0.2}),
+    (8_000_000, {doc_certain: 0.8, doc_reply: 0.2}),
     (
         1e99,
         {
-            doc_certain: 0.06,
-            doc_single: 0.13,
-            doc_dialogue: 0.18,
-            doc_careful: 0.18,
-            doc_reply: 0.10,
-            doc_teacher: 0.14,
-            doc_asker: 0.06,
-            doc_sharded: 0.15,
+            doc_certain: 0.04,
+            doc_single: 0.04,
+            doc_dialogue: 0.12,
+            doc_careful: 0.28,
+            doc_reply: 0.04,
+            doc_teacher: 0.08,
+            doc_asker: 0.08,
+            doc_sharded: 0.10,
+            doc_sharded_careful: 0.11,
+            doc_pair: 0.11,
         },
     ),
 ]
