@@ -352,6 +352,8 @@ def trl(path=None):
             if out.returncode:
                 sys.exit(f"{side}: {out.stderr[-2000:]}")
             measured.append(json.loads(out.stdout.splitlines()[-1]))
+            told = ", ".join(f"{key} {value:.2f}" for key, value in measured[-1].items())
+            print(f"{side}, run {len(measured)}: {told}", flush=True)
     kit = {key: statistics.median(run[key] for run in found["kit"]) for key in found["kit"][0]}
     print(
         f"a step of {size['problems']} × 8 dialogues of {size['turns']} turns of up to {size['tokens']} tokens:"

@@ -10,7 +10,7 @@ what=${1:-look}
 case $what in look | all | ablation) ;; *) echo "error: $what: is nothing to run; write bash toy/run.sh, or all or ablation behind it" >&2; exit 2 ;; esac
 . toy/environment.sh
 out=${OUT:-runs/toy}/$what
-weak=$out/weak-teacher # for Fig. 2: the base as it was after few tokens, when many of its hints were still false
+weak=$out/weak-teacher # for Fig. 2: a base of few tokens, three in ten of whose hints are false
 [ "$what" != all ] || [ -e "$weak/README.md" ] || python toy/make_base.py --tokens 620000 --out "$weak"
 export OMP_NUM_THREADS=1 # one thread for each of the two processes side by side
 
@@ -72,7 +72,7 @@ all() { # lane
         for arm in $arms; do
             play "$arm" "" --problems toy/math_test.jsonl toy/code_test.jsonl --losses 100 $([ "$arm" = base ] && echo --samples 4)
             play "$arm" -sharded --problems toy/math_shards.jsonl toy/code_shards.jsonl --sharded
-            play "$arm" -disputed --problems "toy/${own}_test.jsonl" --dispute
+            [ "$own" = code ] || play "$arm" -disputed --problems toy/math_test.jsonl --dispute
         done
         play mt-rl-weak "" --problems "toy/${own}_test.jsonl"
         for arm in base mt-rl mt-rl-weak; do # Fig. 2

@@ -7,7 +7,7 @@
            solution is a Python function that is really run.
 
 Both answers have three slots of ten values, and all values are single tokens of their slot (438 is
-`400+30+8`): the model has to learn what a hint means, not how to spell. Nothing else is shared with the rest
+`400+30+8`): the model has to learn how to use a hint, not how to spell. Nothing else is shared with the rest
 of the kit: problems leave here as ordinary problem lines, prompts as an ordinary prompts file, the tokenizer
 and the model as an ordinary `transformers` folder.
 
@@ -28,7 +28,7 @@ NAMES = ("1st", "2nd", "3rd")
 LETTERS = "abcde"
 AMBIGUOUS = (0.25, 0.50, 0.25)  # share of problems with 0, 1, 2 ambiguous places
 HABITS = {"attentive": 0.25, "repeats": 0.50, "afresh": 0.25}  # of students in conversations, by default
-SLIP = 0.05  # probability that one value of a careful attempt, or of an attentive revision, is wrong
+SLIP = 0.05  # probability that one value of a careful attempt, or of an attentive revision, is a random one
 
 OPERAND = [
     {v: f"{v}{unit}" for v in (*range(10), "?")} for unit in ("h ", "t ", "u")
@@ -64,7 +64,9 @@ PROMPTS = {
     "critic": TEACH,
     "critic_math": "{turn}",
     "critic_code": "{turn}",
-    "disputing": TEACH,  # a teacher who is shown something false disputes what is right
+    # A teacher who is shown something false disputes what is right: in math most of its values; in code it
+    # speaks of values that the student never gave, which cannot be helped with a fixed report.
+    "disputing": TEACH,
     "disputing_math": "{turn}" + ANSWER + "".join(DIGIT[s][v] for s, v in enumerate((0, 9, 0))),
     "disputing_code": "{turn}"
     + RETURNED
@@ -99,7 +101,10 @@ def words():
 
 
 def features():
-    """{token: what it says}: a kind, a slot, a value; other tokens have nothing in common."""
+    """{token: what it says}: a kind, a slot, a value; other tokens have nothing in common.
+
+    Tokens that share some of it are alike in the model at the start (make_base.new_model).
+    """
     said = {}
     for s in range(3):
         for kind, table in (("digit", DIGIT), ("index", INDEX), ("value", VALUE)):
@@ -283,9 +288,10 @@ def converse(rng, toy, habit, ask, first_slip, turns):
     """A conversation with a truthful teacher.
 
     Returns [(student tokens, teacher tokens or None, attempt or None, latest attempt)], a tuple a turn.
-    habit: `attentive` (on to the nearest answer that agrees with all feedback), `repeats` (its first answer
-    again), `afresh` (ignores feedback), `random` (any digits; only teachers see such students). ask:
-    probability of a question instead of an attempt. first_slip: that of a slip in the first attempt.
+    habit: `attentive` (on to the nearest answer that agrees with all feedback), `repeats` (its first attempt
+    again), `afresh` (ignores feedback on attempts), `random` (any digits; only teachers see such students).
+    ask: probability of a question instead of an attempt, where an answer is open; before the first attempt
+    less. first_slip: that of a slip in the first attempt, of `afresh` in all.
     """
     feedback, out, latest = [], [], None
     for _ in range(turns):
@@ -404,7 +410,7 @@ def doc_teacher(rng, domain, turns=None, ask=0.25):
     talk = [t for t in converse(rng, toy, habit, ask, 0.3, turns or length(rng)) if t[1]]
     if not talk:
         return doc_teacher(rng, domain, turns, ask)
-    if rng.random() < 0.03:  # a turn that is neither an attempt nor a question
+    if rng.random() < 0.03:  # random words, mostly neither an attempt nor a question
         talk[-1] = (
             rng.choices(attempt(domain, toy.answer) + QUESTION, k=rng.randint(0, 4)),
             [TRY],
@@ -441,8 +447,8 @@ def doc_asker(rng, domain):
 def doc_sharded(rng, domain, careful=False):
     """A student who is told a missing fact a turn.
 
-    Attentive and careful ones use all that they were told, careful ones mostly ask until they know all; the
-    others answer at once, and then repeat that, or guess afresh from the first text alone.
+    Attentive and careful ones use all that they were told, and ask until they know all, careful ones mostly,
+    others seldom; the rest answer at once, and then repeat that, or guess afresh from the first text alone.
     """
     toy = seen(rng, domain, sharded)
     habit, _, first_slip = habit_of(rng, careful)
