@@ -36,11 +36,14 @@ def drawn(labels: Iterable[str], arms: tuple = MAIN) -> list[str]:
 
 
 def grouped(runs: list[TestRun], against: str) -> dict[str, dict[str, list[TestRun]]]:
-    """{test: {label: its seeds}}: tests of full problems first, then sharded, then disputed ones."""
+    """{test: {label: its seeds}}: tests of full problems first, then sharded, then disputed ones; the teacher
+    whom most models met before others."""
     labels, tests = ordered((run.label for run in runs), against), defaultdict(lambda: defaultdict(list))
+    full = {(run.label, run.teacher) for run in runs if not (run.sharded or run.disputed)}
+    met = Counter(teacher for _, teacher in full)
 
     def place(run):
-        return run.disputed, bool(run.sharded), run.teacher == "self", labels.index(run.label)
+        return run.disputed, bool(run.sharded), -met[run.teacher], labels.index(run.label)
 
     for run in sorted(runs, key=place):
         tests[run.test][run.label].append(run)
@@ -49,11 +52,10 @@ def grouped(runs: list[TestRun], against: str) -> dict[str, dict[str, list[TestR
 
 def informed(tests: dict) -> dict:
     """Tests of full problems with the teacher whom most models met; without any, all but disputed ones."""
-    tests, met = {name: test for name, test in tests.items() if not test["disputed"]}, Counter()
+    tests = {name: test for name, test in tests.items() if not test["disputed"]}
     full = {name: test for name, test in tests.items() if not test["sharded"]}
-    for test in full.values():
-        met[test["teacher"]] += len(test["arms"])
-    return {name: test for name, test in full.items() if test["teacher"] == max(met, key=met.get)} or tests
+    first = next(iter(full.values()), {})
+    return {name: test for name, test in full.items() if test["teacher"] == first["teacher"]} or tests
 
 
 def by_teacher(tests: dict) -> dict[str, dict[str, dict]]:

@@ -128,7 +128,7 @@ wait "$one" "$two"
 
 runs() { ls -d "$out"/seed*/$1/{st-sft,mt-sft,primed,unprimed,st-rl,mt-rl,mt-rl-weak,primed-rl,unprimed-rl} 2>/dev/null; }
 case $what in
-look) report report base "Table 1:" "$out"/seed0/math/tests*/*/* $(runs math) ;;
-all) for domain in math code; do report "report-$domain" base "Table 1:" "$out"/seed*/$domain/tests*/*/* $(runs $domain); done ;;
+look) report report base "Table 1:" "$out"/seed0/math/tests*/*/{math,code}_* $(runs math) ;;
+all) for domain in math code; do report "report-$domain" base "Table 1:" "$out"/seed*/$domain/tests*/*/{math,code}_* $(runs $domain); done ;;
 ablation) report report mt-rl "Within n turns" "$out"/seed0/math/tests/*/* "$out"/seed0/math/*-* ;;
 esac
