@@ -398,8 +398,8 @@ def masked_logprobs(model, ids, mask, temperature=1.0, chunk_bytes=2**28):
         logits = next_token_logits(model, hidden).float() / temperature
         return -F.cross_entropy(logits, target, reduction="none")
 
-    if not len(target):  # still a part of the graph, for a process that has nothing to train on
-        return hidden.sum() * torch.zeros(0, device=hidden.device)
+    # Without a target there is one empty chunk: a process that has nothing to train on has gradients of 0, of
+    # the head too, and FSDP waits for those of all processes.
     chunks = zip(hidden.split(size), target.split(size))
     return torch.cat([checkpoint(logprobs, h, t, use_reentrant=False) for h, t in chunks])
 

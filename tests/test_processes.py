@@ -76,7 +76,7 @@ def alike(one, two, keys):
     dcp_to_torch_save(saved, one / "resume.pt")
     moments = torch.load(one / "resume.pt", weights_only=False)["optimizer"]["state"]
     names = {name: name.replace("model.", "decoder.").replace("lm_head", "head") for name in a}
-    real = {name: moments[of]["exp_avg_sq"].sqrt() > 1e-6 for name, of in names.items()}
+    real = {name: moments[of]["exp_avg_sq"].sqrt() > 1e-5 for name, of in names.items()}
     assert a.keys() == b.keys() and sum(r.sum() for r in real.values()) > 0.5 * sum(
         r.numel() for r in real.values()
     )
