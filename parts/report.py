@@ -54,7 +54,7 @@ def informed(tests: dict) -> dict:
     """Tests of full problems with the teacher whom most models met; without any, all but disputed ones."""
     tests = {name: test for name, test in tests.items() if not test["disputed"]}
     full = {name: test for name, test in tests.items() if not test["sharded"]}
-    first = next(iter(full.values()), {})
+    first = next(iter(full.values()), {})  # grouped() puts that teacher first
     return {name: test for name, test in full.items() if test["teacher"] == first["teacher"]} or tests
 
 

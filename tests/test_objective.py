@@ -1,5 +1,6 @@
 """The objective: token log-probs, rewards, advantages, the GRPO loss."""
 
+import copy
 import math
 
 import pytest
@@ -21,8 +22,8 @@ def rows():
 
 
 def gradient(model, ids, masks, batches, pad_to=0, **options):
-    """Flat gradient of the mean student-token loss, in the given micro-batches."""
-    model.zero_grad()
+    """Flat gradient of the mean student-token loss, in the given micro-batches; float64, to see no rounding."""
+    model = copy.deepcopy(model).double()
     total = sum(sum(m[1:]) for m in masks)
     for batch in batches:
         padded = [Dialogue("", ids=ids[i] + [0] * (pad_to - len(ids[i])), mask=masks[i]) for i in batch]
@@ -36,7 +37,7 @@ def gradient(model, ids, masks, batches, pad_to=0, **options):
 def test_gradient_does_not_depend_on_the_micro_batch(shape, rows, batches):
     _, model, _ = shape
     reference = gradient(model, *rows, [[0, 1, 2, 3]])
-    assert (gradient(model, *rows, batches) - reference).abs().max() <= 3e-5 * reference.abs().max()
+    assert (gradient(model, *rows, batches) - reference).abs().max() <= 1e-5 * reference.abs().max()
 
 
 def test_gradient_does_not_depend_on_padding(shape, rows):
@@ -44,7 +45,7 @@ def test_gradient_does_not_depend_on_padding(shape, rows):
     reference = gradient(model, *rows, [[0, 1, 2, 3]])
     assert (
         gradient(model, *rows, [[0, 1, 2, 3]], pad_to=50) - reference
-    ).abs().max() <= 3e-5 * reference.abs().max()
+    ).abs().max() <= 1e-5 * reference.abs().max()
 
 
 def test_gradient_does_not_depend_on_the_chunks_of_the_head(shape, rows):
@@ -53,7 +54,7 @@ def test_gradient_does_not_depend_on_the_chunks_of_the_head(shape, rows):
     small = gradient(
         model, *rows, [[0, 1, 2, 3]], chunk_bytes=4 * 3 * model.get_output_embeddings().weight.shape[0]
     )
-    assert (small - reference).abs().max() <= 3e-5 * reference.abs().max()
+    assert (small - reference).abs().max() <= 1e-5 * reference.abs().max()
 
 
 def test_logprobs_equal_a_log_softmax_over_all_positions(shape, rows):
@@ -165,9 +166,7 @@ def test_a_step_that_would_spoil_the_weights_ends_the_run():
 
 def test_a_process_without_targets_has_gradients_of_0_of_all_weights(shape):
     """FSDP waits for those of all processes, the head's too."""
-    _, model, _ = shape
-    model.zero_grad()
+    model = copy.deepcopy(shape[1])
     masked_logprobs(model, *as_tensors([])).sum().backward()
     trained = {*model.get_decoder().parameters(), *model.get_output_embeddings().parameters()}
     assert all(p.grad is not None and not p.grad.any() for p in trained)
-    model.zero_grad()

@@ -322,10 +322,9 @@ def write_card(out, model, tokenizer, args, seconds):
     report = {domain: skills(model, tokenizer, domain) for domain in ("math", "code")}
     rows = []
     for name, (least, most) in AIMS.items():
-        found = [report[domain][name] for domain in ("math", "code")]
-        missed = [] if all(least <= share <= most for share in found) else [" (missed)"]
-        rows.append(" | ".join([f"| {name}", *(f"{share:.2f}" for share in found), f"{least} – {most}"]))
-        rows[-1] = "".join([rows[-1], *missed, " |"])
+        math, code = report["math"][name], report["code"][name]
+        missed = "" if least <= min(math, code) and max(math, code) <= most else " (missed)"
+        rows.append(f"| {name} | {math:.2f} | {code:.2f} | {least} – {most}{missed} |")
     lessons, start = [], 0
     for until, mixture in world.LESSONS:
         when = f"until {until / 1e6:.1f} million" if until < args.tokens else "then"
