@@ -65,8 +65,6 @@ def load_model(path: str, device: str, dtype: str = "float32", lora: int | None 
             model = kind.from_pretrained(path, dtype=dtype)
         if lora:
             add_adapter(model, lora)
-        if model.config._attn_implementation == "sdpa":
-            share_keys(model)
         return model.to(device)
     except torch.OutOfMemoryError:
         told = f"model {path}: does not fit on {device} in {dtype}"
@@ -77,22 +75,22 @@ def load_model(path: str, device: str, dtype: str = "float32", lora: int | None 
 
 
 def share_keys(model) -> None:
-    """Lets groups of query heads share keys and values where attention has a mask, on a CPU.
+    """Lets groups of query heads share keys and values where attention has a mask, in the dtype of the keys.
 
-    `transformers` gives each query head a copy of its own there, which takes more time than all else in a
-    decoding step. On a GPU that avoids a slow kernel.
+    For a CPU. `transformers` gives each query head a copy of its own there, which takes more time than all
+    else in a decoding step; on a GPU that avoids a slow kernel.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import sdpa_mask
 
     def attend(module, query, key, value, attention_mask, dropout=0.0, scaling=None, **others):
-        if attention_mask is None or query.shape[1] == key.shape[1] or query.device.type != "cpu":
+        if attention_mask is None:
             others |= {"dropout": dropout, "scaling": scaling}
             return sdpa_attention_forward(module, query, key, value, attention_mask, **others)
         how = {"dropout_p": dropout, "scale": scaling, "enable_gqa": True}
-        said = F.scaled_dot_product_attention(query, key, value, attention_mask, **how)
-        return said.transpose(1, 2).contiguous(), None
+        said = F.scaled_dot_product_attention(query.to(key.dtype), key, value, attention_mask, **how)
+        return said.transpose(1, 2).to(query.dtype).contiguous(), None
 
     AttentionInterface.register("shared_keys", attend)
     AttentionMaskInterface.register("shared_keys", sdpa_mask)
@@ -236,7 +234,11 @@ class HFEngine:
         head = self.config.hidden_size // self.config.num_attention_heads
         size = getattr(self.config, "head_dim", None) or head
         shape = self.config.num_hidden_layers, 2, 0, self.config.num_key_value_heads, 0, size
-        self.kv = torch.zeros(shape, device=model.device, dtype=model.dtype)
+        dtype = model.dtype
+        if model.device.type == "cpu" and model.config._attn_implementation in ("sdpa", "shared_keys"):
+            share_keys(model)
+            dtype = torch.float32  # there attention over few tokens is four times slower in bfloat16
+        self.kv = torch.zeros(shape, device=model.device, dtype=dtype)
         self.waiting, self.running, self.full = [], [], []  # running turns are the first rows of kv
         self.kept = {}  # conversation → (ids, their keys and values)
 

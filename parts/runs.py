@@ -230,7 +230,7 @@ def add_training_arguments(parser, batch: int, unit: str, lr: tuple, save_every:
         default=lr,
         help="AdamW's learning rate; of two defaults the second is with --lora",
     )
-    add("--micro-tokens", type=COUNT, help="tokens of a micro-batch; limits memory (16384, on a CPU 2048)")
+    add("--micro-tokens", type=COUNT, help="tokens of a micro-batch; limits memory (16384, on a CPU 1024)")
     add("--save-every", type=COUNT, default=save_every, help="steps between saved states")
 
 
@@ -252,7 +252,7 @@ def settle(args) -> None:
         if begun and begun.is_file():  # a run that was begun on another device keeps its numbers
             args.dtype = read_config(begun).get("dtype", args.dtype)
     if getattr(args, "micro_tokens", 0) is None:  # without checkpointing, as on CPUs, a token needs far more
-        args.micro_tokens = 16384 if args.device.startswith("cuda") else 2048
+        args.micro_tokens = 16384 if args.device.startswith("cuda") else 1024
     if isinstance(getattr(args, "lr", None), tuple):
         args.lr = args.lr[args.lora is not None]
     torch.set_num_threads(args.threads)

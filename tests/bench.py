@@ -13,6 +13,7 @@ MODEL: a name of SHAPES; for `memory` also a transformers folder or hub name.
 
 import argparse
 import importlib.util
+import itertools
 import json
 import math
 import random
@@ -275,6 +276,7 @@ def kit_side(path, size, out):
     command = ["--model", path, "--problems", ROOT / "toy" / "math_train.jsonl", "--out", out]
     command += ["--batch", size["problems"], "--turns", size["turns"], "--max-tokens", size["tokens"]]
     command += ["--steps", size["steps"], "--threads", 1, "--lr", 1e-6, "--teacher-temperature", 1]
+    command += ["--dtype", size["dtype"]]
     command += ["--prompts", size["prompts"]] if size["prompts"] else []
     sys.argv = ["grpo.py", *map(str, command)]
     grpo.reward = half
@@ -312,7 +314,8 @@ def trl_side(path, size, out):
 
     options = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": size["problems"]}
     options |= {"num_generations": 8, "temperature": 1.0, "learning_rate": 1e-6, "max_steps": size["steps"]}
-    options |= {"use_cpu": True, "bf16": False, "gradient_checkpointing": size["checkpointing"]}
+    own = size["dtype"] == "bfloat16"
+    options |= {"use_cpu": True, "bf16": own, "gradient_checkpointing": own}
     options |= {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "output_dir": out}
     GRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(path, dtype="float32"),
@@ -329,8 +332,9 @@ def trl_side(path, size, out):
 def trl(path=None):
     """GRPO steps of the kit beside TRL's trainer: the same model, prompts, problems and grading; one thread, processor time.
 
-    Three runs of each side by turns; of each run the first step is not counted. TRL's side passes over a group
-    at a time, with and without activation checkpointing (its default is with).
+    Three runs of each side by turns, in float32 and in bfloat16. On the toy world the first of three steps is
+    not counted, a model's folder has one. TRL's side passes over a group at a time; in bfloat16, which is its
+    default, with activation checkpointing, as is its default too.
     """
     if importlib.util.find_spec("trl") is None:
         sys.exit("error: trl is not installed; pip install trl, and run it again")
@@ -342,11 +346,11 @@ def trl(path=None):
         "prompts": str(ROOT / "toy" / "prompts.json"),
     }
     if path:
-        size |= {"problems": 2, "turns": 3, "tokens": 48, "steps": 2, "prompts": None}
-    found = {"kit": [], "TRL": [], "TRL, checkpointing": []}
+        size |= {"problems": 2, "turns": 3, "tokens": 48, "steps": 1, "prompts": None}
+    found = {f"{side}, {dtype}": [] for dtype in ("float32", "bfloat16") for side in ("kit", "TRL")}
     for _ in range(3):
         for side, measured in found.items():
-            task = json.dumps(size | {"checkpointing": side == "TRL, checkpointing"})
+            task = json.dumps(size | {"dtype": side.split(", ")[1]})
             command = [sys.executable, __file__, "side", side, path or str(ROOT / "toy" / "base"), task]
             out = subprocess.run(command, capture_output=True, text=True)
             if out.returncode:
@@ -354,21 +358,25 @@ def trl(path=None):
             measured.append(json.loads(out.stdout.splitlines()[-1]))
             told = ", ".join(f"{key} {value:.2f}" for key, value in measured[-1].items())
             print(f"{side}, run {len(measured)}: {told}", flush=True)
-    kit = {key: statistics.median(run[key] for run in found["kit"]) for key in found["kit"][0]}
     print(
         f"a step of {size['problems']} × 8 dialogues of {size['turns']} turns of up to {size['tokens']} tokens:"
     )
-    for side, measured in found.items():
-        middle = {key: statistics.median(run[key] for run in measured) for key in kit}
-        told = [f"{key} {value:.2f} (kit's {kit[key] / value:.2f})" for key, value in middle.items()]
-        print(f"{side}: {', '.join(told)}", flush=True)
+    middle = {
+        side: {key: statistics.median(run[key] for run in measured) for key in measured[0]}
+        for side, measured in found.items()
+    }
+    for side, other in itertools.product(
+        ("kit, float32", "kit, bfloat16"), ("TRL, float32", "TRL, bfloat16")
+    ):
+        told = [f"{key} {value / middle[other][key]:.2f}" for key, value in middle[side].items()]
+        print(f"{side}, of {other}: {', '.join(told)}", flush=True)
 
 
 def side(name, path, task):
     """One run of trl()'s: prints {"rollouts", "training", "step": processor seconds a step, "GB": peak memory}."""
     size, time.perf_counter = json.loads(task), time.process_time
     with tempfile.TemporaryDirectory() as out:
-        steps = (kit_side if name == "kit" else trl_side)(path, size, out)[1:]
+        steps = (kit_side if name.startswith("kit") else trl_side)(path, size, out)[-2:]
     mean = {key: sum(step[key] for step in steps) / len(steps) for key in ("rollouts", "step")}
     mean["training"] = mean["step"] - mean["rollouts"]
     print(json.dumps(mean | {"GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}))
