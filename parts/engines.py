@@ -158,6 +158,29 @@ def check_context(max_tokens, context):
         raise EngineError(f"{told}; lower it")
 
 
+INSTEAD = "the transformers engine cannot sample from it; use --engine vllm or a served endpoint"
+
+
+def layers_of(config):
+    """Of a text config: (set of the kinds of its layers, shape of the keys and values of no conversations).
+
+    Raises EngineError for attention that HFEngine has no masks for, and for layers that are not alike.
+    """
+    if config._attn_implementation not in ("sdpa", "shared_keys", "eager"):
+        told = f"the model has {config._attn_implementation}"
+        raise EngineError(f"{told}; load it with attn_implementation='sdpa'")
+    kind = "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
+    kinds = set(getattr(config, "layer_types", None) or [kind])
+    if others := kinds - {"full_attention", "sliding_attention"}:
+        raise EngineError(f"the model has layers of {', '.join(sorted(others))}; {INSTEAD}")
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    try:
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    except RuntimeError:  # that is how transformers tells that it differs from layer to layer
+        raise EngineError(f"the model's layers are not alike; {INSTEAD}") from None
+    return kinds, (config.num_hidden_layers, 2, 0, heads, 0, size)
+
+
 # ----------------------------------------------------------------------------------------------- transformers
 
 
@@ -202,6 +225,8 @@ class RaggedCache:
 
     def update(self, keys, values, layer, *_, **__):
         for i, new in enumerate((keys, values)):  # new: [B, heads, S, head size]
+            if new.shape[1::2] != self.kv.shape[3::2]:
+                raise EngineError(f"the model's layers are not alike; {INSTEAD}")
             self.kv[layer, i][self.rows, :, self.positions] = new.transpose(1, 2).to(self.kv.dtype)
         return self.kv[layer, 0, :, :, : self.end], self.kv[layer, 1, :, :, : self.end]
 
@@ -231,13 +256,11 @@ class HFEngine:
         self.config = model.config.get_text_config()
         self.context = self.config.max_position_embeddings
         check_context(max_tokens, self.context)
-        head = self.config.hidden_size // self.config.num_attention_heads
-        size = getattr(self.config, "head_dim", None) or head
-        shape = self.config.num_hidden_layers, 2, 0, self.config.num_key_value_heads, 0, size
-        dtype = model.dtype
-        if model.device.type == "cpu" and model.config._attn_implementation in ("sdpa", "shared_keys"):
+        self.kinds, shape = layers_of(self.config)
+        if model.device.type == "cpu" and model.config._attn_implementation == "sdpa":
             share_keys(model)
-            dtype = torch.float32  # there attention over few tokens is four times slower in bfloat16
+        # On a CPU attention over few tokens is four times slower in bfloat16.
+        dtype = torch.float32 if self.config._attn_implementation == "shared_keys" else model.dtype
         self.kv = torch.zeros(shape, device=model.device, dtype=dtype)
         self.waiting, self.running, self.full = [], [], []  # running turns are the first rows of kv
         self.kept = {}  # conversation → (ids, their keys and values)
@@ -285,6 +308,7 @@ class HFEngine:
 
     def sync(self, weights):
         """Takes over the (name, tensor) pairs that are not the engine's own."""
+        self.kept.clear()  # keys and values of the old weights
         own = dict(self.model.named_parameters())
         for name, tensor in weights:
             if own[name].data_ptr() != tensor.data_ptr():
@@ -371,14 +395,15 @@ class HFEngine:
         positions = start[:, None] + torch.minimum(step, length[:, None])
         cache = RaggedCache(kv, positions, max(len(turn.ids) for turn in turns))
         column = torch.arange(cache.end, device=kv.device)
-        causal = (column <= positions[:, :, None])[:, None]  # [B, 1, S, T]
-        mask, kinds = causal, set(getattr(self.config, "layer_types", None) or ())
-        if len(kinds) > 1 or "sliding_attention" in kinds:
+        mask = (column <= positions[:, :, None])[:, None]  # [B, 1, S, T]
+        masks = {"full_attention": mask}
+        if "sliding_attention" in self.kinds:
             near = column > positions[:, :, None] - self.config.sliding_window
-            mask = {"full_attention": causal, "sliding_attention": causal & near[:, None]}
-        elif kinds:
-            by_kind = self.config.model_type.startswith(("qwen", "gemma"))
-            mask = {"full_attention": causal} if by_kind else causal
+            masks["sliding_attention"] = mask & near[:, None]
+        if self.config._attn_implementation == "eager":  # which adds the mask
+            low = torch.finfo(self.model.dtype).min
+            masks = {kind: torch.where(mask, 0.0, low).to(kv.dtype) for kind, mask in masks.items()}
+        mask = masks if len(self.kinds) > 1 else masks[min(self.kinds)]
         fed = {"input_ids": new, "attention_mask": mask, "position_ids": positions, "past_key_values": cache}
         hidden = self.model.get_decoder()(**fed).last_hidden_state
         return next_token_logits(self.model, hidden[torch.arange(len(new), device=kv.device), length - 1])

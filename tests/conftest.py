@@ -92,7 +92,7 @@ def problems(tmp_path_factory):
 @pytest.fixture(scope="session")
 def shapes(base, tmp_path_factory):
     """{name: model folder}: the toy base (Llama), random models of the shapes of Gemma 3 (local and global attention, soft-capping), alone
-    and with eyes, as it comes from 4B upwards, of Mistral 3, which transformers has with eyes alone, and of Qwen 3."""
+    and with eyes, as it comes from 4B upwards, of Mistral 3 (local attention alone), which transformers has with eyes alone, and of Qwen 3."""
     torch.manual_seed(0)
     folders = {"llama": base}
     gemma = characters(
@@ -132,12 +132,7 @@ def shapes(base, tmp_path_factory):
         "image_token_index": len(gemma) - 1,
     }
     mistral = MistralConfig(
-        vocab_size=len(gemma),
-        sliding_window=None,
-        bos_token_id=1,
-        eos_token_id=[2, 4],
-        pad_token_id=0,
-        **SIZES,
+        vocab_size=len(gemma), sliding_window=16, bos_token_id=1, eos_token_id=[2, 4], pad_token_id=0, **SIZES
     ).to_dict()
     made = {
         "gemma": (Gemma3ForCausalLM(text), gemma),

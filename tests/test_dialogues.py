@@ -12,7 +12,7 @@ from evaluate import dispute
 from generate import converse, teacher_view, tell
 from grpo import per_token, turn_advantages
 from parts.driver import Grade, Sample, drive
-from parts.engines import HFEngine, Turn, load_model, unread
+from parts.engines import EngineError, HFEngine, Turn, load_model, unread
 from parts.runs import BadInput
 from qprime import asker_view, injects, question_instead
 from sft import as_teacher
@@ -109,6 +109,46 @@ def test_query_heads_share_keys_without_copies_and_say_what_they_say_with_copies
     monkeypatch.setattr(copies, None)
     shared = record(("qwen", model, chat), speakers)
     assert [d.ids for d in shared] == [d.ids for d in copied]
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma"])
+def test_eager_attention_is_masked_like_that_of_torch(name, shapes, speakers):
+    model, chat = load_model(shapes[name], "cpu"), load_chat(shapes[name])
+    wanted = record((name, model, chat), speakers)
+    model.set_attn_implementation("eager")
+    assert [d.ids for d in record((name, model, chat), speakers)] == [d.ids for d in wanted]
+
+
+@pytest.mark.parametrize(
+    "setting, value, told",
+    [
+        ("_attn_implementation", "flex_attention", "flex_attention"),
+        ("layer_types", ["full_attention", "linear_attention", "full_attention"], "linear_attention"),
+    ],
+)
+def test_a_model_that_the_engine_has_no_masks_for_is_one_line(setting, value, told, shapes):
+    model = load_model(shapes["qwen"], "cpu")
+    setattr(model.config, setting, value)
+    with pytest.raises(EngineError, match=told):
+        HFEngine(model, [2])
+
+
+def test_after_a_sync_nothing_is_kept_of_the_old_weights(base):
+    model, chat = load_model(base, "cpu"), load_chat(base)
+    ids = chat.view([{"role": "user", "content": "Compute 1h 2t 3u plus 3h 1t 1u mod 1000."}])
+
+    def sample(engine, ids):
+        engine.submit("key", "conversation", ids)
+        return engine.poll()[0][1]
+
+    engine = HFEngine(model, chat.stops, max_tokens=1)
+    turn = sample(engine, ids)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(1.1)
+    engine.sync(model.named_parameters())
+    longer = ids + turn.ids + ids
+    assert sample(engine, longer) == sample(HFEngine(model, chat.stops, max_tokens=1), longer)
 
 
 def test_cached_keys_and_values_change_nothing(shape, speakers, monkeypatch):
