@@ -271,9 +271,9 @@ def half(dialogue, *_):
     return float(int(dialogue.id[-1]) % 2)
 
 
-def kit_side(path, size, out):
-    """GRPO steps by grpo.py; of each the seconds of its rollouts and its own."""
-    command = ["--model", path, "--problems", ROOT / "toy" / "math_train.jsonl", "--out", out]
+def kit_side(path, size, problems, out):
+    """GRPO steps by grpo.py; of each the seconds of its rollouts and its own, and the student's tokens."""
+    command = ["--model", path, "--problems", problems, "--out", out]
     command += ["--batch", size["problems"], "--turns", size["turns"], "--max-tokens", size["tokens"]]
     command += ["--steps", size["steps"], "--threads", 1, "--lr", 1e-6, "--teacher-temperature", 1]
     command += ["--dtype", size["dtype"]]
@@ -281,16 +281,20 @@ def kit_side(path, size, out):
     sys.argv = ["grpo.py", *map(str, command)]
     grpo.reward = half
     grpo.main()
-    seconds = [row["seconds"] for row in runs.read_jsonl(Path(out) / "metrics.jsonl")]
-    return [{"rollouts": s["all"] - s["training"] - s["sync"], "step": s["all"]} for s in seconds]
+    found = []
+    for row in runs.read_jsonl(Path(out) / "metrics.jsonl"):
+        seconds = row["seconds"]
+        rollouts = seconds["all"] - seconds["training"] - seconds["sync"]
+        found.append({"rollouts": rollouts, "step": seconds["all"], "tokens": row["tokens"]})
+    return found
 
 
-def trl_side(path, size, out):
+def trl_side(path, size, problems, out):
     """As many steps of TRL's GRPOTrainer on such dialogues, played by barrier(); seconds as of kit_side()."""
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
-    problems, chat = load_problems(ROOT / "toy" / "math_train.jsonl"), load_chat(path)
+    problems, chat = load_problems(problems), load_chat(path)
     by_id, how = {p.id: p for p in problems}, {"prompts": size["prompts"], "turns": size["turns"], "group": 8}
     clock, seconds = [], []
 
@@ -303,7 +307,8 @@ def trl_side(path, size, out):
         model.train()
         ordered = [played[f"{p.id}/{k}"] for p in chosen for k in range(8)]
         starts = [d.spans[0][0] for d in ordered]
-        seconds.append({"rollouts": time.perf_counter() - clock[-1]})
+        tokens = sum(sum(d.mask) for d in ordered)
+        seconds.append({"rollouts": time.perf_counter() - clock[-1], "tokens": tokens})
         return {
             "prompt_ids": [d.ids[:start] for d, start in zip(ordered, starts)],
             "completion_ids": [d.ids[start:] for d, start in zip(ordered, starts)],
@@ -330,11 +335,14 @@ def trl_side(path, size, out):
 
 
 def trl(path=None):
-    """GRPO steps of the kit beside TRL's trainer: the same model, prompts, problems and grading; one thread, processor time.
+    """GRPO steps of the kit beside TRL's trainer, on a CPU: the same model, prompts, problems and grading; one thread, processor time.
 
-    Three runs of each side by turns, in float32 and in bfloat16. On the toy world the first of three steps is
-    not counted, a model's folder has one. TRL's side passes over a group at a time; in bfloat16, which is its
-    default, with activation checkpointing, as is its default too.
+    Three runs of each side by turns, in float32 and in bfloat16; median ratios. On the toy world the first of
+    three steps is not counted, a model's folder has one. What differs: TRL's dialogues are played by barrier(),
+    as its rollout_func, with the trained model as the teacher; the kit holds a second, frozen one. Over a group
+    at a time, TRL's trainer passes. Its bfloat16, which is its default, is autocast over float32 weights, with
+    activation checkpointing, its default too. Peak memory is that of the process, imports included; tokens are
+    those that the students sampled. None of it tells of a GPU.
     """
     if importlib.util.find_spec("trl") is None:
         sys.exit("error: trl is not installed; pip install trl, and run it again")
@@ -373,11 +381,15 @@ def trl(path=None):
 
 
 def side(name, path, task):
-    """One run of trl()'s: prints {"rollouts", "training", "step": processor seconds a step, "GB": peak memory}."""
+    """One run of trl()'s: prints {"rollouts", "training", "step": processor seconds, "tokens": of students; a step; "GB": peak memory}."""
     size, time.perf_counter = json.loads(task), time.process_time
-    with tempfile.TemporaryDirectory() as out:
-        steps = (kit_side if name.startswith("kit") else trl_side)(path, size, out)[-2:]
-    mean = {key: sum(step[key] for step in steps) / len(steps) for key in ("rollouts", "step")}
+    lines = (ROOT / "toy" / "math_train.jsonl").read_text().splitlines(keepends=True)
+    with tempfile.TemporaryDirectory() as folder:
+        problems = Path(folder) / "problems.jsonl"  # as many as a step has: all steps of both sides play them
+        problems.write_text("".join(lines[: size["problems"]]))
+        play = kit_side if name.startswith("kit") else trl_side
+        steps = play(path, size, problems, Path(folder) / "run")[-2:]
+    mean = {key: sum(step[key] for step in steps) / len(steps) for key in steps[0]}
     mean["training"] = mean["step"] - mean["rollouts"]
     print(json.dumps(mean | {"GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}))
 
