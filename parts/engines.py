@@ -159,6 +159,7 @@ def check_context(max_tokens, context):
 
 
 INSTEAD = "the transformers engine cannot sample from it; use --engine vllm or a served endpoint"
+UNLIKE = f"the model's layers are not alike; {INSTEAD}"
 
 
 def layers_of(config):
@@ -177,7 +178,7 @@ def layers_of(config):
     try:
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     except RuntimeError:  # that is how transformers tells that it differs from layer to layer
-        raise EngineError(f"the model's layers are not alike; {INSTEAD}") from None
+        raise EngineError(UNLIKE) from None
     return kinds, (config.num_hidden_layers, 2, 0, heads, 0, size)
 
 
@@ -226,7 +227,7 @@ class RaggedCache:
     def update(self, keys, values, layer, *_, **__):
         for i, new in enumerate((keys, values)):  # new: [B, heads, S, head size]
             if new.shape[1::2] != self.kv.shape[3::2]:
-                raise EngineError(f"the model's layers are not alike; {INSTEAD}")
+                raise EngineError(UNLIKE)
             self.kv[layer, i][self.rows, :, self.positions] = new.transpose(1, 2).to(self.kv.dtype)
         return self.kv[layer, 0, :, :, : self.end], self.kv[layer, 1, :, :, : self.end]
 
