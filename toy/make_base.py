@@ -118,9 +118,9 @@ def loss_of(model, ids, mask, doc, pos):
     same = (doc[:, :, None] == doc[:, None, :]).tril()[
         :, None
     ]  # [B, 1, T, T]: a token sees the earlier ones of its document
-    logits = model(input_ids=ids, attention_mask=same, position_ids=pos, use_cache=False).logits[:, :-1]
-    keep = mask[:, 1:].bool()
-    return torch.nn.functional.cross_entropy(logits[keep], ids[:, 1:][keep])
+    seen = {"input_ids": ids, "attention_mask": same, "position_ids": pos, "use_cache": False}
+    hidden, keep = model.model(**seen).last_hidden_state[:, :-1], mask[:, 1:].bool()
+    return torch.nn.functional.cross_entropy(model.lm_head(hidden[keep]), ids[:, 1:][keep])
 
 
 def train(out, tokens, seed):
