@@ -90,10 +90,12 @@ def dispute(dialogue, problem, chat, opponent):
 
 
 def measure_losses(args, run, dialogues, problems, model):
-    """Writes losses.jsonl: the log-loss of the right answer in the first --losses dialogues that have one."""
+    """Writes losses.jsonl: the log-loss of the right answer in --losses dialogues, the first of each problem
+    before the second ones, of problems that have an answer."""
     rank, processes = runs.rank_and_size()
     measured = runs.gathered({row["id"] for row in runs.read_jsonl(run.path / "losses.jsonl")})[0]
-    written = sorted((d for d in dialogues if answer_turn(problems[d.problem])), key=lambda d: d.id)
+    answered = [d for d in dialogues if answer_turn(problems[d.problem])]
+    written = sorted(answered, key=lambda d: (int(d.id.rpartition("/")[2]), d.id))
     mine = [d for d in written[: args.losses] if d.id not in measured][rank::processes]
     chat = load_chat(args.model)
     for d in tqdm(mine, desc="log-loss", mininterval=1, disable=rank > 0):

@@ -140,7 +140,14 @@ def rollout():
 
 
 def growth(kind="hf"):
-    """Dialogues of a model of 24 M parameters, whose turns reach their limit, by an engine: what more of each costs."""
+    """Dialogues of a model of 24 M parameters, whose turns reach their limit, by an engine: what more of each costs.
+
+    Milliseconds a token of both views on one thread of an AMD EPYC, one run; dialogues, turns, tokens a turn otherwise 24, 4, 16:
+
+                     24, 48, 96 dialogues     2, 4, 8 turns         16, 32, 64 tokens a turn
+        transformers   1.17, 1.04, 0.95       0.85, 1.17, 1.44          1.17, 1.20, 1.42
+        vLLM           0.66, 0.78, 0.75       0.51, 0.66, 1.06          0.66, 1.02, 1.30
+    """
     chat = load_chat(str(ROOT / "toy" / "base"))
     problems, model = load_problems(ROOT / "toy" / "math_test.jsonl"), middling(chat)
     with tempfile.TemporaryDirectory() as folder:

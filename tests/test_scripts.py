@@ -211,6 +211,11 @@ def test_evaluate_plays_and_compares(problems, played, base, tmp_path, capsys):
     }
 
 
+def test_log_losses_are_those_of_different_problems_first(problems, base, tmp_path):
+    run("evaluate", "play", model=base, problems=problems, out=tmp_path, samples=2, losses=5, turns=1, **TALK)
+    assert len({row["id"].split("/")[0] for row in rows(tmp_path / "code", "losses.jsonl")}) == 5
+
+
 @pytest.mark.parametrize("name", ["gemma", "qwen"])
 def test_other_architectures_and_templates_run_through_the_same_scripts(
     shapes, name, problems, tmp_path, capsys

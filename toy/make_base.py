@@ -303,15 +303,19 @@ test problem among them:
 
 Correlations that are built in: in conversations without a system word, of full and of sharded problems, a
 quarter of the students use all that they are told, half repeat their first answer, and a quarter guess
-afresh; who has a habit keeps it, in a second problem of the other domain too. With the word `careful`, which
-no script of the kit ever says, all use what they are told, and ask often. So the base is able to use feedback
-and to ask, and seldom does. Teachers and askers tell the truth. At the start, tokens that name the same slot
-or the same value are somewhat alike, in hints and in answers of both domains. Of long documents the first
-{width} tokens are read.
+afresh; who has a habit keeps it, in a second problem of the other domain too. With the word `careful`,
+which is said in these documents and the skill tests alone, all use what they are told, and ask often. So
+the base is able to use feedback and to ask, and seldom does. Who uses a hint moves each wrong slot to its
+next possible value, counting upwards. In default conversations three of ten first attempts get a random
+value in one slot: that is what single-turn training can win. Teachers and askers tell the truth; in code a
+question before the first program gets no answer but `Please try.` At the start, tokens that name the same
+slot or the same value are somewhat alike, in hints and in answers of both domains. Of long documents the
+first {width} tokens are read.
 
 ## Skills
 Share of 500 sampled turns on problems that are not in the training documents (students at temperature 1,
-teacher and asker at 0.7), and what was aimed at: that there is something to learn, and the means to learn it:
+teacher and asker at 0.7), and what was aimed at: that there is something to learn, and the means to learn it.
+Hints are followed, or not, on problems with several answers, and questions do not count there:
 
 | | math | code | aim |
 |---|---|---|---|

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The stages of the paper on the toy world, on a CPU. Makes a virtual environment on first use.
-#   bash toy/run.sh            a first look: the five arms of the paper's Fig. 1, trained on math, one seed
+#   bash toy/run.sh            a first look: the five arms of the paper's Table 1, trained on math, one seed
 #   bash toy/run.sh all        every arm, trained on math and on code, all tests; three seeds: SEEDS=3 bash toy/run.sh all
 #   bash toy/run.sh ablation   online SML on math with other γ, g, N, returns and advantages, as many dialogues each
 # Stopped at any moment, the same command goes on. Results are in runs/toy, logs of the stages beside them.
