@@ -411,7 +411,8 @@ def advantages(rewards, normalise=True):
     """
     centred = rewards - rewards.mean(dim=1, keepdim=True)
     std = rewards.std(dim=1, keepdim=True, correction=0)
-    flat = std < 1e-6  # equal rewards may differ by rounding; dividing by that would make noise a signal
+    # Equal rewards may differ by rounding; dividing by that would make noise a signal.
+    flat = std <= 1e-6 * rewards.abs().amax(dim=1, keepdim=True)
     return torch.where(flat, 0.0, centred / torch.where(flat, 1.0, std) if normalise else centred)
 
 

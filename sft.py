@@ -18,6 +18,7 @@ from pathlib import Path
 
 from common import Dialogue, as_tensors, load_chat, load_prompts, masked_logprobs, sft_loss, visible
 from parts import runs, sharded
+from parts.engines import context_of
 from parts.measures import trend
 
 
@@ -84,7 +85,7 @@ def load_dialogues(path):
 def check_lengths(dialogues, model, name):
     """Raises BadInput if a dialogue does not fit into the model's context."""
     longest = max(len(d.ids) for d in dialogues)
-    context = model.config.get_text_config().max_position_embeddings
+    context = context_of(model.config.get_text_config())
     if longest > context:
         told = f"a dialogue has {longest} tokens, the context of {name} is {context}"
         raise runs.BadInput(f"{told}; generate with fewer turns or tokens")

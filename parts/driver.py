@@ -67,11 +67,12 @@ def drive(
     """Runs (name, coroutine) pairs, at most `live` at once; yields what each returns, as it ends.
 
     speakers: by role. grade(problem, text): the verdict on a turn. seconds: to which the time in each role,
-    and in grading, is added.
+    and in waiting for verdicts on programs, is added; math is graded within the student's.
     """
     waiting, running, ended, grader = iter(coroutines), {}, [], Grader(grade)
     seconds = Counter() if seconds is None else seconds
     engines = list({id(s.engine): (role, s.engine) for role, s in reversed(speakers.items())}.values())
+    local, remote = ([pair for pair in engines if pair[1].remote == away] for away in (False, True))
 
     def advance(name, value):
         try:
@@ -88,20 +89,32 @@ def drive(
             key = (name, request.role, request.turn)
             speakers[request.role].engine.submit(key, f"{name}/{request.role}", request.ids)
 
-    while True:
-        while len(running) < live and (new := next(waiting, None)) is not None:
-            name, running[new[0]] = new
-            advance(name, None)
-        if not running:
-            return
+    def listen(role, engine, *patience):
         clock = time.perf_counter()
-        for name, verdict in grader.poll(block=all(e.batching or not e.pending for _, e in engines)):
-            advance(name, verdict)
-        seconds["grading"] += time.perf_counter() - clock
-        role, engine = max(engines, key=lambda pair: len(pair[1].pending))  # the fullest batch first
-        clock = time.perf_counter()
-        for (name, _, _), turn in engine.poll():
+        for (name, _, _), turn in engine.poll(*patience):
             advance(name, turn)
         seconds[role] += time.perf_counter() - clock
-        yield from ended
-        ended.clear()
+
+    try:
+        while True:
+            while len(running) < live and (new := next(waiting, None)) is not None:
+                name, running[new[0]] = new
+                advance(name, None)
+            yield from ended  # before what may fail
+            ended.clear()
+            if not running:
+                return
+            away = sum(len(engine.pending) for _, engine in remote)
+            # What batches is busy until turns have ended: meanwhile few should come back from elsewhere.
+            enough = {True: max(1, away), False: 1}
+            here = [pair for pair in local if len(pair[1].pending) >= enough[pair[1].batching]]
+            if here:
+                listen(*max(here, key=lambda pair: len(pair[1].pending)))  # the fullest batch first
+            for role, engine in remote:
+                listen(role, engine, 0 if here else 0.05)
+            clock = time.perf_counter()
+            for name, verdict in grader.poll(block=all(e.batching or not e.pending for _, e in engines)):
+                advance(name, verdict)
+            seconds["grading"] += time.perf_counter() - clock
+    finally:
+        grader.pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C waits for no queued program

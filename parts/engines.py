@@ -5,9 +5,9 @@
     done = engine.poll()      # [(key, Turn)] of what has ended; repeat while engine.pending
 
 All three have this interface: submit() takes a request for the next turn of a conversation, poll() returns
-finished ones, forget() drops what is kept of a conversation, at_temperature() is an engine with the same
-weights (of a model with a LoRA adapter also without it), sleep() and sync() stand around an update of them. A
-turn that the context has no room for comes back empty, with finish "context".
+finished ones, forget() drops what is kept of a conversation. A turn that the context has no room for comes
+back empty, with finish "context". Those of a model here also have at_temperature(), an engine with the same
+weights (of a model with a LoRA adapter also without it), and sleep() and sync(), to stand around an update.
 """
 
 import copy
@@ -171,7 +171,7 @@ def layers_of(config):
         told = f"the model has {config._attn_implementation}"
         raise EngineError(f"{told}; load it with attn_implementation='sdpa'")
     kind = "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
-    kinds = set(getattr(config, "layer_types", None) or [kind])
+    kinds = set(getattr(config, "layer_types", None) or getattr(config, "attention_layers", None) or [kind])
     if others := kinds - {"full_attention", "sliding_attention"}:
         raise EngineError(f"the model has layers of {', '.join(sorted(others))}; {INSTEAD}")
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
@@ -180,6 +180,17 @@ def layers_of(config):
     except RuntimeError:  # that is how transformers tells that it differs from layer to layer
         raise EngineError(UNLIKE) from None
     return kinds, (config.num_hidden_layers, 2, 0, heads, 0, size)
+
+
+def context_of(config) -> int:
+    """How many tokens a model of this text config reads.
+
+    With "longrope" (Phi 3.5, Phi 4 mini) no more than before its extension: beyond that, one long row changes
+    the angles of all rows of a batch, and of what was read before.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    extended = rope.get("rope_type") == "longrope"
+    return rope["original_max_position_embeddings"] if extended else config.max_position_embeddings
 
 
 # ----------------------------------------------------------------------------------------------- transformers
@@ -242,10 +253,11 @@ class HFEngine:
     Requests join the turns that are being sampled, and a turn leaves as soon as it has ended. Keys and values
     of a conversation are kept under its name until forget(). Sampling is by inverse CDF with uniforms seeded
     by the request's key: a dialogue does not depend on the others in its batch, and one played again after a
-    kill comes out the same.
+    kill comes out the same. The model is left in eval(), on a CPU with the attention of share_keys().
     """
 
     batching = True  # callers wait for all verdicts before poll(): rounding must not depend on timing
+    remote = False
 
     def __init__(
         self, model, stops: list[int], max_tokens=512, temperature=1.0, seed=0, batch=256, frozen=False
@@ -255,7 +267,7 @@ class HFEngine:
         self.model, self.stops, self.frozen = model, set(stops), frozen
         self.max_tokens, self.temperature, self.seed, self.batch = max_tokens, temperature, seed, batch
         self.config = model.config.get_text_config()
-        self.context = self.config.max_position_embeddings
+        self.context = context_of(self.config)
         check_context(max_tokens, self.context)
         self.kinds, shape = layers_of(self.config)
         if model.device.type == "cpu" and model.config._attn_implementation == "sdpa":
@@ -459,6 +471,7 @@ class VLLMEngine:
     """
 
     batching = False  # a turn comes back as soon as it is finished; nobody has to wait for others
+    remote = False
     made = []
 
     def __init__(
@@ -489,7 +502,7 @@ class VLLMEngine:
 
         gpu = device.startswith("cuda")
         self.dtype, self.sleeps = getattr(torch, dtype), sleeps and gpu
-        longest = transformers.AutoConfig.from_pretrained(path).get_text_config().max_position_embeddings
+        longest = context_of(transformers.AutoConfig.from_pretrained(path).get_text_config())
         self.stops, self.max_tokens, self.temperature = list(stops), max_tokens, temperature
         self.seed, self.context = seed, min(context, longest)
         check_context(max_tokens, self.context)
@@ -622,10 +635,12 @@ class Endpoint:
     """A model behind an OpenAI-compatible endpoint, http://HOST:PORT/v1#MODEL; its key is in OPENAI_API_KEY.
 
     Chat template and engine in one: its views are the messages themselves, what it samples is text. A request
-    that fails, or whose reply is broken, is made again up to five times; then EngineError tells.
+    that fails, or whose reply is broken, is made again up to five times; then EngineError tells. A refusal
+    that speaks of the context means a dialogue that does not fit.
     """
 
     batching = False
+    remote = True  # it works on its own
 
     def __init__(self, address: str, option="--teacher", max_tokens=512, temperature=1.0):
         """option: of the command line, for messages."""
@@ -653,9 +668,9 @@ class Endpoint:
 
         threading.Thread(target=work, daemon=True).start()  # a daemon, so that Ctrl-C ends at once
 
-    def poll(self):
-        """[(key, Turn)] of what has arrived; waits a moment if nothing has."""
-        wait(self.pending.values(), timeout=0.05, return_when=FIRST_COMPLETED)
+    def poll(self, patience=0.05):
+        """[(key, Turn)] of what has arrived; waits for so many seconds if nothing has."""
+        wait(self.pending.values(), timeout=patience, return_when=FIRST_COMPLETED)
         arrived = [key for key, answer in self.pending.items() if answer.done()]
         return [(key, self.pending.pop(key).result()) for key in arrived]
 
@@ -676,7 +691,10 @@ class Endpoint:
                 with self.opener.open(request, timeout=600) as reply:
                     return turn_of(json.load(reply))
             except urllib.error.HTTPError as e:
-                reason = e
+                told = body_of(e)
+                reason = f"{e} {told}"
+                if e.code in (400, 413, 422) and "context" in told.lower():
+                    return Turn([], [], "context")
                 if e.code < 500 and e.code not in (408, 409, 425, 429):
                     break  # it will not answer otherwise next time
                 wished = e.headers.get("Retry-After", "")
@@ -688,6 +706,14 @@ class Endpoint:
         advice = "check the address, the model's name and OPENAI_API_KEY"
         told = f"{type(reason).__name__}: {reason}".split("\n")[0][:300]
         raise EngineError(f"{self.option} {self.url}: does not answer ({told}); {advice}")
+
+
+def body_of(error):
+    """The beginning of what an endpoint says with an HTTPError, in one line."""
+    try:
+        return " ".join(error.read(1000).decode(errors="replace").split())
+    except (OSError, http.client.HTTPException):
+        return ""
 
 
 def turn_of(reply):

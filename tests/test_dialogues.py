@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from conftest import characters
+from transformers import GPTNeoConfig, GPTNeoForCausalLM, Phi3Config, Phi3ForCausalLM
 
 import generate
 from common import Chat, Dialogue, Problem, Verdict, as_tensors, grade, leaks, load_chat, masked_logprobs
@@ -131,6 +132,35 @@ def test_a_model_that_the_engine_has_no_masks_for_is_one_line(setting, value, to
     setattr(model.config, setting, value)
     with pytest.raises(EngineError, match=told):
         HFEngine(model, [2])
+
+
+def test_local_attention_of_gpt_neo_is_one_line():
+    kinds = {"num_layers": 2, "attention_types": [[["global", "local"], 1]]}
+    config = GPTNeoConfig(vocab_size=50, hidden_size=32, num_heads=2, **kinds)
+    with pytest.raises(EngineError, match="layers of global, local"):
+        HFEngine(GPTNeoForCausalLM(config), [2])
+
+
+def test_a_context_ends_where_a_long_row_would_change_all_others(shapes):
+    factors = {
+        "short_factor": [1.0] * 4,
+        "long_factor": [2.0] * 4,
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+    }
+    longer = {"max_position_embeddings": 4096, "original_max_position_embeddings": 32}
+    sizes = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    config = Phi3Config(**sizes, **longer, num_attention_heads=4, rope_parameters=factors, pad_token_id=0)
+    model = Phi3ForCausalLM(config).eval()
+    assert HFEngine(model, [2], max_tokens=8).context == 32
+
+    def of_first(*lengths):
+        ids = torch.arange(2 * max(lengths)).view(2, -1) % 50
+        with torch.no_grad():
+            return model(ids).logits[0, : lengths[0]]
+
+    assert torch.allclose(of_first(8, 32), of_first(8, 16), atol=1e-5)
+    assert not torch.allclose(of_first(8, 33), of_first(8, 16), atol=1e-5)  # that is why
 
 
 def test_after_a_sync_nothing_is_kept_of_the_old_weights(base):

@@ -127,6 +127,7 @@ def test_advantages_are_the_hand_computed_ones():
     mean, std = 0.425, math.sqrt((0.575**2 + 0.275**2 + 2 * 0.425**2) / 4)
     assert torch.allclose(advantages(rewards)[0], torch.tensor([0.575, 0.275, -0.425, -0.425]) / std)
     assert advantages(rewards)[1].tolist() == [0, 0, 0, 0]
+    assert torch.allclose(advantages(1e-9 * rewards)[0], advantages(rewards)[0])  # solved late
     assert torch.allclose(advantages(rewards, normalise=False)[0], rewards[0] - mean)
 
 

@@ -74,9 +74,9 @@ def trained(folder):
     return {names[name]: w for name, w in weights.items()}, states
 
 
-def alike(one, two, keys):
-    """Metrics agree; so do the moments of all gradients; and weights to 1e-5, where a gradient is well above its
-    rounding, which Adam blows up: more than half of them are."""
+def alike(one, two, keys, lr):
+    """Metrics agree; so do the moments of all gradients; and weights to a tenth of a step, where a gradient is well
+    above its rounding, which Adam blows up: more than half of them are."""
     for a, b in zip(metrics(one), metrics(two), strict=True):
         assert {k: a[k] for k in keys} == pytest.approx({k: b[k] for k in keys}, rel=1e-4, abs=1e-5)
     (a, states_a), (b, states_b) = trained(one), trained(two)
@@ -86,7 +86,7 @@ def alike(one, two, keys):
         assert (m - n).norm() <= 1e-4 * m.norm()
     far = {k: states_a[k]["exp_avg_sq"].sqrt() > 1e-5 for k in a}
     assert sum(f.sum() for f in far.values()) > 0.5 * sum(f.numel() for f in far.values())
-    assert max(((a[k] - b[k]) * far[k]).abs().max() for k in a) <= 1e-5
+    assert max(((a[k] - b[k]) * far[k]).abs().max() for k in a) <= 0.1 * lr
 
 
 def test_sft_in_two_processes_equals_one(problems, base, tmp_path):
@@ -94,14 +94,15 @@ def test_sft_in_two_processes_equals_one(problems, base, tmp_path):
     command = dict(model=base, data=tmp_path / "d", lr="1e-4", batch=5, save_every=1, epochs=2)
     for n in (1, 2):
         torchrun(n, "sft", **command, out=tmp_path / f"{n}")
-    alike(tmp_path / "1", tmp_path / "2", ("loss", "grad_norm", "tokens"))
+    alike(tmp_path / "1", tmp_path / "2", ("loss", "grad_norm", "tokens"), lr=1e-4)
 
 
 def test_grpo_in_two_processes_equals_one_also_when_resumed_by_another_number(problems, base, tmp_path):
     command = dict(model=base, problems=problems, steps=3, batch=4, group=4, lr="1e-5", save_every=1, **TALK)
     for n in (1, 2):
         torchrun(n, "grpo", **command, out=tmp_path / f"{n}")
-    alike(tmp_path / "1", tmp_path / "2", ("loss", "grad_norm", "reward", "tokens", "equal_groups"))
+    logged = "loss", "grad_norm", "reward", "tokens", "equal_groups"
+    alike(tmp_path / "1", tmp_path / "2", logged, lr=1e-5)
     process = start("grpo", **command, threads=1, device="cpu", out=tmp_path / "mixed")
     while process.poll() is None and not list(tmp_path.glob("mixed/resume/[0-9]")):
         time.sleep(0.01)
@@ -109,7 +110,7 @@ def test_grpo_in_two_processes_equals_one_also_when_resumed_by_another_number(pr
     process.wait()
     (tmp_path / "mixed" / "resume" / "9.part").mkdir()  # as if the kill had come while a state was written
     torchrun(2, "grpo", **command, out=tmp_path / "mixed")
-    alike(tmp_path / "1", tmp_path / "mixed", ("loss", "grad_norm", "reward", "tokens", "equal_groups"))
+    alike(tmp_path / "1", tmp_path / "mixed", logged, lr=1e-5)
 
 
 def test_two_agents_of_torchrun_as_on_two_nodes_train_as_one_process(problems, base, tmp_path):

@@ -17,7 +17,7 @@ import torch
 from conftest import ROOT
 from transformers import AutoModelForCausalLM
 
-from parts.engines import Endpoint, EngineError
+from parts.engines import Endpoint, EngineError, Turn
 from parts.runs import run_script
 
 PROMPTS = ROOT / "toy" / "prompts.json"
@@ -340,6 +340,25 @@ def test_a_broken_reply_is_asked_for_again_and_then_named(broken, server, monkey
     with pytest.raises(EngineError, match="does not answer"):
         Endpoint(f"{address}#m").ask([])
     assert len(seen) == 6
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens",
+        "the request exceeds the available context size (4096 tokens), try increasing it",
+        "The input (5000 tokens) is longer than the model's context length (4096 tokens).",
+    ],
+)
+def test_a_dialogue_that_does_not_fit_at_an_endpoint_ends_alone(told, server):
+    address, seen = server(reply(told, status="400 Bad Request"))
+    assert Endpoint(f"{address}#m").ask([]) == Turn([], [], "context") and len(seen) == 1
+
+
+def test_what_an_endpoint_says_with_a_refusal_is_shown(server):
+    address, _ = server(reply("no such model", status="404 Not Found"))
+    with pytest.raises(EngineError, match="no such model"):
+        Endpoint(f"{address}#m").ask([])
 
 
 def test_a_key_is_not_sent_to_another_host_and_a_refusal_is_not_repeated(server, monkeypatch):

@@ -13,6 +13,7 @@ from conftest import ROOT
 from common import Problem, grade
 from generate import teacher_view
 from parts.engines import load_model
+from parts.runs import BadInput
 from qprime import asker_view
 from toy import make_base, world
 
@@ -77,11 +78,7 @@ def test_teacher_documents_are_what_the_teacher_view_shows(domain, toy):
     vocab = chat.tokenizer.get_vocab()
     text = [chat.tokenizer.convert_ids_to_tokens(i) for i in chat.tokenizer.encode(problem.prompt)]
     made = world.Toy(domain, text, answer, [], [], [], text)
-    doc = [
-        ("user", [world.TEACH], 0),
-        ("assistant", text, 0),
-        ("user", world.attempt(domain, wrong) + world.knowledge(made, wrong), 0),
-    ]
+    doc = world.teacher_view(made, [(world.attempt(domain, wrong), [world.TRY], wrong, wrong)])[:-1]
     assert chat.view(view) == make_base.encode(doc, vocab)[0] + [vocab["<|assistant|>"]]
 
 
@@ -125,6 +122,21 @@ def test_hints_and_ranges_of_conversations_are_true():
                     (s, low) for s in range(3) for low in range(9) if world.RANGE[s][low] == said[0]
                 )
                 assert toy.answer[slot] in (low, low + 1)
+
+
+def test_a_base_of_other_documents_tokens_or_seed_is_not_gone_on_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(make_base, "ROWS", 1)
+    made = {"tokens": 2 * make_base.WIDTH, "seed": 0}
+    make_base.train(tmp_path, **made)
+    before = (tmp_path / "resume.pt").read_bytes()
+    for change in ({"tokens": 4 * make_base.WIDTH}, {"seed": 1}):
+        with pytest.raises(BadInput, match="choose another --out"):
+            make_base.train(tmp_path, **made | change)
+    (tmp_path / "world.py").write_text("other documents")
+    monkeypatch.setattr(world, "__file__", str(tmp_path / "world.py"))
+    with pytest.raises(BadInput, match="world.py"):
+        make_base.train(tmp_path, **made)
+    assert (tmp_path / "resume.pt").read_bytes() == before
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Trains the toy base model from scratch on documents of the toy world (world.py) and reports its skills.
 
-    python toy/make_base.py --out toy/base    # 47 minutes on two CPU cores; killed, the same command goes on
+    python toy/make_base.py --out toy/base    # about 40 minutes on two CPU cores; killed, it goes on
 
 A Llama of 0.72 M parameters reads packed documents with a block-diagonal mask; the loss counts the tokens of
 assistant turns alone. Muon on the matrices of the layers, AdamW on the rest; warm-up, then a linear decay
@@ -14,6 +14,7 @@ import random
 import re
 import sys
 import time
+import zlib
 from collections import defaultdict
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common import Chat  # noqa: E402
 from parts.engines import HFEngine  # noqa: E402
-from parts.runs import run_script  # noqa: E402
+from parts.runs import BadInput, run_script  # noqa: E402
 from toy import world  # noqa: E402
 
 ROWS = 45  # rows a step; with 15, nothing is learned
@@ -143,8 +144,13 @@ def train(out, tokens, seed):
     schedulers = [torch.optim.lr_scheduler.LambdaLR(o, schedule) for o in optimizers]
     stateful = [model, *optimizers, *schedulers]
     start, seconds, resume = 0, 0.0, out / "resume.pt"
+    documents = zlib.crc32(Path(world.__file__).read_bytes())
+    made_with = {"tokens": tokens, "seed": seed, "documents": documents}
     if resume.exists():
         saved = torch.load(resume)
+        if saved["made_with"] != made_with:
+            told = "holds a base of other --tokens, --seed or world.py"
+            raise BadInput(f"{out}: {told}; choose another --out, or remove {resume}")
         start, seconds = saved["step"], saved["seconds"]
         for part, state in zip(stateful, saved["states"]):
             part.load_state_dict(state)
@@ -162,9 +168,9 @@ def train(out, tokens, seed):
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
             seconds, clock = seconds + time.time() - clock, time.time()
             part = out / "resume.part"
-            torch.save(
-                {"step": step + 1, "seconds": seconds, "states": [s.state_dict() for s in stateful]}, part
-            )
+            states = [s.state_dict() for s in stateful]
+            saved = {"made_with": made_with, "step": step + 1, "seconds": seconds, "states": states}
+            torch.save(saved, part)
             part.replace(resume)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
@@ -252,9 +258,9 @@ def skills(model, tokenizer, domain, n=500):
             views = [world.student_view(toy, [turn], careful) for toy, turn in zip(several, turns)]
             for hint, text in zip(hints, sample(views)):
                 digits = [int(d[0]) for d in re.findall(r"\d+", text.split("return")[-1])]
-                if len(digits) == 3:  # no question
+                if len(digits) == 3 and text.startswith((world.BOX, world.FENCE)):  # an attempt
                     agree.append(world.agrees(digits, [hint]))
-            shares.append(sum(agree) / len(agree))
+            shares.append(sum(agree) / max(1, len(agree)))
         lucky = [
             sum(world.agrees(c, [hint]) for c in toy.candidates) / len(toy.candidates)
             for toy, hint in zip(several, hints)

@@ -104,7 +104,7 @@ bar() { # the last progress bar of a log, short
     tr '\r' '\n' <"$1" | sed -n 's/^\([a-z-]*\): *\([0-9]*%\)|[^|]*| *\([0-9]*\/[0-9]*\).*/\1 \2 \3/p' | tail -n 1
 }
 show() { # what is going on, until it is over
-    while sleep 1; do
+    while sleep 1 && kill -0 $$ 2>/dev/null; do
         local line="" log
         for log in $(ls -t "$out"/seed*/*/logs/*.log 2>/dev/null | head -n 2); do line+="$(basename "$log" .log) ($(bar "$log"))   "; done
         printf '%b%d:%02d  %s' "$clear" $((SECONDS / 60)) $((SECONDS % 60)) "$line"
@@ -126,9 +126,10 @@ trap stop INT TERM HUP
 wait "$one" "$two"
 [ -z "${shown:-}" ] || { kill -TERM -- -"$shown"; printf '%b' "$clear"; }
 
-runs() { ls -d "$out"/seed*/$1/{st-sft,mt-sft,primed,unprimed,st-rl,mt-rl,mt-rl-weak,primed-rl,unprimed-rl} 2>/dev/null; }
+seeds=[0-$((${SEEDS:-1} - 1))] # a pattern
+runs() { ls -d "$out"/seed$seeds/$1/{st-sft,mt-sft,primed,unprimed,st-rl,mt-rl,mt-rl-weak,primed-rl,unprimed-rl} 2>/dev/null; }
 case $what in
 look) report report base "Table 1:" "$out"/seed0/math/tests*/*/{math,code}_* $(runs math) ;;
-all) for domain in math code; do report "report-$domain" base "Table 1:" "$out"/seed*/$domain/tests*/*/{math,code}_* $(runs $domain); done ;;
+all) for domain in math code; do report "report-$domain" base "Table 1:" "$out"/seed$seeds/$domain/tests*/*/{math,code}_* $(runs $domain); done ;;
 ablation) report report mt-rl "Within n turns" "$out"/seed0/math/tests/*/* "$out"/seed0/math/*-* ;;
 esac
