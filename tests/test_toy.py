@@ -66,18 +66,9 @@ def test_all_test_problems_are_held_out():
 @pytest.mark.parametrize("domain", ["math", "code"])
 def test_teacher_documents_are_what_the_teacher_view_shows(domain, toy):
     _, chat, prompts, problems = toy
-    problem = problems[domain][0]
-    answer = (
-        tuple(json.loads(problem.tests[0]["output"]))
-        if domain == "code"
-        else [t.index(w) for t, w in zip(world.DIGIT, split(chat, problem.answer))]
-    )
-    wrong = tuple((v + 1) % 10 for v in answer)
-    turn = "".join(world.attempt(domain, wrong))
+    problem, vocab = problems[domain][0], chat.tokenizer.get_vocab()
+    made, wrong, turn = missed(chat, problem)
     view = teacher_view(talk(problem, turn), problem, "informed", private(problem, turn), prompts)
-    vocab = chat.tokenizer.get_vocab()
-    text = [chat.tokenizer.convert_ids_to_tokens(i) for i in chat.tokenizer.encode(problem.prompt)]
-    made = world.Toy(domain, text, answer, [], [], [], text)
     doc = world.teacher_view(made, [(world.attempt(domain, wrong), [world.TRY], wrong, wrong)])[:-1]
     assert chat.view(view) == make_base.encode(doc, vocab)[0] + [vocab["<|assistant|>"]]
 
@@ -85,11 +76,22 @@ def test_teacher_documents_are_what_the_teacher_view_shows(domain, toy):
 @pytest.mark.parametrize("domain", ["math", "code"])
 def test_asker_documents_are_what_the_asker_view_shows(domain, toy):
     _, chat, prompts, problems = toy
-    problem = problems[domain][0]
-    turn = "".join(world.attempt(domain, (9, 9, 9)))
+    problem, vocab = problems[domain][0], chat.tokenizer.get_vocab()
+    made, wrong, turn = missed(chat, problem)
     ids = chat.view(asker_view(problem, turn, private(problem, turn), prompts))
-    assert chat.tokenizer.unk_token_id not in ids
-    assert chat.tokenizer.decode(ids).startswith("<|user|>" + world.ASK + problem.prompt + turn)
+    assert ids == make_base.encode(world.asker_view(made, wrong), vocab)[0] + [vocab["<|assistant|>"]]
+
+
+def missed(chat, problem):
+    """(the Toy of a problem line, the digits of a wrong attempt at it, that attempt's text)."""
+    answer = (
+        tuple(json.loads(problem.tests[0]["output"]))
+        if problem.domain == "code"
+        else tuple(t.index(w) for t, w in zip(world.DIGIT, split(chat, problem.answer)))
+    )
+    wrong, text = tuple((v + 1) % 10 for v in answer), split(chat, problem.prompt)
+    made = world.Toy(problem.domain, text, answer, [], [], [], text)
+    return made, wrong, "".join(world.attempt(problem.domain, wrong))
 
 
 def split(chat, text):

@@ -238,8 +238,8 @@ def skills(model, tokenizer, domain, n=500):
     def asks():
         views, true = [], []
         for toy in toys:
-            said, _, digits, _ = wrong(toy, "random")
-            views.append([("user", [world.ASK, *toy.text, *said, *world.knowledge(toy, digits)], 0)])
+            digits = wrong(toy, "random")[2]
+            views.append(world.asker_view(toy, digits))
             true.append([world.QUESTION[s] for s in range(3) if digits[s] != toy.answer[s]])
         return sum(text in wanted for text, wanted in zip(sample(views, 0.7), true)) / n
 

@@ -440,8 +440,12 @@ def doc_asker(rng, domain):
     if now == toy.answer:
         return doc_asker(rng, domain)
     slot = rng.choice([s for s in range(3) if now[s] != toy.answer[s]])
-    view = [ASK, *toy.text, *attempt(domain, now), *knowledge(toy, now)]
-    return [("user", view, 0), ("assistant", [QUESTION[slot]], 1)]
+    return [*asker_view(toy, now), ("assistant", [QUESTION[slot]], 1)]
+
+
+def asker_view(toy, wrong):
+    """What the asker sees of a wrong attempt."""
+    return [("user", [ASK, *toy.text, *attempt(toy.domain, wrong), *knowledge(toy, wrong)], 0)]
 
 
 def doc_sharded(rng, domain, careful=False):
