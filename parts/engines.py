@@ -16,6 +16,7 @@ import importlib.util
 import json
 import os
 import random
+import re
 import tempfile
 import threading
 import time
@@ -624,6 +625,10 @@ def repack_head(model):
 # --------------------------------------------------------------------------------------------------- endpoint
 
 
+# How servers refuse a dialogue that does not fit: OpenAI, vLLM, SGLang and llama.cpp speak of the context.
+TOO_LONG = re.compile(r"context|too long|max length|max_new_tokens|less than \d+ tokens", re.I)
+
+
 class NoRedirect(urllib.request.HTTPRedirectHandler):
     """A redirect is an error: urllib would take the key along to another host."""
 
@@ -635,8 +640,7 @@ class Endpoint:
     """A model behind an OpenAI-compatible endpoint, http://HOST:PORT/v1#MODEL; its key is in OPENAI_API_KEY.
 
     Chat template and engine in one: its views are the messages themselves, what it samples is text. A request
-    that fails, or whose reply is broken, is made again up to five times; then EngineError tells. A refusal
-    that speaks of the context means a dialogue that does not fit.
+    that fails, or whose reply is broken, is made again up to five times; then EngineError tells.
     """
 
     batching = False
@@ -647,6 +651,7 @@ class Endpoint:
         self.url, _, self.name = address.partition("#")
         self.option, self.max_tokens, self.temperature, self.pending = option, max_tokens, temperature, {}
         self.opener = urllib.request.build_opener(NoRedirect)
+        self.answered, self.misfits = False, 0
         if not self.name:
             told = f"{option} {address}: names no model"
             raise EngineError(f"{told}; write it behind the address, as in {self.url}#MODEL")
@@ -689,12 +694,16 @@ class Endpoint:
             try:
                 request = urllib.request.Request(where, json.dumps(body).encode(), headers)
                 with self.opener.open(request, timeout=600) as reply:
-                    return turn_of(json.load(reply))
+                    turn = turn_of(json.load(reply))
+                self.answered = True
+                return turn
             except urllib.error.HTTPError as e:
                 told = body_of(e)
                 reason = f"{e} {told}"
-                if e.code in (400, 413, 422) and "context" in told.lower():
-                    return Turn([], [], "context")
+                if e.code in (400, 413, 422) and TOO_LONG.search(told):
+                    self.misfits += 1
+                    if self.answered or self.misfits < 10:  # else --max-tokens itself may not fit
+                        return Turn([], [], "context")
                 if e.code < 500 and e.code not in (408, 409, 425, 429):
                     break  # it will not answer otherwise next time
                 wished = e.headers.get("Retry-After", "")

@@ -348,11 +348,23 @@ def test_a_broken_reply_is_asked_for_again_and_then_named(broken, server, monkey
         "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens",
         "the request exceeds the available context size (4096 tokens), try increasing it",
         "The input (5000 tokens) is longer than the model's context length (4096 tokens).",
+        "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096.",
+        "Input validation error: `inputs` must have less than 4096 tokens. Given: 5000",
+        "Prompt exceeds max length",
+        "prompt is too long: 5000 tokens > 4096 maximum",
     ],
 )
 def test_a_dialogue_that_does_not_fit_at_an_endpoint_ends_alone(told, server):
     address, seen = server(reply(told, status="400 Bad Request"))
     assert Endpoint(f"{address}#m").ask([]) == Turn([], [], "context") and len(seen) == 1
+
+
+def test_an_endpoint_where_nothing_fits_is_named(server):
+    address, _ = server(reply("max_tokens is too large for the context", status="400 Bad Request"))
+    teacher = Endpoint(f"{address}#m")
+    with pytest.raises(EngineError, match="max_tokens is too large"):
+        for _ in range(20):
+            teacher.ask([])
 
 
 def test_what_an_endpoint_says_with_a_refusal_is_shown(server):
