@@ -94,7 +94,7 @@ def measure_losses(args, run, dialogues, problems, model):
     before the second ones, of problems that have an answer."""
     rank, processes = runs.rank_and_size()
     measured = runs.gathered({row["id"] for row in runs.read_jsonl(run.path / "losses.jsonl")})[0]
-    answered = [d for d in dialogues if answer_turn(problems[d.problem])]
+    answered = [d for d in dialogues if d.turns and answer_turn(problems[d.problem])]
     written = sorted(answered, key=lambda d: (int(d.id.rpartition("/")[2]), d.id))
     mine = [d for d in written[: args.losses] if d.id not in measured][rank::processes]
     chat = load_chat(args.model)
@@ -116,8 +116,10 @@ def answer_losses(model, chat, dialogue, answer):
     """Nats a token of the answer turn, end token included, after each teacher turn (the problem is one)."""
     said, starts = chat.turn(answer), [start for start, _ in dialogue.spans]
     rows = [Dialogue("", ids=dialogue.ids[:n] + said, mask=[0] * n + [1] * len(said)) for n in starts]
+    some = max(1, 16384 // len(rows[-1].ids))  # at once, for the memory's sake
     with torch.no_grad():
-        logprobs = masked_logprobs(model, *as_tensors(rows, model.device))
+        parts = [as_tensors(rows[i : i + some], model.device) for i in range(0, len(rows), some)]
+        logprobs = torch.cat([masked_logprobs(model, *part) for part in parts])
     return (-logprobs.view(len(rows), len(said)).mean(1)).tolist()
 
 
@@ -159,7 +161,7 @@ def assess(dialogue, problem, chat):
     """The judging of one dialogue, as a coroutine: yields Sample, is sent a Turn, returns a row.
 
     types: one of measures.TYPES for each student turn; leaks: True or False for each hint; None where the
-    judge said nothing of the kind.
+    judge said nothing of the kind, or the problem has no answer to leak.
     """
     types, leaks, said = [], [], [visible(m["content"]) for m in dialogue.messages]
     for i, m in enumerate(dialogue.messages):
@@ -169,6 +171,9 @@ def assess(dialogue, problem, chat):
             types.append(words[-1] if words else None)
         elif i:  # the first is the problem
             answer = problem.answer or problem.solution
+            if not answer:
+                leaks.append(None)
+                continue
             prompt = JUDGE_LEAK.format(problem=problem.prompt, answer=answer, hint=said[i])
             words = yield from ask(chat, i, prompt, (r"\byes\b", r"\bno\b"))
             leaks.append(words[-1] == "yes" if words else None)
@@ -183,9 +188,12 @@ def ask(chat, number, prompt, words):
 
 def judge(args):
     """Labels turns and hints of test runs: writes RUN/judged, a run folder. Prints what the judge said."""
-    speaker = cache(lambda: generate.load_speaker(args, args.judge, 0.0, option="--judge"))
+    tests = [measures.load_test(folder, Dialogue.from_row) for folder in args.runs]
+    longest = max(len(d.ids) for test in tests for d in test.dialogues)
+    how = {"option": "--judge", "talk": 2 * longest}  # in the judge's tokens
+    speaker = cache(lambda: generate.load_speaker(args, args.judge, 0.0, **how))
     rank, processes = runs.rank_and_size()
-    for test in [measures.load_test(folder, Dialogue.from_row) for folder in args.runs]:
+    for test in tests:
         own = argparse.Namespace(**vars(args))
         own.runs, own.out = test.folder, str(Path(test.folder) / "judged")
         run, played = runs.Run(own), runs.read_config(Path(test.folder) / "config.json")
@@ -207,7 +215,7 @@ def judge(args):
 def compare(args):
     """Writes the report of all given runs into the folder args.out, and prints its tables."""
     tests, training = [], []
-    for folder in args.runs:
+    for folder in {Path(folder).resolve(): folder for folder in args.runs}.values():  # each once
         if runs.read_config(Path(folder) / "config.json")["script"] in ("grpo.py", "sft.py", "qprime.py"):
             training.append(measures.load_training(folder))
         else:

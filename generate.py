@@ -119,13 +119,13 @@ def teacher_view(dialogue, problem, role, knowledge, prompts):
 
 
 def load_speaker(
-    args, path, temperature, model=None, memory=0.85, sleeps=False, option="--teacher", lora=None
+    args, path, temperature, model=None, memory=0.85, sleeps=False, option="--teacher", lora=None, talk=None
 ):
     """The Speaker of a folder, a hub name or an endpoint.
 
     model: samples in the place of the folder's, where vLLM does not. memory: share of the GPU's for vLLM.
     sleeps: whether the engine gives it to the trainer at times. option: that named the path, for messages.
-    lora: rank of the adapter that sync() will bring.
+    lora: rank of the adapter that sync() will bring. talk: tokens of the longest dialogue, if it is known.
     """
     if is_address(path):
         away = Endpoint(path, option, args.max_tokens, temperature)
@@ -135,7 +135,7 @@ def load_speaker(
     if not uses_vllm(args.engine, args.device):
         model = model or load_model(path, args.device, args.dtype, lora)
         return Speaker(chat, HFEngine(model, chat.stops, **how))
-    room = 8192 + 2 * args.turns * args.max_tokens  # a problem, and turns of both sides
+    room = 8192 + (talk or 2 * args.turns * args.max_tokens)  # a problem, and turns of both sides
     where = {"device": args.device, "dtype": args.dtype, "memory": args.vllm_memory or memory}
     return Speaker(chat, VLLMEngine(path, chat.stops, context=room, sleeps=sleeps, lora=lora, **how, **where))
 

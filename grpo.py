@@ -61,7 +61,7 @@ def turn_advantages(group, args):
     Default: one reward a dialogue, normalised over the group (Eq. 3), for all its turns. --per-turn-return:
     turn t earns the reward as seen from it, normalised over all turns of the group.
     """
-    if args.per_turn_return:
+    if args.per_turn_return and any(d.turns for d in group):
         returns = torch.tensor([[reward(d, args.gamma, t) for d in group for t in range(1, d.turns + 1)]])
         each = iter(advantages(returns, not args.no_std)[0].tolist())
         return [[next(each) for _ in range(d.turns)] for d in group]

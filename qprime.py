@@ -15,7 +15,7 @@ without injection.
 import random
 from functools import partial
 
-from common import filled, load_problems, visible
+from common import filled, leaks, load_problems, visible
 from generate import knowledge_of, play_into, start
 from parts import runs
 from parts.driver import Grade, Sample
@@ -27,7 +27,8 @@ def question_instead(dialogue, problem, text, latest, *, seed, chat, prompts):
     """Eq. 4 for a wrong turn: the (turn, text, verdict) of a question in its place, or None; a coroutine, see
     generate.converse.
 
-    An asker that answers instead of asking is not used.
+    An asker that answers instead of asking, gives the answer away or thinks aloud is not used: what is said
+    is public, and trained on.
     """
     t = dialogue.turns + 1
     if not injects(seed, dialogue.id, t):
@@ -37,7 +38,8 @@ def question_instead(dialogue, problem, text, latest, *, seed, chat, prompts):
     )
     question = chat.text(turn.ids)
     verdict = yield Grade(problem, question)
-    if verdict.attempted or turn.finish == "context":
+    secret = leaks(problem, question) or visible(question) != question.strip()
+    if verdict.attempted or secret or not question.strip():
         return None
     dialogue.injected.append(t)
     return turn, question, verdict

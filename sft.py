@@ -73,6 +73,8 @@ def train(args, run, dialogues):
 def load_dialogues(path):
     """Dialogues of a folder that generate.py wrote. Raises BadInput."""
     log = Path(path) / "dialogues.jsonl"
+    if (Path(path) / "config.json").exists() and not (Path(path) / "metrics.jsonl").exists():
+        raise runs.BadInput(f"{path}: is not finished; run the command that plays it again")
     try:
         dialogues = [Dialogue.from_row(row) for row in runs.read_jsonl(log)]
     except (KeyError, TypeError) as e:
@@ -150,6 +152,9 @@ def main():
     dialogues = successful([d for path in args.data for d in load_dialogues(path)], run)
     if args.predict_teacher:
         chat, prompts = load_chat(args.model), load_prompts(args.prompts)
+        if chat.opening:
+            told = "its template opens a turn with reasoning, which hints do not have"
+            raise runs.BadInput(f"--predict-teacher, {args.model}: {told}; use another model")
         dialogues += [as_teacher(d, chat, prompts) for d in dialogues if d.turns > 1]
     train(args, run, dialogues)
 

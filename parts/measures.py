@@ -91,7 +91,7 @@ def check_comparable(tests: list[TestRun], against: str) -> None:
         first = next(other for other in tests if other.test == test.test)
         if {d.problem for d in test.dialogues} != {d.problem for d in first.dialogues}:
             raise BadInput(f"{test.folder} and {first.folder} were played on different problems")
-        if test.turns != first.turns:
+        if test.turns != first.turns and not test.sharded:
             told = f"{test.folder} has {test.turns} turns, {first.folder} {first.turns}"
             raise BadInput(f"{told}; play both with the same --turns")
     labels = dict.fromkeys(test.label for test in tests)
@@ -107,12 +107,15 @@ def short_name(source: str) -> str:
 
 def last_part(name: str) -> str:
     """Short name of a model: of its run's folder, of the hub, or behind an endpoint's #."""
-    return re.split("[/#]", name.removesuffix("/model"))[-1]
+    return re.split("[/#]", name.rstrip("/").removesuffix("/model"))[-1]
 
 
 def summary(dialogues: list, turns: int) -> dict[str, float]:
     """Counts over dialogues that every stage reports."""
     n, spoken = len(dialogues), max(1, sum(d.turns for d in dialogues))
+    hints = sum(
+        len(d.messages) - d.turns - 1 for d in dialogues
+    )  # the teacher's first message is the problem
     status = Counter(s for d in dialogues for s in d.statuses)
     again = [a == b for d in dialogues for a, b in itertools.pairwise(d.said)]
     solved = [d.solved for d in dialogues if d.solved is not None]
@@ -125,7 +128,7 @@ def summary(dialogues: list, turns: int) -> dict[str, float]:
         "undecided": status["undecided"] / spoken,
         "failures": (status["error"] + status["timeout"]) / spoken,
         "outgrown": sum(d.outgrown for d in dialogues) / n,
-        "leaks": sum(d.leaks for d in dialogues) / max(1, spoken - n),  # a hint stands before each later turn
+        "leaks": sum(d.leaks for d in dialogues) / max(1, hints),
         "repeats": sum(again) / max(1, len(again)),
     }
 
@@ -164,13 +167,17 @@ def values(dialogue, turns: int, budget: int, sharded: bool = False) -> dict[str
     return found
 
 
+def means_of(pairs: Iterable) -> Tensor:
+    """float64 [problems, n]: means of what each problem has, by problem id. pairs: (id, its n numbers)."""
+    found = defaultdict(list)
+    for problem, numbers in pairs:
+        found[problem].append(numbers)
+    return torch.stack([torch.tensor(found[key], dtype=torch.float64).mean(0) for key in sorted(found)])
+
+
 def by_problem(runs: list[TestRun], value: Callable) -> Tensor:
     """float64 [problems, n]: the n numbers of value(dialogue), mean over seeds and samples, by problem id."""
-    found = defaultdict(list)
-    for run in runs:
-        for dialogue in run.dialogues:
-            found[dialogue.problem].append(list(value(dialogue).values()))
-    return torch.stack([torch.tensor(found[key], dtype=torch.float64).mean(0) for key in sorted(found)])
+    return means_of((d.problem, list(value(d).values())) for run in runs for d in run.dialogues)
 
 
 def interval(x: Tensor, resamples: int = 2000) -> tuple[Tensor, Tensor, Tensor]:
@@ -230,10 +237,9 @@ def loss_curves(runs: list[TestRun], turns: int) -> tuple[list, list]:
 
 def loss_change(runs: list[TestRun]) -> dict[str, float]:
     """{"mean", "low", "high"}: by how much the log-loss rises from the first to the last teacher turn."""
-    found, of = defaultdict(list), {d.id: d.problem for run in runs for d in run.dialogues}
-    for row in (row for run in runs for row in run.losses):
-        found[of[row["id"]]].append(row["losses"][-1] - row["losses"][0])
-    x = torch.tensor([[sum(own) / len(own)] for own in found.values()], dtype=torch.float64)
+    problem_of = {d.id: d.problem for run in runs for d in run.dialogues}
+    rows = [row for run in runs for row in run.losses]
+    x = means_of((problem_of[row["id"]], [row["losses"][-1] - row["losses"][0]]) for row in rows)
     return estimates(["change"], x)["change"]
 
 
@@ -279,7 +285,11 @@ def measure(labels: dict[str, list[TestRun]], against: str) -> dict:
     for label, runs in labels.items():
         arms[label] = estimates(names, means[label], seeds[label]) | measure_arm(runs, turns)
         if against in labels and label != against:
-            apart = [own - other for own, other in zip(seeds[label], seeds[against])]
+            own, other = seeds[label], seeds[against]
+            other = (
+                other * len(own) if len(other) == 1 else other
+            )  # a base has one, models trained from it more
+            apart = [a - b for a, b in zip(own, other)] if len(own) == len(other) else []
             arms[label]["gain"] = estimates(names, means[label] - means[against], apart)
     return settings | {"arms": arms}
 
@@ -292,9 +302,11 @@ def measure_arm(runs: list[TestRun], turns: int) -> dict:
     found |= {"counts": summary(dialogues, turns), "pass": estimates(range(1, curves.shape[1] + 1), curves)}
     if right:
         found["tokens a solved"] = sum(spent(d)[-1] for d in dialogues) / len(right)
-    if runs[0].disputed and right:
-        replies = [[float(d.statuses[-1] == status) for status in ("correct", "no attempt")] for d in right]
-        found["dispute"] = estimates(("kept", "no attempt"), torch.tensor(replies, dtype=torch.float64))
+    replied = [d for d in right if d.turns > d.solved]  # to the dispute; others had no room for it
+    if runs[0].disputed and replied:
+        shown = "correct", "no attempt"
+        x = means_of((d.problem, [float(d.statuses[-1] == status) for status in shown]) for d in replied)
+        found |= {"dispute": estimates(("kept", "no attempt"), x), "replies": len(replied)}
     if losses := sum(len(run.losses) for run in runs):
         kept, left = loss_curves(runs, turns)
         found["log-loss"] = {"solved keep": kept, "unsolved only": left, "dialogues": losses}

@@ -106,7 +106,8 @@ def table_1(tests: dict, against: str) -> dict[str, list[dict]]:
         rows = tables.setdefault(f"Table 1{', further models' if start else ''}: solved in all turns, %", [])
         for name, test in tests.items():
             arms = [label for label in labels[start : start + 5] if label in test["arms"]]
-            ours = {label: cell(test["arms"][label][f"within {test['turns']}"]) for label in arms}
+            within = f"within {test['turns']}"
+            ours = {label: cell(test["arms"][label][within], seeds=True) for label in arms}
             known = dict(zip(paper_arms, PAPER.get((test["problems"], bool(test["sharded"])), ())))
             paper = {label: known[label] for label in arms if label in known and test["teacher"] != "self"}
             rows += [{"test": first, **row} for first, row in ((name, ours), ("in the paper", paper)) if row]
@@ -136,7 +137,8 @@ def accuracy_rows(test: dict) -> list[dict]:
 def cells(test: dict, arm: dict) -> dict[str, dict[str, str]]:
     """{table: {column: text}}: the row of an arm in the tables that hold all tests."""
     wrong = arm["counts"]
-    kinds = {f"{kind}s, % of turns": percent(arm[kind]["mean"] / arm["turns"]["mean"]) for kind in KINDS}
+    turns = arm["turns"]["mean"] or 1
+    kinds = {f"{kind}s, % of turns": percent(arm[kind]["mean"] / turns) for kind in KINDS}
     early = {"premature answers, %": cell(arm["premature"])} if "premature" in arm else {}
     passed = {f"pass@{k} of first turns": cell(arm["pass"][k]) for k in (4, 10) if k in arm["pass"]}
     found = {
@@ -165,7 +167,7 @@ def cells(test: dict, arm: dict) -> dict[str, dict[str, str]]:
         }
     if "dispute" in arm:
         shares = {f"{what}, %": cell(share) for what, share in arm["dispute"].items()}
-        found["Right answers that the teacher disputed"] = {"right answers": str(arm["solved"]), **shares}
+        found["Right answers that the teacher disputed"] = {"right answers": str(arm["replies"]), **shares}
     if "judge" in arm:
         told = {name: percent(share) for name, share in arm["judge"].items()}
         found["Turns by the judge, %"] = {name: told.pop(name) for name in (*TYPES, "no label")}
@@ -333,7 +335,8 @@ def draw_kinds(file: Path, tests: dict) -> None:
     names, (figure, axes) = {}, sheet(len(shown), 0.8 + 0.3 * max(map(len, shown.values())))
     for axis, (title, arms) in zip(axes, shown.items()):
         for label, arm in arms.items():
-            by_rule, left = {f"{kind}s": arm[kind]["mean"] / arm["turns"]["mean"] for kind in KINDS}, 0.0
+            turns = arm["turns"]["mean"] or 1
+            by_rule, left = {f"{kind}s": arm[kind]["mean"] / turns for kind in KINDS}, 0.0
             shares = {kind: arm["judge"][kind] or 0.0 for kind in TYPES} if judged else by_rule
             for (kind, share), color in zip(shares.items(), SHADES):
                 bar = axis.barh(label, 100 * share, left=left, color=color, edgecolor="black", linewidth=0.5)
@@ -397,8 +400,9 @@ def headline(tests: dict) -> str:
     for name, test in informed(tests).items():
         label = "mt-rl" if "mt-rl" in test["arms"] else list(test["arms"])[-1]
         arm, turn = test["arms"][label], f"within {test['turns']}"
-        more = f", {cell(arm['gain'][turn])} points above {test['against']}" if "gain" in arm else ""
-        sentences.append(f"{name}: {label} solves {cell(arm[turn])} % {turn} turns{more}.")
+        apart = cell(arm["gain"][turn], seeds=True) if "gain" in arm else ""
+        more = f", {apart} points above {test['against']}" if apart else ""
+        sentences.append(f"{name}: {label} solves {cell(arm[turn], seeds=True)} % {turn} turns{more}.")
     return " ".join([*sentences, NOTE])
 
 

@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import weakref
+import zlib
 from datetime import timedelta
 from pathlib import Path
 
@@ -330,6 +331,9 @@ class Run:
         self.path = Path(args.out)
         self.config = {name: value for name, value in vars(args).items() if name not in NEUTRAL}
         self.config["script"] = Path(sys.argv[0]).name
+        for given in (self.config.get("problems"), self.config.get("prompts")):
+            if given and Path(given).is_file():
+                self.config[f"content of {given}"] = f"{zlib.crc32(Path(given).read_bytes()):08x}"
         file = self.path / "config.json"
         if self.path.exists() and not self.path.is_dir():
             raise BadInput(f"--out {self.path}: is a file; give a folder")

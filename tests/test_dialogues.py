@@ -1,6 +1,7 @@
 """Dialogues: the record, the views, the protocol, the sampling engine."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -386,6 +387,19 @@ def test_injected_questions_replace_wrong_turns_and_nothing_private_enters_the_r
     assert sum(d.mask) == len(chat.tokenizer.encode("Which 2nd?" + problem.solution)) + 2
 
 
+@pytest.mark.parametrize("said", ["It is 2.", "<think>2 is right</think>Which digit is wrong?", ""])
+def test_a_question_that_gives_away_what_is_private_is_not_injected(said, toy):
+    _, chat, _, _ = toy
+    prompts = {"asker_math": "{turn} {knowledge}"}
+    d = Dialogue("x", "m", "math", 4)
+    how = {"seed": seed_that_injects("x"), "chat": SimpleNamespace(view=str, text=lambda ids: said)}
+    asking = question_instead(d, MATH, "3", Verdict("wrong"), **how, prompts=prompts)
+    assert isinstance(next(asking), Sample) and isinstance(asking.send(Turn([1], [0.0], "stop")), Grade)
+    with pytest.raises(StopIteration) as end:
+        asking.send(Verdict("no attempt"))
+    assert end.value.value is None and not d.injected
+
+
 def seed_that_injects(name):
     """A seed with which the first turn of that dialogue is replaced if it is wrong."""
     return next(seed for seed in range(100) if injects(seed, name, 1))
@@ -512,3 +526,4 @@ def test_every_student_token_gets_the_advantage_of_its_dialogue_or_turn(per_turn
         assert second == pytest.approx([-1.7 / 3])
     else:  # rewards 0.7 and 0
         assert first == pytest.approx([0.35] * 5) and second == pytest.approx([-0.35])
+    assert turn_advantages([dialogue([], None)] * 2, Args) == [[], []]  # a problem that fills the context

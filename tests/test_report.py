@@ -208,17 +208,46 @@ def test_undecided_verdicts_are_in_the_table():
     assert row_of(tables([run]), "What went wrong")["undecided"] == "25.0"
 
 
-def test_right_answers_that_survive_a_dispute_are_counted_among_the_solved():
+def test_right_answers_that_survive_a_dispute_are_counted_among_the_disputed():
     replies = [
         ("wrong", "correct", "correct"),
         ("correct", "wrong"),
         ("correct", "no attempt"),
         ("wrong",) * 4,
+        ("wrong", "correct"),  # no room was left for the dispute
     ]
-    played = [dialogue(name, statuses) for name, statuses in zip("abcd", replies)]
+    played = [dialogue(name, statuses) for name, statuses in zip("abcde", replies)]
     found = row_of(tables([run_of(played, disputed=True)]), "Right answers")
     assert found["right answers"] == "3"
     assert [found[name].split(" ± ")[0] for name in ("kept, %", "no attempt, %")] == ["33.3", "33.3"]
+
+
+def test_disputes_about_one_problem_in_several_seeds_are_one_of_the_intervals_problems():
+    played = [dialogue("a", ("correct", "correct")), dialogue("b", ("correct", "wrong"))]
+    one, three = (tables([run_of(played, disputed=True)] * n) for n in (1, 3))
+    kept, of_three = (row_of(found, "Right answers")["kept, %"] for found in (one, three))
+    assert kept == of_three == "50.0 ± 50.0"
+
+
+def test_hints_are_counted_where_dialogues_have_no_turn_at_all():
+    empty = Dialogue("e/0", "e", messages=[{"role": "teacher", "content": "problem"}])
+    told = dialogue("a", ("wrong", "correct"), leaks=1)
+    assert summary([empty, told], 4)["leaks"] == 1.0
+
+
+def test_a_model_is_named_after_its_run_however_its_path_ends():
+    assert {measures.last_part(f"runs/mt-rl{end}") for end in ("", "/", "/model", "/model/")} == {"mt-rl"}
+
+
+def test_seeds_of_a_model_are_compared_with_the_one_run_of_its_base():
+    base, *seeds = (run_of([dialogue("a", end)], label) for label, end in RUNS)
+    (row,) = [
+        r for r in measures.measure({"base": [base], "rl": seeds}, "base")["arms"].values() if "gain" in r
+    ]
+    assert row["gain"]["within 4"]["mean"] == 0.5 and row["gain"]["within 4"]["seeds"] > 1
+
+
+RUNS = [("base", ("wrong",) * 4), ("rl", ("wrong", "correct")), ("rl", ("wrong",) * 4)]
 
 
 def test_teachers_at_inference_stand_beside_teachers_in_training():

@@ -256,6 +256,24 @@ def test_a_bad_problem_file_is_one_line_and_exit_code_2(text, said, base, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+def test_dialogues_that_are_not_all_played_are_not_trained_on(played, base, tmp_path, capsys):
+    shutil.copytree(played, tmp_path / "half")
+    (tmp_path / "half" / "metrics.jsonl").unlink()
+    refused(capsys, "is not finished", "sft", model=base, data=tmp_path / "half", out=tmp_path / "sft")
+
+
+@pytest.mark.parametrize("edited", ["problems", "prompts"])
+def test_a_run_does_not_go_on_with_a_file_that_was_edited(edited, problems, base, tmp_path, capsys):
+    given = {"problems": tmp_path / "p.jsonl", "prompts": tmp_path / "prompts.json"}
+    shutil.copy(problems, given["problems"])
+    shutil.copy(TALK["prompts"], given["prompts"])
+    command = TALK | given | dict(model=base, turns=1, out=tmp_path / "out")
+    run("generate", **command)
+    with given[edited].open("a") as file:
+        file.write("\n")
+    refused(capsys, f"content of {given[edited]}", "generate", **command)
+
+
 def refused(capsys, said, *args, **options):
     """The script ends with exit code 2 and one line that holds `said`."""
     capsys.readouterr()

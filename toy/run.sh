@@ -8,6 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 what=${1:-look}
 case $what in look | all | ablation) ;; *) echo "error: $what: is nothing to run; write bash toy/run.sh, or all or ablation behind it" >&2; exit 2 ;; esac
+case ${SEEDS:-1} in [1-9] | 10) ;; *) echo "error: SEEDS=$SEEDS: is no number of seeds; write 1 to 10" >&2; exit 2 ;; esac
 . toy/environment.sh
 out=${OUT:-runs/toy}/$what
 weak=$out/weak-teacher # for Fig. 2: a base of few tokens, three in ten of whose hints are false
