@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
+from parts.sandbox import cores
+
 
 @dataclass
 class Sample:
@@ -42,8 +44,8 @@ class Grader:
 
     def __init__(self, grade):
         # Under torchrun the processes of a machine share its cores: no more programs run than there are.
-        cores = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-        self.grade, self.pool = grade, ThreadPoolExecutor(max_workers=cores)
+        workers = max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+        self.grade, self.pool = grade, ThreadPoolExecutor(max_workers=workers)
         self.done, self.running = [], {}
 
     def submit(self, name, request):

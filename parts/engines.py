@@ -534,14 +534,14 @@ class VLLMEngine:
             self.made.append(self.llm)
         except (OSError, ValueError, RuntimeError) as e:
             hint = "lower --max-tokens or --live, raise --vllm-memory, or use --engine hf"
-            raise EngineError(f"vLLM cannot run {path} ({str(e).splitlines()[0][:300]}); {hint}") from None
-        self.pending = {}  # request → (key, Turn), or None while it is sampled
-        self.all_pending = {}  # request → (engine, key), of all temperatures
+            told = " ".join(str(e).split())[:300] or type(e).__name__
+            raise EngineError(f"vLLM cannot run {path} ({told}); {hint}") from None
+        self.pending = {}  # of all temperatures: request → (key, its Turn, or None while it is sampled)
 
     def at_temperature(self, temperature, frozen=False):
         """An engine with the same weights, in the same vLLM; frozen: without the adapter."""
         other = copy.copy(self)
-        other.temperature, other.pending = temperature, {}
+        other.temperature = temperature
         other.adapter = None if frozen else self.adapter
         return other
 
@@ -565,23 +565,21 @@ class VLLMEngine:
         how = vllm.SamplingParams(**options, logprobs=0, detokenize=False)
         given = {"prompt_token_ids": ids}
         self.llm.llm_engine.add_request(request, given, how, lora_request=self.adapter)
-        self.pending[request], self.all_pending[request] = None, (self, key)
+        self.pending[request] = key, None
 
     def poll(self):
-        """[(key, Turn)] of what one step of vLLM finished; other temperatures' turns wait for their poll."""
-        if not all(self.pending.values()):
+        """[(key, Turn)] of what one step of vLLM finished, at whatever temperature."""
+        if any(turn is None for _, turn in self.pending.values()):
             for result in self.llm.llm_engine.step():
                 if result.finished:
-                    engine, key = self.all_pending.pop(result.request_id)
                     said = result.outputs[0]
                     chances = [at[token].logprob for at, token in zip(said.logprobs, said.token_ids)]
-                    engine.pending[result.request_id] = (
-                        key,
-                        Turn(list(said.token_ids), chances, said.finish_reason),
-                    )
-        done = [value for value in self.pending.values() if value]
-        self.pending = {request: value for request, value in self.pending.items() if not value}
-        return done
+                    turn = Turn(list(said.token_ids), chances, said.finish_reason)
+                    self.pending[result.request_id] = self.pending[result.request_id][0], turn
+        done = {request: value for request, value in self.pending.items() if value[1]}
+        for request in done:
+            del self.pending[request]
+        return list(done.values())
 
     def forget(self, conversation):
         """The prefix cache drops what is not used."""
@@ -652,6 +650,9 @@ class Endpoint:
         self.option, self.max_tokens, self.temperature, self.pending = option, max_tokens, temperature, {}
         self.opener = urllib.request.build_opener(NoRedirect)
         self.answered, self.misfits = False, 0
+        self.key = os.environ.get("OPENAI_API_KEY", "").strip()
+        if not re.fullmatch("[!-~]*", self.key):  # http.client would show it
+            raise EngineError("OPENAI_API_KEY: holds a character that no key has; set it anew")
         if not self.name:
             told = f"{option} {address}: names no model"
             raise EngineError(f"{told}; write it behind the address, as in {self.url}#MODEL")
@@ -687,7 +688,7 @@ class Endpoint:
         body = {"model": self.name, "messages": messages, "max_tokens": self.max_tokens}
         body["temperature"] = self.temperature
         headers = {"Content-Type": "application/json"}
-        headers["Authorization"] = f"Bearer {os.environ.get('OPENAI_API_KEY', '')}"
+        headers["Authorization"] = f"Bearer {self.key}"
         where = f"{self.url.rstrip('/')}/chat/completions"
         for attempt in range(6):
             pause = 0.5 * 2**attempt
@@ -703,7 +704,7 @@ class Endpoint:
                 if e.code in (400, 413, 422) and TOO_LONG.search(told):
                     self.misfits += 1
                     if self.answered or self.misfits < 10:  # else --max-tokens itself may not fit
-                        return Turn([], [], "context")
+                        return Turn("", [], "context")
                 if e.code < 500 and e.code not in (408, 409, 425, 429):
                     break  # it will not answer otherwise next time
                 wished = e.headers.get("Retry-After", "")
@@ -713,7 +714,7 @@ class Endpoint:
             if attempt < 5:
                 time.sleep(pause)
         advice = "check the address, the model's name and OPENAI_API_KEY"
-        told = f"{type(reason).__name__}: {reason}".split("\n")[0][:300]
+        told = f"{type(reason).__name__}: {reason}".replace(self.key or "\0", "…").split("\n")[0][:300]
         raise EngineError(f"{self.option} {self.url}: does not answer ({told}); {advice}")
 
 

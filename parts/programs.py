@@ -3,8 +3,8 @@
 No expected value enters the sandbox. Texts are compared as texts, integers exactly; a bool is no integer, a
 set is no dict, but a tuple is a list, as in JSON. Two numbers of which one is a decimal fraction are
 compared as Decimals: within TOLERANCE, but never further apart than half a unit in the last place of the
-one with fewer. LiveCodeBench's checker (lcb_runner/evaluation/testing_util.py) wants equal Decimals, which
-lets 10 pass for 00010; judges of contests allow about 1e-6.
+one with fewer, or than ROUNDING. LiveCodeBench's checker (lcb_runner/evaluation/testing_util.py) wants equal
+Decimals, which lets 10 pass for 00010; judges of contests allow about 1e-6.
 """
 
 import ast
@@ -144,6 +144,7 @@ def definition(body: list[ast.stmt], name: str) -> int:
 # ----------------------------------------------------------------------------------------------- comparing
 
 TOLERANCE = Decimal("1e-6")  # relative above 1, absolute below
+ROUNDING = Decimal("4e-16")  # of two operations on floats
 # nothing raises; what is too large becomes NaN
 CONTEXT = Context(prec=100, Emax=10**17, Emin=-(10**17), traps=[])
 NUMBER = re.compile(r"[+-]?(\d++(\.\d*+)?|\.\d++)([eE][+-]?\d++)?", re.A)
@@ -165,7 +166,8 @@ def same_number(got: str, want: str) -> bool:
     if len(b.normalize().as_tuple().digits) > 17 and Decimal(float(b)).quantize(b) != b:
         return a == b  # more digits than a float has, and not those that some languages print of one
     half = Decimal((0, (5,), max(a.as_tuple().exponent, b.as_tuple().exponent) - 1))
-    return abs(a - b) <= min(TOLERANCE * max(1, abs(b)), half)
+    scale = max(1, abs(b))
+    return abs(a - b) <= min(TOLERANCE * scale, max(half, ROUNDING * scale))
 
 
 def same_output(got: str, want: str) -> bool:

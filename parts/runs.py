@@ -312,10 +312,11 @@ def write_atomically(path: Path, text: str) -> None:
 
 def revision() -> str | None:
     """The git revision of the kit, or None."""
-    run = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
-    )
-    return run.stdout.strip() or None
+    try:
+        here = {"cwd": Path(__file__).parent, "capture_output": True, "text": True}
+        return subprocess.run(["git", "rev-parse", "HEAD"], **here).stdout.strip() or None
+    except OSError:  # there is no git
+        return None
 
 
 class Run:
@@ -368,14 +369,14 @@ class Run:
 
     def lock(self):
         """Holds the folder as long as this object lives, or until the process ends, however it ends."""
-        lock = os.open(self.path, os.O_RDONLY)
+        # of a file, not of the folder: that NFS would keep from other machines
+        lock = os.open(self.path / "config.json.lock", os.O_RDWR | os.O_CREAT)
         weakref.finalize(self, os.close, lock)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise BadInput(
-                f"{self.path}: another process is at work on this run; wait for it, or stop it"
-            ) from None
+        except BlockingIOError:
+            told = "another process is at work on this run; wait for it, or stop it"
+            raise BadInput(f"{self.path}: {told}") from None
 
     def tidy(self):
         """Removes what a kill has left half-written."""

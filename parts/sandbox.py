@@ -26,6 +26,7 @@ import builtins
 import cmath
 import collections
 import ctypes
+import fcntl
 import gc
 import importlib
 import io
@@ -41,6 +42,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -63,7 +65,7 @@ RECURSION = 120_000  # LiveCodeBench allows 50,000 calls; with functools.cache o
 class Outcome:
     """status: ok | error | timeout | unanswered. output: what was printed, or repr of what was returned.
 
-    error: one line. again: the machine may be at fault (no time, a broken sandbox); try once more.
+    error: one line. again: the machine may be at fault (no time, a broken sandbox); do not keep the outcome.
     """
 
     status: str
@@ -132,10 +134,12 @@ class Server:
 
     def __init__(self):
         command = [sys.executable, "-I", "-B", os.path.abspath(__file__)]
-        one_thread = {f"{name}_NUM_THREADS": "1" for name in ("OPENBLAS", "OMP", "MKL")}  # for numpy
+        environment = {f"{name}_NUM_THREADS": "1" for name in ("OPENBLAS", "OMP", "MKL")}  # for numpy
+        if "LD_LIBRARY_PATH" in os.environ:  # some Pythons of clusters do not start without
+            environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         self.process = subprocess.Popen(
-            command, env=one_thread, cwd="/", start_new_session=True, bufsize=0, **pipes
+            command, env=environment, cwd="/", start_new_session=True, bufsize=0, **pipes
         )
 
     def run(self, kind: str, task: dict) -> dict:
@@ -159,10 +163,21 @@ class Server:
             self.process.wait()
 
 
+def cores() -> int:
+    """How many cores this process may use: under a scheduler or in a container not all that there are."""
+    n = len(os.sched_getaffinity(0)) if LINUX else os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            quota, period = map(int, file.read().split())
+        return max(1, min(n, quota // period))
+    except (OSError, ValueError):  # without a limit its first word is max
+        return n
+
+
 def fresh_servers():
     """Forgets all servers: none is there yet, or they belong to the process that was forked."""
     global servers, idle
-    servers, idle = threading.BoundedSemaphore(os.cpu_count() or 1), queue.LifoQueue()
+    servers, idle = threading.BoundedSemaphore(cores()), queue.LifoQueue()
 
 
 fresh_servers()
@@ -230,7 +245,10 @@ def receive(fd: int, deadline: float | None = None) -> Any:
 # Python's parser counts its depth for all threads together, and now and then finds the count wrong
 PARSER = threading.Lock()
 NAMES = dict(nan=math.nan, NaN=math.nan, inf=math.inf, Infinity=math.inf, true=True, false=False, null=None)
-LONG = re.compile(r"""("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|(?<![\w.])\d{4000,}(?![\w.])""", re.S)
+# A text, closed or not (else each quotation mark of a hostile one would be tried), or a long number
+LONG = re.compile(
+    r"""("(?:[^"\\]|\\.)*+(?:"|\\?\Z)|'(?:[^'\\]|\\.)*+(?:'|\\?\Z))|(?<![\w.])\d{4000,}(?![\w.])""", re.S
+)
 
 
 def parse(text: str, mode: str = "exec") -> ast.AST:
@@ -363,7 +381,8 @@ def supervise(kind: bytes, world: tuple):
 
     The children are forked before the task is read; then each is sent its own part of it.
     """
-    pipes = {name: os.pipe() for name in "task stdin out err reply asserts calls results".split()}
+    pipes = {name: os.pipe() for name in "task out err reply asserts calls results".split()}
+    pipes["stdin"] = (unnamed_file(),) * 2  # no pipe: programs ask for its size
     open_fds = {fd for ends in pipes.values() for fd in ends}
     null, children = os.open(os.devnull, os.O_RDWR), []
     for work, places in PLANS[kind]:
@@ -371,16 +390,18 @@ def supervise(kind: bytes, world: tuple):
         children.append(fork(work, fds, world))
     patience, codes, seconds = 0, [], 0.0
     try:
-        ours = {name: pipes[name][name == "stdin"] for name in ("stdin", "out", "err", "reply")}
+        ours = {name: pipes[name][0] for name in ("out", "err", "reply")}
         tasks = [pipes["task"][1], pipes["asserts"][1]]
-        for fd in open_fds - {*ours.values(), *tasks} | {null}:
+        given = pipes["stdin"][0]
+        for fd in open_fds - {*ours.values(), *tasks, given} | {null}:
             os.close(fd)
         task = receive(0)
+        fill(given, task["stdin"].encode(errors="replace"))
         for fd, part in zip(tasks, task["tasks"], strict=False):
             send(fd, part)
         for fd in tasks:
             os.close(fd)
-        result = gather(task["stdin"].encode(errors="replace"), ours, task["limits"])
+        result = gather(ours, task["limits"])
         patience = 0 if result["timeout"] or result["overflow"] else 1
     finally:
         for pid in children:
@@ -391,6 +412,25 @@ def supervise(kind: bytes, world: tuple):
     elif result["timeout"]:
         result["starved"] = seconds > 0.1 * task["limits"]["wall"]  # it wanted to run, and was not let
     send(1, {**result, "exit": codes[0]})
+
+
+def unnamed_file() -> int:
+    """Descriptor of an empty file that no folder holds."""
+    if LINUX:
+        return os.memfd_create("stdin", os.MFD_ALLOW_SEALING)
+    fd, path = tempfile.mkstemp()
+    os.unlink(path)
+    return fd
+
+
+def fill(fd: int, data: bytes):
+    """Writes an unnamed file and closes it; it is read from its start, and on Linux nobody can change it."""
+    at = 0
+    while at < len(data):
+        at += os.pwrite(fd, data[at : at + 2**20], at)
+    if LINUX:
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, 15)  # against writing, growing, shrinking, other seals
+    os.close(fd)
 
 
 def parent_death(libc: ctypes.CDLL):
@@ -498,19 +538,18 @@ def end(pid: int, patience: float) -> tuple[int, float]:
     return os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
 
 
-def gather(stdin: bytes, fds: dict[str, int], limits: dict) -> dict:
-    """Feeds standard input and reads the outputs until all are closed, one is too long or the time is up.
+def gather(fds: dict[str, int], limits: dict) -> dict:
+    """Reads the outputs until all are closed, one is too long or the time is up.
 
     Raises OSError when the caller goes away. Of standard error only the end is kept.
     """
-    deadline, at = time.monotonic() + limits["wall"], 0
-    data = {name: bytearray() for name in ("out", "err", "reply")}
+    deadline = time.monotonic() + limits["wall"]
+    data = {name: bytearray() for name in fds}
     timeout, overflow, sel = "", 0, selectors.DefaultSelector()
-    os.set_blocking(fds["stdin"], False)
     for name, fd in fds.items():
-        sel.register(fd, selectors.EVENT_WRITE if name == "stdin" else selectors.EVENT_READ, name)
+        sel.register(fd, selectors.EVENT_READ, name)
     sel.register(0, selectors.EVENT_READ, "caller")
-    waiting = {"out", "err", "reply"}  # nobody waits for a standard input that is not read
+    waiting = set(fds)
     while waiting and not overflow:
         left = deadline - time.monotonic()
         if left <= 0:
@@ -521,11 +560,7 @@ def gather(stdin: bytes, fds: dict[str, int], limits: dict) -> dict:
             if name == "caller":
                 raise OSError("the caller is gone")
             try:
-                if name == "stdin":
-                    at += os.write(key.fd, stdin[at : at + 2**16])
-                    part = stdin[at : at + 1]
-                else:
-                    part = os.read(key.fd, 2**16)
+                part = os.read(key.fd, 2**16)
             except OSError:
                 pass
             if not part:
@@ -534,7 +569,7 @@ def gather(stdin: bytes, fds: dict[str, int], limits: dict) -> dict:
                 waiting.discard(name)
             elif name == "err":
                 data["err"] = (data["err"] + part)[-(2**14) :]
-            elif name != "stdin":
+            else:
                 data[name] += part
                 overflow = limits[name] if len(data[name]) > limits[name] else overflow
     texts = {name: value.decode(errors="replace") for name, value in data.items()}
@@ -717,7 +752,9 @@ def landlock_rules(libc: ctypes.CDLL) -> int:
     # from version 4 also TCP, from 6 also signals and sockets to processes outside
     size = 8 if version < 4 else 16 if version < 6 else 24
     rules = libc.syscall(LANDLOCK[0], struct.pack("<QQQ", files, 3, 3)[:size], size, 0)
-    places = {sys.prefix, sys.base_prefix, "/usr/lib", "/lib", "/lib64", "/usr/share/zoneinfo", *DEVICES}
+    # not all of a prefix, which may be /usr: whatever lies there is not Python's
+    own = {os.path.join(prefix, lib) for prefix in (sys.prefix, sys.base_prefix) for lib in ("lib", "lib64")}
+    places = own | {"/usr/lib", "/lib", "/lib64", "/usr/share/zoneinfo", *DEVICES}
     for place in places:
         try:
             fd = os.open(place, os.O_PATH)
@@ -750,9 +787,9 @@ def seccomp_filter(writing: bool) -> bytes:
     when(CLONE, first, (has, 1, 0, 0x10000), refuse, allow)  # threads only
     when(PRLIMIT, first, (equal, 1, 0, 0), refuse, allow)  # its own limits only
     when(PRCTL, first, (equal, 0, 1, 1), refuse, allow)  # it dies with its parent
-    if not writing:
-        when(OPEN, second, (has, 0, 1, 3 | 0o100), refuse, allow)
-        when(OPENAT, third, (has, 0, 1, 3 | 0o100), refuse, allow)
+    if not writing:  # O_WRONLY, O_RDWR, O_CREAT, O_TRUNC
+        when(OPEN, second, (has, 0, 1, 0o1103), refuse, allow)
+        when(OPENAT, third, (has, 0, 1, 0o1103), refuse, allow)
     # asyncio wants a pair of connected sockets: SOCK_STREAM, as one of another type can be connected anew
     when(SOCKETPAIR, second, (mask, 0, 0, 15), (equal, 1, 0, 1), refuse, allow)
     # F_SETOWN, F_SETSIG, F_SETOWN_EX; FIOSETOWN, SIOCSPGRP: the kernel would send signals to others

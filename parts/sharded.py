@@ -185,7 +185,9 @@ def save_state(run, policy: Policy, optimizer, step: int) -> None:
         with warnings.catch_warnings(action="ignore"):  # that one process saves alone
             checkpoint.save(state, checkpoint_id=part, no_dist=rank_and_size()[1] == 1)
     except checkpoint.api.CheckpointException as e:  # a full disk, say
-        raise BadInput(f"{part}: the state cannot be written ({cause(e)}); the last one stays") from None
+        raise BadInput(
+            f"{part}: the state cannot be written ({first_line(first_failure(e))}); the last one stays"
+        ) from None
     barrier()  # all have written
     if run.writes:
         part.replace(folder / str(step))
@@ -194,10 +196,10 @@ def save_state(run, policy: Policy, optimizer, step: int) -> None:
                 shutil.rmtree(old)
 
 
-def cause(e) -> str:
-    """What went wrong, of the checkpoint library's exception (no Exception, by its kind) in one process."""
+def first_failure(e) -> BaseException:
+    """What one process raised, of the checkpoint library's exception (no Exception, by its kind)."""
     failures = getattr(e, "failures", {})
-    return first_line(next(iter(failures.values()))[0] if failures else e)
+    return next(iter(failures.values()))[0] if failures else e
 
 
 def load_state(run, policy: Policy, optimizer) -> int:
@@ -214,7 +216,9 @@ def load_state(run, policy: Policy, optimizer) -> int:
             with warnings.catch_warnings(action="ignore"):
                 checkpoint.load(state, checkpoint_id=folder, no_dist=rank_and_size()[1] == 1)
         except (Exception, checkpoint.api.CheckpointException) as e:  # whatever a damaged file makes of it
-            told = f"{folder}: the saved state cannot be read ({cause(e)})"
+            if isinstance(first_failure(e), (KeyboardInterrupt, torch.OutOfMemoryError, PermissionError)):
+                raise first_failure(e) from None
+            told = f"{folder}: the saved state cannot be read ({first_line(first_failure(e))})"
             raise BadInput(f"{told}; remove this folder to go on from the start") from None
         loaded = {"model_state_dict": state["model"], "optim_state_dict": state["optimizer"]}
         options = StateDictOptions(strict=False)  # of LoRA the frozen weights were not saved

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from parts import programs, sandbox
 
@@ -204,6 +205,10 @@ class Last:
     def __init__(self): self.me = self
     def __del__(self): sys.__stdout__.write('42')
 last = Last()
+#: all at once
+import os, io
+input = io.BytesIO(os.read(0, os.fstat(0).st_size)).readline
+print(int(input()) + int(input()))
 #: fast io
 import os, sys
 from io import BytesIO, IOBase
@@ -901,6 +906,37 @@ def test_a_supervisor_that_is_killed_takes_its_program_along():
         os.kill(int(supervisor), signal.SIGKILL)
         assert wait_until(lambda: not Path(f"/proc/{program}").exists(), 2)
         assert result.result().output == "done\n"  # on another server
+
+
+def test_without_landlock_no_file_is_emptied_by_opening(tmp_path):
+    code = """if True:
+    import ctypes, os, struct, sys
+    from parts.sandbox import seccomp_filter
+    code, libc = seccomp_filter(False), ctypes.CDLL(None)
+    buffer = ctypes.create_string_buffer(code)
+    program = ctypes.create_string_buffer(struct.pack("HL", len(code) // 8, ctypes.addressof(buffer)))
+    libc.prctl(38, 1, 0, 0, 0), libc.prctl(22, 2, program, 0, 0)
+    for flags in (os.O_RDONLY | os.O_TRUNC, os.O_WRONLY, os.O_RDWR, os.O_CREAT):
+        try:
+            os.open(sys.argv[1], flags)
+        except PermissionError:
+            print("refused")
+    print(open(sys.argv[1]).read())
+    """
+    (tmp_path / "file").write_text("whole")
+    command = [sys.executable, "-c", code, tmp_path / "file"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.split() == ["refused"] * 4 + ["whole"], done.stderr
+
+
+def test_a_program_cannot_change_its_input_nor_store_anything_there():
+    for change in ("os.pwrite(0, b'2', 0)", "os.ftruncate(0, 2**30)", "os.posix_fallocate(0, 0, 2**30)"):
+        assert sandbox.run_program(f"import os\n{change}", "1").status == "error", change
+
+
+def test_no_more_programs_run_at_once_than_a_scheduler_lets_this_process_have_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
+    assert sandbox.cores() == 1
 
 
 def test_lone_surrogates_break_nothing():

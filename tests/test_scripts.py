@@ -18,7 +18,7 @@ from conftest import ROOT
 from transformers import AutoModelForCausalLM
 
 from parts.engines import Endpoint, EngineError, Turn
-from parts.runs import run_script
+from parts.runs import revision, run_script
 
 PROMPTS = ROOT / "toy" / "prompts.json"
 TALK = dict(prompts=PROMPTS, max_tokens=8, threads=1)
@@ -374,7 +374,7 @@ def test_a_broken_reply_is_asked_for_again_and_then_named(broken, server, monkey
 )
 def test_a_dialogue_that_does_not_fit_at_an_endpoint_ends_alone(told, server):
     address, seen = server(reply(told, status="400 Bad Request"))
-    assert Endpoint(f"{address}#m").ask([]) == Turn([], [], "context") and len(seen) == 1
+    assert Endpoint(f"{address}#m").ask([]) == Turn("", [], "context") and len(seen) == 1
 
 
 def test_an_endpoint_where_nothing_fits_is_named(server):
@@ -389,6 +389,26 @@ def test_what_an_endpoint_says_with_a_refusal_is_shown(server):
     address, _ = server(reply("no such model", status="404 Not Found"))
     with pytest.raises(EngineError, match="no such model"):
         Endpoint(f"{address}#m").ask([])
+
+
+def test_a_key_is_shown_to_nobody_and_a_line_end_behind_it_does_no_harm(server, monkeypatch):
+    monkeypatch.setattr("parts.engines.time.sleep", lambda _: None)
+    address, seen = server(reply())
+    monkeypatch.setenv("OPENAI_API_KEY", "secret\r\n")
+    assert Endpoint(f"{address}#m").ask([]).finish == "stop" and seen[0]["key"] == "Bearer secret"
+    monkeypatch.setenv("OPENAI_API_KEY", "sec\nret")
+    with pytest.raises(EngineError, match="OPENAI_API_KEY") as told:
+        Endpoint(f"{address}#m")
+    assert "sec" not in str(told.value)
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    address, _ = server(reply("secret is unknown", status="401 No"))
+    with pytest.raises(EngineError, match="… is unknown"):
+        Endpoint(f"{address}#m").ask([])
+
+
+def test_a_run_needs_no_git(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert revision() is None
 
 
 def test_a_key_is_not_sent_to_another_host_and_a_refusal_is_not_repeated(server, monkeypatch):
