@@ -520,6 +520,8 @@ class VLLMEngine:
             "logprobs_mode": "processed_logprobs",
             "enable_prefix_caching": True,
             "enable_sleep_mode": self.sleeps,
+            # Not the model's: it would end turns at further tokens, which do not end one in the template.
+            "generation_config": "vllm",
             # Of a multimodal model: no eyes, whose names differ from those in transformers, and no processor,
             # which checkpoints of training lack.
             "language_model_only": True,

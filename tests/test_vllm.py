@@ -1,7 +1,9 @@
 """The vLLM engine against the transformers engine, on a CPU: `bash tests/vllm.sh` makes the environment that it needs."""
 
 import json
+import shutil
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,10 +25,13 @@ OPTIONS = {"max_tokens": 10, "seed": 0, "batch": 16}
 
 
 @pytest.fixture(scope="module", params=["llama", "gemma", "eyes", "qwen"])
-def both(request, shapes):
-    """(name, model, chat, vLLM engine at temperature 0) of a shape."""
-    folder = shapes[request.param]
+def both(request, shapes, tmp_path_factory):
+    """(name, model, chat, vLLM engine at temperature 0) of a shape, whose generation_config.json ends turns at any token: nobody may heed it."""
+    folder = str(tmp_path_factory.mktemp("model") / request.param)
+    shutil.copytree(shapes[request.param], folder)
     chat = load_chat(folder)
+    ends = {"eos_token_id": list(range(len(chat.tokenizer)))}
+    Path(folder, "generation_config.json").write_text(json.dumps(ends))
     engine = VLLMEngine(folder, chat.stops, temperature=0.0, device="cpu", context=1024, **OPTIONS)
     return request.param, load_model(folder, "cpu"), chat, engine
 
