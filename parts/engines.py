@@ -520,8 +520,6 @@ class VLLMEngine:
             "logprobs_mode": "processed_logprobs",
             "enable_prefix_caching": True,
             "enable_sleep_mode": self.sleeps,
-            # Not the model's: it would end turns at further tokens, which do not end one in the template.
-            "generation_config": "vllm",
             # Of a multimodal model: no eyes, whose names differ from those in transformers, and no processor,
             # which checkpoints of training lack.
             "language_model_only": True,
@@ -561,6 +559,7 @@ class VLLMEngine:
             "temperature": self.temperature,
             "max_tokens": self.max_tokens,
             "stop_token_ids": self.stops,
+            "ignore_eos": True,  # of generation_config.json; only those above end a turn in the template
             "seed": draw,
             "output_kind": RequestOutputKind.FINAL_ONLY,
         }
