@@ -74,7 +74,8 @@ def drive(
     waiting, running, ended, grader = iter(coroutines), {}, [], Grader(grade)
     seconds = Counter() if seconds is None else seconds
     engines = list({id(s.engine): (role, s.engine) for role, s in reversed(speakers.items())}.values())
-    local, remote = ([pair for pair in engines if pair[1].remote == away] for away in (False, True))
+    local = [pair for pair in engines if not pair[1].remote]
+    remote = [pair for pair in engines if pair[1].remote]
 
     def advance(name, value):
         try:
@@ -107,9 +108,11 @@ def drive(
             if not running:
                 return
             away = sum(len(engine.pending) for _, engine in remote)
-            # What batches is busy until turns have ended: meanwhile few should come back from elsewhere.
-            enough = {True: max(1, away), False: 1}
-            here = [pair for pair in local if len(pair[1].pending) >= enough[pair[1].batching]]
+            here = []
+            for role, engine in local:
+                # What batches is busy until turns have ended: meanwhile few should come back from elsewhere.
+                enough = max(1, away) if engine.batching else 1
+                here += [(role, engine)] if len(engine.pending) >= enough else []
             if here:
                 listen(*max(here, key=lambda pair: len(pair[1].pending)))  # the fullest batch first
             for role, engine in remote:
