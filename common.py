@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
-from parts import sources
+from parts import sandbox, sources
 from parts.answers import boxed, equal_answers
 from parts.engines import Turn, next_token_logits
 from parts.programs import check, find_program
@@ -73,8 +73,14 @@ class Problem:
 
 
 def load_problems(source: str, answers: str = "rule") -> list[Problem]:
-    """Problems of a file of problem lines, or of a data set, NAME or NAME:PATH: see parts/sources.py."""
-    return sources.load(str(source), answers, Problem)
+    """Problems of a file of problem lines, or of a data set, NAME or NAME:PATH: see parts/sources.py.
+
+    Where there are problems of code, the sandbox must work (SandboxError); prints its note.
+    """
+    problems = sources.load(str(source), answers, Problem)
+    if any(p.domain == "code" for p in problems) and (note := sandbox.check()):
+        print(note, file=sys.stderr)
+    return problems
 
 
 # ---------------------------------------------------------------------------------------------------- prompts

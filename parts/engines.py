@@ -14,6 +14,7 @@ import copy
 import http.client
 import importlib.util
 import json
+import math
 import os
 import random
 import re
@@ -171,6 +172,8 @@ def layers_of(config):
     if config._attn_implementation not in ("sdpa", "shared_keys", "eager"):
         told = f"the model has {config._attn_implementation}"
         raise EngineError(f"{told}; load it with attn_implementation='sdpa'")
+    if getattr(config, "alibi", False) or context_of(config) == math.inf:
+        raise EngineError(f"the model's attention adds a bias for distance (ALiBi); {INSTEAD}")
     kind = "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
     kinds = set(getattr(config, "layer_types", None) or getattr(config, "attention_layers", None) or [kind])
     if others := kinds - {"full_attention", "sliding_attention"}:
@@ -183,15 +186,16 @@ def layers_of(config):
     return kinds, (config.num_hidden_layers, 2, 0, heads, 0, size)
 
 
-def context_of(config) -> int:
-    """How many tokens a model of this text config reads.
+def context_of(config) -> float:
+    """How many tokens a model of this text config reads; one without positions (ALiBi) any number.
 
     With "longrope" (Phi 3.5, Phi 4 mini) no more than before its extension: beyond that, one long row changes
     the angles of all rows of a batch, and of what was read before.
     """
     rope = getattr(config, "rope_parameters", None) or {}
     extended = rope.get("rope_type") == "longrope"
-    return rope["original_max_position_embeddings"] if extended else config.max_position_embeddings
+    longest = getattr(config, "max_position_embeddings", math.inf)
+    return rope["original_max_position_embeddings"] if extended else longest
 
 
 # ----------------------------------------------------------------------------------------------- transformers

@@ -61,6 +61,12 @@ STACK = 2**29  # bytes; recursion through C code, such as functools.cache's, tak
 RECURSION = 120_000  # LiveCodeBench allows 50,000 calls; with functools.cache one counts twice
 
 
+class SandboxError(Exception):
+    """Programs cannot be run on this machine. The message is one sentence for the user."""
+
+    exit_code = 2
+
+
 @dataclass(frozen=True)
 class Outcome:
     """status: ok | error | timeout | unanswered. output: what was printed, or repr of what was returned.
@@ -101,6 +107,19 @@ def run_asserts(source: str, name: str, asserts: list[str]) -> list[Outcome]:
     if rest.status in ("ok", "error"):
         rest = Outcome("error", "", "the program broke off")
     return results + [rest] * (len(asserts) - len(results))
+
+
+def check() -> str | None:
+    """A note for the user if protections are missing here. Raises SandboxError if programs cannot be run.
+
+    Where a harmless one fails all would, and verdicts would speak of the machine.
+    """
+    tried = run_program("import unicodedata\nprint(int(input()) + 1)", "41")  # with a library from the disk
+    if (tried.status, tried.output) != ("ok", "42\n"):
+        told = f"programs cannot be run here, a harmless one failed ({tried.error or tried.status})"
+        raise SandboxError(f"{told}; use another Python or machine, or problems of math alone")
+    missing = protections().partition("; ")[2]
+    return f"note: programs run in a sandbox with {missing} on this machine" if missing else None
 
 
 def protections() -> str:

@@ -6,7 +6,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import characters
-from transformers import GPTNeoConfig, GPTNeoForCausalLM, Phi3Config, Phi3ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    FalconConfig,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    MptConfig,
+    Phi3Config,
+    Phi3ForCausalLM,
+)
 
 import generate
 from common import Chat, Dialogue, Problem, Verdict, as_tensors, grade, leaks, load_chat, masked_logprobs
@@ -132,6 +141,14 @@ def test_a_model_that_the_engine_has_no_masks_for_is_one_line(setting, value, to
     model = load_model(shapes["qwen"], "cpu")
     setattr(model.config, setting, value)
     with pytest.raises(EngineError, match=told):
+        HFEngine(model, [2])
+
+
+@pytest.mark.parametrize("config", [BloomConfig(n_head=4), MptConfig(), FalconConfig(alibi=True)])
+def test_attention_with_a_bias_for_distance_is_one_line(config):
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(EngineError, match="ALiBi"):
         HFEngine(model, [2])
 
 

@@ -1,5 +1,6 @@
 """The sandbox: programs run as they would alone; hostile ones forge nothing, reach nothing, leave nothing."""
 
+import json
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from common import load_problems
 from parts import programs, sandbox
 
 LIMITS = {"SECONDS": 1, "WALL": 4, "MEMORY": 2**29}
@@ -970,3 +972,28 @@ def test_protections_are_told_in_one_line():
     assert line.startswith("sandbox: ") and "\n" not in line
     if sys.platform == "linux":
         assert "rlimits" in line
+
+
+def test_where_no_program_can_be_run_problems_of_code_are_refused(monkeypatch, tmp_path):
+    problem = {
+        "id": "a",
+        "domain": "code",
+        "prompt": "Write f.",
+        "func_name": "f",
+        "asserts": ["assert f(0)"],
+    }
+    (tmp_path / "code.jsonl").write_text(json.dumps(problem))
+    (tmp_path / "math.jsonl").write_text(
+        json.dumps({"id": "a", "domain": "math", "prompt": "1 + 1?", "answer": "2"})
+    )
+    sandbox.fresh_servers()
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(sandbox.SandboxError, match="the sandbox did not answer"):
+        load_problems(tmp_path / "code.jsonl")
+    assert len(load_problems(tmp_path / "math.jsonl")) == 1
+
+
+def test_missing_protections_are_told_when_problems_of_code_are_loaded(monkeypatch, capsys):
+    monkeypatch.setattr(sandbox, "protections", lambda: "sandbox: rlimits active; Landlock, seccomp missing")
+    load_problems(ROOT / "toy" / "code_test.jsonl")
+    assert "Landlock, seccomp missing" in capsys.readouterr().err
