@@ -85,8 +85,9 @@ def load_problems(source: str, answers: str = "rule") -> list[Problem]:
 
 # ---------------------------------------------------------------------------------------------------- prompts
 
-# Templates of str.format: {problem}, {turn} (the student's latest), {knowledge} (k_t), {solution}. NAME opens
-# the view of the teacher NAME (generate.py), NAME_math and NAME_code its latest turn. Asker: qprime.py.
+# Templates of str.format. math and code show the student its {problem}. NAME opens the view of the teacher
+# NAME (generate.py); NAME_math and NAME_code are its latest turn, with {problem}, {turn} (the student's
+# latest), {knowledge} (k_t) and {solution}. Asker: qprime.py.
 PROMPTS = {
     "math": "{problem}\n\nReason step by step, and put your final answer in \\boxed{{}}.",
     "code": "{problem}\n\nWrite a Python program that solves this. Put the whole program in one ```python "
@@ -128,7 +129,8 @@ PROMPTS = {
 
 def load_prompts(path: str | None) -> dict[str, str]:
     """PROMPTS, with those replaced that the JSON file at `path` holds (None: none). Raises BadInput."""
-    return PROMPTS | read_templates(path, PROMPTS, ("problem", "turn", "knowledge", "solution"))
+    fields = {name: ("problem", "turn", "knowledge", "solution") if "_" in name else () for name in PROMPTS}
+    return PROMPTS | read_templates(path, fields | dict.fromkeys(("math", "code"), ("problem",)))
 
 
 def filled(prompts: dict[str, str], role: str, problem: Problem, turn: str, knowledge: str | None) -> str:

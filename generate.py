@@ -107,7 +107,7 @@ def tell(dialogue, problem, role, knowledge=None, *, chat, prompts):
 
 def teacher_view(dialogue, problem, role, knowledge, prompts):
     """s_t = (c_t, k_t): the conversation with roles swapped, the private knowledge with the latest turn."""
-    view = [{"role": "user", "content": prompts[role]}]
+    view = [{"role": "user", "content": prompts[role].format()}]
     for m in dialogue.messages:
         speaker = "assistant" if m["role"] == "teacher" else "user"
         view.append({"role": speaker, "content": visible(m["content"])})

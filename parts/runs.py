@@ -273,18 +273,27 @@ def read_config(file: Path) -> dict:
         raise BadInput(f"{file}: is damaged; restore it, or remove the folder to start anew") from None
 
 
-def read_templates(path: str | None, known, fields: tuple) -> dict[str, str]:
-    """Texts of str.format by name, of a JSON file (None: none), as far as names and fields are known."""
+def read_templates(path: str | None, known: dict[str, tuple]) -> dict[str, str]:
+    """Texts of str.format by name, of a JSON file (None: none). known: the fields that each may have."""
+    if not path:
+        return {}
+    where = f"prompts file {path}"
     try:
-        texts = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+        texts = json.loads(Path(path).read_text(encoding="utf-8"))
         unknown = texts.keys() - known
-        for text in texts.values():
-            text.format(**dict.fromkeys(fields, ""))
-    except (OSError, ValueError, KeyError, IndexError, AttributeError) as e:
-        wanted = f"it must be a JSON object name → text with {', '.join(f'{{{field}}}' for field in fields)}"
-        raise BadInput(f"prompts file {path}: {type(e).__name__}: {e}; {wanted}") from None
+    except (OSError, ValueError, AttributeError) as e:
+        told = f"{where}: {type(e).__name__}: {first_line(e)}"
+        raise BadInput(f"{told}; it must be a JSON object name → text") from None
     if unknown:
-        raise BadInput(f"prompts file {path}: unknown name {min(unknown)!r}; known: {', '.join(known)}")
+        raise BadInput(f"{where}: unknown name {min(unknown)!r}; known: {', '.join(known)}")
+    for name, text in texts.items():
+        fields = known[name]
+        try:
+            text.format(**dict.fromkeys(fields, ""))
+        except (ValueError, KeyError, IndexError, AttributeError) as e:
+            wanted = f"a text with {' '.join(f'{{{field}}}' for field in fields) or 'no fields'}"
+            told = f"{where}, {name}: {type(e).__name__}: {e}"
+            raise BadInput(f"{told}; it must be {wanted}, other braces doubled") from None
     return texts
 
 

@@ -20,7 +20,6 @@ sft="--model toy/base --lr 5e-4 --threads 1"
 rl="--steps ${STEPS:-100} --lr 8e-4 --save-every 20"
 
 stage() { # name of the stage, command …: output goes to a log; a line tells the time and the result, or why it failed
-    kill -0 $$ 2>/dev/null || exit 1 # this script was killed, and the lane goes on alone
     local log=$dir/logs/$1.log from=$SECONDS
     "${@:2}" --seed "$seed" >"$log" 2>&1 || { tail -n 5 "$log" >&2; exit 1; }
     local took=$((SECONDS - from)) result
@@ -104,28 +103,31 @@ report() { # name, arm to compare with, table for the terminal, folders …: the
 bar() { # the last progress bar of a log, short
     tr '\r' '\n' <"$1" | sed -n 's/^\([a-z-]*\): *\([0-9]*%\)|[^|]*| *\([0-9]*\/[0-9]*\).*/\1 \2 \3/p' | tail -n 1
 }
-show() { # what is going on, until it is over
-    while sleep 1 && kill -0 $$ 2>/dev/null; do
-        local line="" log
-        for log in $(ls -t "$out"/seed*/*/logs/*.log 2>/dev/null | head -n 2); do line+="$(basename "$log" .log) ($(bar "$log"))   "; done
-        printf '%b%d:%02d  %s' "$clear" $((SECONDS / 60)) $((SECONDS % 60)) "$line"
-    done
+show() { # what is going on
+    local line="" log
+    for log in $(ls -t "$out"/seed*/*/logs/*.log 2>/dev/null | head -n 2); do line+="$(basename "$log" .log) ($(bar "$log"))   "; done
+    printf '%b%d:%02d  %s' "$clear" $((SECONDS / 60)) $((SECONDS % 60)) "$line"
+}
+watch() { # shows it each second, on a terminal; if this script is killed the lanes end, and do not go on alone
+    while sleep 1 && kill -0 $$ 2>/dev/null; do [ -z "$clear" ] || show; done
+    kill -TERM -- -"$one" -"$two" 2>/dev/null
 }
 
 set -m # each lane is a process group of its own, which can be ended as a whole
 stop() { # a second signal must not come back here
     trap "" INT TERM HUP
-    kill -TERM -- -"$one" -"$two" ${shown:+-"$shown"} 2>/dev/null || true
+    kill -TERM -- -"$one" -"$two" ${watch:+-"$watch"} 2>/dev/null || true
     wait 2>/dev/null # not telling of the ended jobs
     printf '%bstopped; the same command goes on from there\n' "$clear" >&2
     exit 1
 }
 { ("$what" 1) || kill -TERM $$; } & one=$!
 { ("$what" 2) || kill -TERM $$; } & two=$! # a lane that fails ends the other
-[ -z "$clear" ] || { show & shown=$!; }
 trap stop INT TERM HUP
+watch & watch=$!
 wait "$one" "$two"
-[ -z "${shown:-}" ] || { kill -TERM -- -"$shown"; printf '%b' "$clear"; }
+kill -TERM -- -"$watch" 2>/dev/null || true
+printf '%b' "$clear"
 
 seeds=[0-$((${SEEDS:-1} - 1))] # a pattern
 runs() { ls -d "$out"/seed$seeds/$1/{st-sft,mt-sft,primed,unprimed,st-rl,mt-rl,mt-rl-weak,primed-rl,unprimed-rl} 2>/dev/null; }
