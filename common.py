@@ -130,7 +130,11 @@ PROMPTS = {
 def load_prompts(path: str | None) -> dict[str, str]:
     """PROMPTS, with those replaced that the JSON file at `path` holds (None: none). Raises BadInput."""
     fields = {name: ("problem", "turn", "knowledge", "solution") if "_" in name else () for name in PROMPTS}
-    return PROMPTS | read_templates(path, fields | dict.fromkeys(("math", "code"), ("problem",)))
+    prompts = PROMPTS | read_templates(path, fields | dict.fromkeys(("math", "code"), ("problem",)))
+    for name in ("math", "code"):
+        if "{problem}" not in prompts[name]:
+            raise BadInput(f"prompts file {path}, {name}: has no {{problem}}, which the student must see")
+    return prompts
 
 
 def filled(prompts: dict[str, str], role: str, problem: Problem, turn: str, knowledge: str | None) -> str:
@@ -438,9 +442,8 @@ def grpo_loss(logprobs, old_logprobs, advantage, denominator, clip=0.2, referenc
     gain = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
     gain = gain * (truncate / ratio.detach()).clamp(max=1)
     if beta:
-        log_ratio = (
-            reference - logprobs
-        )  # of it an unbiased estimate of KL(π_θ ‖ π_ref) that is never negative
+        log_ratio = reference - logprobs
+        # an unbiased estimate of KL(π_θ ‖ π_ref) that is never negative
         gain = gain - beta * (torch.exp(log_ratio) - log_ratio - 1)
     return -gain.sum() / denominator
 

@@ -54,7 +54,8 @@ def play(args):
         dialogues = generate.play_into(run, args, problems, start)
         if args.losses:
             measure_losses(args, run, dialogues, {p.id: p for p in problems}, model())
-        result = {"dialogues": len(dialogues), **measures.summary(dialogues, args.turns)}
+        turns = max(d.limit for d in dialogues)  # of a sharded problem as many as it has shards
+        result = {"dialogues": len(dialogues), **measures.summary(dialogues, turns)}
         run.append("metrics.jsonl", [result])
         run.say(f"{run.path}: {measures.line(result)}")
 

@@ -30,7 +30,7 @@ def converse(problem, name, chat, teacher, prompts, turns, opening=None, inject=
 
     chat: the student's. teacher(dialogue, problem, latest): the coroutine that answers the student. turns: N.
     opening: what is told of the problem at first, if not all. inject(dialogue, problem, text, latest): the
-    coroutine that may put a question in the place of a wrong turn (qprime.py). `latest` is the verdict on the
+    coroutine that may put a question in the place of a turn with R = 0 (qprime.py). `latest`: verdict on the
     latest attempt, also on one whose place a question has taken: the question is about that attempt, so the
     teacher of code goes on seeing its tests, though the program is in nobody's view.
     """

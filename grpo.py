@@ -212,7 +212,8 @@ def log(run, args, step, last, groups, of_turns, update, seconds):
     run.append("dialogues.jsonl", rows)
     run.append("metrics.jsonl", [row])
     solved = f"solved {row['solved_1']:.2f} → {row[f'solved_{args.turns}']:.2f}"
-    told = f"{solved}  questions {row['questions']:.2f}  gap {row['gap_max']:.0e}  {seconds['all']:.1f} s"
+    gap = f"gap {row['gap_max']:.0e}" if row["trained_tokens"] else "nothing learned: rewards are equal"
+    told = f"{solved}  questions {row['questions']:.2f}  {gap}  {seconds['all']:.1f} s"
     run.say(f"step {step:4}/{last}  reward {row['reward']:.3f}  {told}")
 
 

@@ -44,6 +44,7 @@ class TestRun:
     sharded: str | None
     disputed: bool
     turns: int
+    settings: dict  # {argument: value} of what changes the result, beside those above
     dialogues: list  # of Dialogue
     losses: list  # {"id", "solved", "losses": nats a token after each teacher turn}
     judged: list  # {"id", "types", "leaks"}
@@ -75,10 +76,14 @@ def load_test(folder: str, make: Callable) -> TestRun:
     if args["script"] != "evaluate.py" or not (folder / "metrics.jsonl").exists():
         told = f"{folder}: is no finished test run"
         raise BadInput(f"{told}; give folders of `evaluate.py play`, or run it again to finish it")
-    problems, teacher = short_name(args["problems"]), last_part(args["teacher"] or "frozen self")
+    own = args["teacher"] in (None, "informed")  # the model itself, with private knowledge
+    problems, teacher = short_name(args["problems"]), last_part(args["model"] if own else args["teacher"])
     how = {"scripted": " (sharded)", "rephrased": f" (sharded, teacher {teacher})"}
     test = problems + how.get(args["sharded"], f", teacher {teacher}") + " (disputed)" * args["dispute"]
     played = {"sharded": args["sharded"], "disputed": args["dispute"], "turns": args["turns"]}
+    names = ("model", "seed", "max_tokens", "temperature", "teacher_temperature", "answers")
+    contents = {name: args.get(f"content of {args[name]}") for name in ("problems", "prompts")}
+    played["settings"] = {name: args[name] for name in names} | contents
     played["dialogues"] = [make(row) for row in read_jsonl(folder / "dialogues.jsonl")]
     played["losses"] = read_jsonl(folder / "losses.jsonl")
     played["judged"] = read_jsonl(folder / "judged" / "judged.jsonl")
@@ -86,14 +91,24 @@ def load_test(folder: str, make: Callable) -> TestRun:
 
 
 def check_comparable(tests: list[TestRun], against: str) -> None:
-    """Raises BadInput if runs of a test differ in their problems or turns, or if nothing has the label."""
+    """Raises BadInput if runs of a test differ in what they were played on or how, if one is there twice with
+    the same seed, or if nothing has the label of `against`."""
+    seeds = {}
     for test in tests:
+        seed = test.test, *(test.settings[name] for name in ("model", "seed"))
+        if seed in seeds:
+            raise BadInput(f"{seeds[seed]} and {test.folder}: same model, test and seed; give one of them")
+        seeds[seed] = test.folder
         first = next(other for other in tests if other.test == test.test)
         if {d.problem for d in test.dialogues} != {d.problem for d in first.dialogues}:
             raise BadInput(f"{test.folder} and {first.folder} were played on different problems")
         if test.turns != first.turns and not test.sharded:
             told = f"{test.folder} has {test.turns} turns, {first.folder} {first.turns}"
             raise BadInput(f"{told}; play both with the same --turns")
+        for name in test.settings.keys() - {"model", "seed"}:
+            if test.settings[name] != first.settings[name]:
+                told = f"{test.folder} has --{name.replace('_', '-')} {test.settings[name]}"
+                raise BadInput(f"{told}, {first.folder} {first.settings[name]}; play both alike")
     labels = dict.fromkeys(test.label for test in tests)
     if against not in (*labels, "base"):
         raise BadInput(f"--against {against}: no test run has this label; there are {', '.join(labels)}")
@@ -112,16 +127,16 @@ def last_part(name: str) -> str:
 
 def summary(dialogues: list, turns: int) -> dict[str, float]:
     """Counts over dialogues that every stage reports."""
-    n, spoken = len(dialogues), max(1, sum(d.turns for d in dialogues))
-    hints = sum(
-        len(d.messages) - d.turns - 1 for d in dialogues
-    )  # the teacher's first message is the problem
+    n, turns_said = len(dialogues), sum(d.turns for d in dialogues)
+    spoken = max(1, turns_said)
+    # the teacher's first message is the problem
+    hints = sum(len(d.messages) - d.turns - 1 for d in dialogues)
     status = Counter(s for d in dialogues for s in d.statuses)
     again = [a == b for d in dialogues for a, b in itertools.pairwise(d.said)]
     solved = [d.solved for d in dialogues if d.solved is not None]
     return {
         **{f"solved_{t}": sum(turn <= t for turn in solved) / n for t in range(1, turns + 1)},
-        "turns": spoken / n,
+        "turns": turns_said / n,
         "questions": sum(d.kinds.count("question") for d in dialogues) / n,
         "cut": sum(d.finishes.count("length") for d in dialogues) / spoken,
         "no_attempt": status["no attempt"] / spoken,
@@ -144,9 +159,10 @@ def line(counts: dict[str, float]) -> str:
 
 
 def trend(rows: list[dict], key: str) -> str:
-    """What training changed: a metric's mean in the first ten steps and in the last ten."""
-    first, last = (sum(row[key] for row in ten) / len(ten) for ten in (rows[:10], rows[-10:]))
-    return f"{first:.2f} → {last:.2f} from the first to the last ten of {len(rows)} steps"
+    """What training changed: a metric's mean in the first ten steps and in the last ten, or in each half."""
+    some = max(1, min(10, len(rows) // 2))
+    first, last = (sum(row[key] for row in part) / some for part in (rows[:some], rows[-some:]))
+    return f"{first:.2f} → {last:.2f} from the first to the last {some} of {len(rows)} steps"
 
 
 def spent(dialogue) -> list[int]:

@@ -105,9 +105,10 @@ def table_1(tests: dict, against: str) -> dict[str, list[dict]]:
     for start in range(0, len(labels), 5):
         rows = tables.setdefault(f"Table 1{', further models' if start else ''}: solved in all turns, %", [])
         for name, test in tests.items():
-            arms = [label for label in labels[start : start + 5] if label in test["arms"]]
-            within = f"within {test['turns']}"
-            ours = {label: cell(test["arms"][label][within], seeds=True) for label in arms}
+            shown, within = labels[start : start + 5], f"within {test['turns']}"
+            arms = [label for label in shown if label in test["arms"]]
+            ours = dict.fromkeys(shown if arms else [], "")  # columns in the order of the labels
+            ours |= {label: cell(test["arms"][label][within], seeds=True) for label in arms}
             known = dict(zip(paper_arms, PAPER.get((test["problems"], bool(test["sharded"])), ())))
             paper = {label: known[label] for label in arms if label in known and test["teacher"] != "self"}
             rows += [{"test": first, **row} for first, row in ((name, ours), ("in the paper", paper)) if row]

@@ -49,9 +49,10 @@ def load(source: str, judgeable: str, make: Callable) -> list:
     make: raises ValueError or TypeError if a line is no problem. Raises BadInput, naming file and line.
     """
     path, problems = problem_file(source, judgeable, make), {}
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
+    with path.open("rb") as file:
         for number, text in enumerate(file, 1):
             try:
+                text = text.decode("utf-8-sig")
                 problem = make(**json.loads(text)) if text.strip() else None
             except json.JSONDecodeError as e:
                 raise BadInput(f"{path}, line {number}: is not JSON ({e.msg})") from None

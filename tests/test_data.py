@@ -269,3 +269,10 @@ def test_every_field_of_a_problem_line_is_checked(line, said, tmp_path):
     with pytest.raises(BadInput, match="line 1") as e:
         load_problems(tmp_path / "p.jsonl")
     assert said in str(e.value)
+
+
+def test_a_file_in_another_encoding_is_one_line(tmp_path):
+    line = json.dumps({"id": "a", "domain": "math", "prompt": "h\u00e9", "answer": "2"}, ensure_ascii=False)
+    (tmp_path / "p.jsonl").write_bytes(line.encode("latin-1"))
+    with pytest.raises(BadInput, match="p.jsonl, line 1: 'utf-8' codec can't decode"):
+        load_problems(tmp_path / "p.jsonl")

@@ -13,6 +13,7 @@ import torch
 from common import Dialogue, Problem, leaks
 from parts import measures, report
 from parts.measures import TYPES, TestRun, TrainingRun, judged_shares, summary, values
+from parts.runs import BadInput
 
 TestRun.__test__ = False  # not a class of tests
 
@@ -38,7 +39,7 @@ def dialogue(problem="p", statuses=("wrong", "correct"), said=None, limit=4, sam
 
 def run_of(dialogues, label="base", **more):
     found = {"test": "t", "problems": "t", "teacher": "base", "sharded": None, "disputed": False, "turns": 4}
-    found |= {"losses": [], "judged": []} | more
+    found |= {"losses": [], "judged": [], "settings": {"model": label, "seed": 0}} | more
     return TestRun(f"runs/{label}", label, dialogues=dialogues, **found)
 
 
@@ -434,3 +435,21 @@ def test_the_page_works_in_a_browser(written, tmp_path):
     assert said["all"] == "3 of 3" and said["text"] == "1 of 3"
     assert [said[f"outcome-{i}"] for i in range(1, 5)] == ["0 of 3", "1 of 3", "1 of 3", "1 of 3"]
     assert "<title>Report" in dom
+
+
+@pytest.mark.parametrize(
+    "others, told",
+    [
+        ({"seed": 0, "max_tokens": 8}, "same model, test and seed"),
+        ({"seed": 1, "max_tokens": 3}, "runs/base has --max-tokens 3, runs/base 8"),
+    ],
+)
+def test_runs_that_are_no_further_seed_of_a_test_are_refused(others, told):
+    settings = [{"model": "m", "seed": 0, "max_tokens": 8}, {"model": "m", **others}]
+    runs = [run_of([dialogue()], settings=each) for each in settings]
+    with pytest.raises(BadInput, match=told):
+        measures.check_comparable(runs, "base")
+
+
+def test_the_trend_of_few_steps_is_that_of_their_halves():
+    assert measures.trend([{"x": value} for value in (0, 0, 9, 1, 1)], "x").startswith("0.00 → 1.00")

@@ -101,6 +101,12 @@ def test_a_fault_of_the_grader_is_undecided(monkeypatch):
     assert grade(MATH, "\\boxed{2}").status == grade(code, "```python\nprint(1)\n```").status == "undecided"
 
 
+def test_a_prompt_that_does_not_show_the_problem_is_one_line(tmp_path):
+    (tmp_path / "prompts.json").write_text(json.dumps({"code": "Write a program."}))
+    with pytest.raises(BadInput, match="code: has no {problem}"):
+        load_prompts(tmp_path / "prompts.json")
+
+
 @pytest.mark.parametrize(
     "name, text",
     [
@@ -117,7 +123,7 @@ def test_a_prompt_with_a_field_that_it_cannot_have_is_one_line(name, text, tmp_p
 
 
 def test_doubled_braces_are_shown_as_one_in_every_prompt(tmp_path):
-    doubled = {name: '{{"a": 1}}' for name in ("math", "informed", "informed_math")}
+    doubled = {name: '{{"a": 1}}' for name in ("informed", "informed_math")}
     (tmp_path / "prompts.json").write_text(json.dumps(doubled))
     prompts, dialogue = load_prompts(tmp_path / "prompts.json"), Dialogue("a")
     dialogue.hear([], "1 + 1?"), dialogue.say(Turn([1], [0.0], "stop"), "3", Verdict("wrong"), 1)
