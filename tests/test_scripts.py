@@ -518,7 +518,8 @@ def test_a_tokenizer_without_chat_template_is_refused(problems, base, tmp_path, 
 
 def test_runs_that_cannot_be_compared_are_refused(problems, base, tmp_path, capsys):
     for name, turns in (("a", 2), ("b", 3)):
-        run("evaluate", "play", model=base, problems=problems, out=tmp_path / name, turns=turns, **TALK)
+        how = {"turns": turns, "seed": turns, **TALK}
+        run("evaluate", "play", model=base, problems=problems, out=tmp_path / name, **how)
     refused(
         capsys,
         "play both with the same --turns",
