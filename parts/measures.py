@@ -44,7 +44,7 @@ class TestRun:
     sharded: str | None
     disputed: bool
     turns: int
-    settings: dict  # {argument: value} of what changes the result, beside those above
+    settings: dict  # {argument: value} of what changes the result
     dialogues: list  # of Dialogue
     losses: list  # {"id", "solved", "losses": nats a token after each teacher turn}
     judged: list  # {"id", "types", "leaks"}
@@ -83,7 +83,8 @@ def load_test(folder: str, make: Callable) -> TestRun:
     played = {"sharded": args["sharded"], "disputed": args["dispute"], "turns": args["turns"]}
     names = ("model", "seed", "max_tokens", "temperature", "teacher_temperature", "answers")
     contents = {name: args.get(f"content of {args[name]}") for name in ("problems", "prompts")}
-    played["settings"] = {name: args[name] for name in names} | contents
+    turns = {} if args["sharded"] else {"turns": args["turns"]}  # there the problems have their own
+    played["settings"] = {name: args[name] for name in names} | contents | turns
     played["dialogues"] = [make(row) for row in read_jsonl(folder / "dialogues.jsonl")]
     played["losses"] = read_jsonl(folder / "losses.jsonl")
     played["judged"] = read_jsonl(folder / "judged" / "judged.jsonl")
@@ -102,13 +103,13 @@ def check_comparable(tests: list[TestRun], against: str) -> None:
         first = next(other for other in tests if other.test == test.test)
         if {d.problem for d in test.dialogues} != {d.problem for d in first.dialogues}:
             raise BadInput(f"{test.folder} and {first.folder} were played on different problems")
-        if test.turns != first.turns and not test.sharded:
-            told = f"{test.folder} has {test.turns} turns, {first.folder} {first.turns}"
-            raise BadInput(f"{told}; play both with the same --turns")
         for name in test.settings.keys() - {"model", "seed"}:
             if test.settings[name] != first.settings[name]:
-                told = f"{test.folder} has --{name.replace('_', '-')} {test.settings[name]}"
-                raise BadInput(f"{told}, {first.folder} {first.settings[name]}; play both alike")
+                option = f"--{name.replace('_', '-')}"
+                told = (
+                    f"{test.folder} has {option} {test.settings[name]}, {first.folder} {first.settings[name]}"
+                )
+                raise BadInput(f"{told}; play both with the same {option}")
     labels = dict.fromkeys(test.label for test in tests)
     if against not in (*labels, "base"):
         raise BadInput(f"--against {against}: no test run has this label; there are {', '.join(labels)}")

@@ -105,13 +105,14 @@ def table_1(tests: dict, against: str) -> dict[str, list[dict]]:
     for start in range(0, len(labels), 5):
         rows = tables.setdefault(f"Table 1{', further models' if start else ''}: solved in all turns, %", [])
         for name, test in tests.items():
-            shown, within = labels[start : start + 5], f"within {test['turns']}"
-            arms = [label for label in shown if label in test["arms"]]
-            ours = dict.fromkeys(shown if arms else [], "")  # columns in the order of the labels
-            ours |= {label: cell(test["arms"][label][within], seeds=True) for label in arms}
+            shown, arms, within = labels[start : start + 5], test["arms"], f"within {test['turns']}"
+            # Empty cells, too, so that all columns are in the order of the labels.
+            ours = {label: cell(arms[label][within], seeds=True) if label in arms else "" for label in shown}
             known = dict(zip(paper_arms, PAPER.get((test["problems"], bool(test["sharded"])), ())))
-            paper = {label: known[label] for label in arms if label in known and test["teacher"] != "self"}
-            rows += [{"test": first, **row} for first, row in ((name, ours), ("in the paper", paper)) if row]
+            compared = known.keys() & arms if test["teacher"] != "self" else ()
+            paper = {label: known[label] for label in shown if label in compared}
+            named = (name, ours), ("in the paper", paper)
+            rows += [{"test": first, **row} for first, row in named if any(row.values())]
     return tables
 
 
