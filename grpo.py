@@ -74,6 +74,8 @@ def main():
     args = settings()
     runs.settle(args)
     rank, processes = runs.rank_and_size()
+    if not args.temperature:
+        raise runs.BadInput("--temperature is 0: a group's dialogues would be one and the same; give it more")
     if args.batch % processes:
         raise runs.BadInput(f"--batch is {args.batch}; choose a multiple of the {processes} processes")
     problems, run = load_problems(args.problems, args.answers), runs.Run(args)

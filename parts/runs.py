@@ -168,7 +168,7 @@ def add_dialogue_arguments(parser, turns=4, many=False):
         help="N, student turns at most; 1 is single-turn",
     )
     add("--out", required=True, help="run folder; an unfinished one is resumed")
-    add("--temperature", type=POSITIVE, default=1.0, help="of the student")
+    add("--temperature", type=NOT_NEGATIVE, default=1.0, help="of the student; 0: the likeliest tokens")
     add("--teacher-temperature", type=NOT_NEGATIVE, default=1.0, help="of the teacher and the asker")
     add_sampling_arguments(parser)
 

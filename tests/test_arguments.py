@@ -18,8 +18,8 @@ MEANINGFUL = {  # the others accept none of them
     "--beta": {"0", NONSENSE[4]},
     "--clip": {NONSENSE[4]},  # no clip
     "--lr": {NONSENSE[4]},  # ends at the first step, with a line of its own
-    "--temperature": {NONSENSE[4]},
-    "--teacher-temperature": {"0", NONSENSE[4]},  # 0: the likeliest tokens
+    "--temperature": {"0", NONSENSE[4]},  # 0: the likeliest tokens
+    "--teacher-temperature": {"0", NONSENSE[4]},
 }
 
 
@@ -84,6 +84,7 @@ WRONG = [
     ["--lr", "nan"],
     ["--batch", "0"],
     ["--temperature", "-inf"],
+    ["--temperature", "0"],  # here; other scripts sample so
     ["--seed", "1.5"],
     ["--engine", "fast"],
     ["--colour", "1"],

@@ -126,6 +126,34 @@ def test_hints_and_ranges_of_conversations_are_true():
                 assert toy.answer[slot] in (low, low + 1)
 
 
+def earned(rng, toy, asks_at, turns=4, gamma=0.7):
+    """The reward of a student without a slip that uses all it is told; at turn `asks_at` it asks, where that can help."""
+    feedback, latest = [], None
+    for t in range(1, turns + 1):
+        left = [c for c in toy.candidates if world.agrees(c, feedback)]
+        values = [len({c[s] for c in left}) for s in range(3)]
+        if t == asks_at and max(values) > 2:  # a range leaves two
+            slot = values.index(max(values))
+            if latest or toy.domain == "math":  # in code the teacher of no program says `Please try.`
+                feedback.append(("range", slot, min(8, max(0, toy.answer[slot] - rng.randrange(2)))))
+            continue
+        latest = world.following(left, latest) if latest else rng.choice(left)
+        if latest == toy.answer:
+            return gamma ** (t - 1)
+        feedback.append(("hint", latest, [a == b for a, b in zip(latest, toy.answer)]))
+    return 0
+
+
+def test_a_question_pays_before_the_first_answer_in_math_and_only_after_it_in_code():
+    rng, rewards = random.Random(3), {}
+    for domain in ("math", "code"):
+        toys = world.problems(rng, domain, 1000, False)
+        for asks_at in (None, 1, 2):
+            rewards[domain, asks_at] = sum(earned(rng, toy, asks_at) for toy in toys) / len(toys)
+    assert rewards["math", 1] > rewards["math", None] + 0.1 and rewards["math", 1] > rewards["math", 2]
+    assert rewards["code", 2] > rewards["code", None] + 0.04 > rewards["code", 1] + 0.1
+
+
 def test_a_base_of_other_documents_tokens_or_seed_is_not_gone_on_with(tmp_path, monkeypatch):
     monkeypatch.setattr(make_base, "ROWS", 1)
     made = {"tokens": 2 * make_base.WIDTH, "seed": 0}
