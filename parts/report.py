@@ -154,7 +154,8 @@ def cells(test: dict, arm: dict) -> dict[str, dict[str, str]]:
             "no attempt": percent(wrong["no_attempt"]),
             "undecided": percent(wrong["undecided"]),
             "cut off": percent(wrong["cut"]),
-            "repeated turns": percent(wrong["repeats"]),
+            # a right answer that is repeated when the teacher disputes it is not wrong
+            "repeated turns": "–" if test["disputed"] else percent(wrong["repeats"]),
             "hints with the answer": percent(wrong["leaks"]),
         },
     }

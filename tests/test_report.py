@@ -223,6 +223,12 @@ def test_right_answers_that_survive_a_dispute_are_counted_among_the_disputed():
     assert [found[name].split(" ± ")[0] for name in ("kept, %", "no attempt, %")] == ["33.3", "33.3"]
 
 
+def test_a_right_answer_repeated_in_a_dispute_is_not_told_as_something_that_went_wrong():
+    played = [dialogue("a", ("correct", "correct"), said=["4", "4"])]
+    shown = (row_of(tables([run_of(played, disputed=d)]), "What went") for d in (False, True))
+    assert [row["repeated turns"] for row in shown] == ["100.0", "–"]
+
+
 def test_disputes_about_one_problem_in_several_seeds_are_one_of_the_intervals_problems():
     played = [dialogue("a", ("correct", "correct")), dialogue("b", ("correct", "wrong"))]
     one, three = (tables([run_of(played, disputed=True)] * n) for n in (1, 3))
