@@ -129,7 +129,8 @@ PROMPTS = {
 
 def load_prompts(path: str | None) -> dict[str, str]:
     """PROMPTS, with those replaced that the JSON file at `path` holds (None: none). Raises BadInput."""
-    fields = {name: ("problem", "turn", "knowledge", "solution") if "_" in name else () for name in PROMPTS}
+    latest = [name for name in PROMPTS if name.endswith(("_math", "_code"))]
+    fields = dict.fromkeys(PROMPTS, ()) | dict.fromkeys(latest, ("problem", "turn", "knowledge", "solution"))
     prompts = PROMPTS | read_templates(path, fields | dict.fromkeys(("math", "code"), ("problem",)))
     for name in ("math", "code"):
         if "{problem}" not in prompts[name]:
@@ -162,18 +163,21 @@ class Verdict:
         return self.status != "no attempt"
 
 
-THOUGHT = r"(?:seed:)?(?:think|thinking|thought|reasoning)[>\]]"  # behind < or [, or </ or [/
+# What opens and ends reasoning. Square brackets only as Mistral writes them: "[Thought]" may be a heading.
+THOUGHT, THOUGHT_ENDS = (
+    rf"(?:(?i:<{slash}(?:seed:)?(?:think|thinking|thought|reasoning)>)|\[{slash}THINK\])"
+    for slash in ("", "/")
+)
 
 
 def visible(text: str) -> str:
     """What the other side sees of a turn: not its reasoning, in <think> tags or before a lone </think>."""
-    hidden = rf"[<\[]{THOUGHT}.*?([<\[]/{THOUGHT}|$)"  # $: where it was cut off inside
-    text = re.sub(hidden, "", text, flags=re.S | re.I)
-    return re.split(rf"[<\[]/{THOUGHT}", text, flags=re.I)[-1].strip()
+    hidden = rf"{THOUGHT}.*?({THOUGHT_ENDS}|$)"  # $: where it was cut off inside
+    return re.split(THOUGHT_ENDS, re.sub(hidden, "", text, flags=re.S))[-1].strip()
 
 
 def grade(problem: Problem, turn: str) -> Verdict:
-    """Verdict of a student turn: on its last \\boxed{…} in math, on its last closed python block in code."""
+    """Verdict of a student turn: on its last \\boxed{…} in math, in code on the block that fits best."""
     try:
         return (grade_math if problem.domain == "math" else grade_code)(problem, visible(turn))
     except Exception as e:  # a fault of the grader is no wrong answer, and ends no run

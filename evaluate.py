@@ -115,7 +115,8 @@ def answer_turn(problem):
 
 def answer_losses(model, chat, dialogue, answer):
     """Nats a token of the answer turn, end token included, after each teacher turn (the problem is one)."""
-    said, starts = chat.turn(answer), [start for start, _ in dialogue.spans]
+    said = chat.turn(answer)
+    starts = [start for start, _ in dialogue.spans[: dialogue.solved]]  # none behind a dispute
     rows = [Dialogue("", ids=dialogue.ids[:n] + said, mask=[0] * n + [1] * len(said)) for n in starts]
     some = max(1, 16384 // len(rows[-1].ids))  # at once, for the memory's sake
     with torch.no_grad():

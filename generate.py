@@ -101,7 +101,7 @@ def tell(dialogue, problem, role, knowledge=None, *, chat, prompts):
     if turn.finish == "context":
         return None
     said = visible(chat.text(turn.ids))
-    dialogue.leaks += 0 if dialogue.solved else leaks(problem, said)
+    dialogue.leaks += leaks(problem, said) if role not in ("rephrased", "disputing") else 0  # of hints alone
     return said
 
 

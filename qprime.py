@@ -15,7 +15,7 @@ without injection.
 import random
 from functools import partial
 
-from common import filled, leaks, load_problems, visible
+from common import filled, leaks, load_chat, load_problems, visible
 from generate import knowledge_of, play_into, start
 from parts import runs
 from parts.driver import Grade, Sample
@@ -64,13 +64,17 @@ def main():
     parser.add_argument("--epochs", type=runs.COUNT, default=1, help="passes over the data")
     args = parser.parse_args()
     runs.settle(args)
+    if not args.no_questions and load_chat(args.model).opening:
+        told = "its template opens a turn with reasoning, which questions must not have"
+        raise runs.BadInput(f"--model {args.model}: {told}; use another model")
     problems, run = load_problems(args.problems, args.answers), runs.Run(args)
     if (run.path / "model").exists():
         return run.say(f"{run.path} is finished")
     inject = None if args.no_questions else partial(question_instead, seed=args.seed)
     speakers = partial(start, args, inject, trains="later")
     dialogues = play_into(run, args, problems, speakers, then_sleep=True)
-    run.say(line(summary(dialogues, args.turns)))
+    injected = sum(len(d.injected) for d in dialogues)
+    run.say(f"{line(summary(dialogues, args.turns))}, {injected} questions injected")
     train(args, run, successful(dialogues, run))
 
 

@@ -117,7 +117,8 @@ def successful(dialogues, run):
 def as_teacher(d, chat, prompts):
     """A dialogue as a teacher without private knowledge sees it; hints are trained, the rest is context."""
     seen = Dialogue(f"{d.id}/teacher", d.problem, d.domain, d.limit)
-    seen.hear(chat.view([{"role": "user", "content": prompts["critic"]}]), prompts["critic"])
+    task = prompts["critic"].format()
+    seen.hear(chat.view([{"role": "user", "content": task}]), task)
     for i, m in enumerate(d.messages[:-1]):  # the last one is a student turn, which nobody answers
         said = visible(m["content"])
         if m["role"] == "student":
@@ -155,6 +156,11 @@ def main():
         if chat.opening:
             told = "its template opens a turn with reasoning, which hints do not have"
             raise runs.BadInput(f"--predict-teacher, {args.model}: {told}; use another model")
+        for name in ("critic_math", "critic_code"):
+            if prompts[name] != "{turn}":  # what stands beside the latest turn alone is in no earlier one
+                raise runs.BadInput(
+                    f"--predict-teacher: prompt {name} is {prompts[name]!r}; it must be '{{turn}}'"
+                )
         dialogues += [as_teacher(d, chat, prompts) for d in dialogues if d.turns > 1]
     train(args, run, dialogues)
 

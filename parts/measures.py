@@ -66,8 +66,8 @@ def load_training(folder: str) -> TrainingRun:
     args, folder = read_config(Path(folder) / "config.json"), Path(folder)
     logs = [Path(data) / "dialogues.jsonl" for data in args.get("data", [folder])]
     played = sum(log.read_bytes().count(b"\n") for log in logs if log.exists())
-    teacher = last_part(args.get("teacher") or args["model"])
-    return TrainingRun(folder.name, args["script"], teacher, played, read_jsonl(folder / "metrics.jsonl"))
+    rows = read_jsonl(folder / "metrics.jsonl")
+    return TrainingRun(folder.name, args["script"], teacher_name(args), played, rows)
 
 
 def load_test(folder: str, make: Callable) -> TestRun:
@@ -76,8 +76,7 @@ def load_test(folder: str, make: Callable) -> TestRun:
     if args["script"] != "evaluate.py" or not (folder / "metrics.jsonl").exists():
         told = f"{folder}: is no finished test run"
         raise BadInput(f"{told}; give folders of `evaluate.py play`, or run it again to finish it")
-    own = args["teacher"] in (None, "informed")  # the model itself, with private knowledge
-    problems, teacher = short_name(args["problems"]), last_part(args["model"] if own else args["teacher"])
+    problems, teacher = short_name(args["problems"]), teacher_name(args)
     how = {"scripted": " (sharded)", "rephrased": f" (sharded, teacher {teacher})"}
     test = problems + how.get(args["sharded"], f", teacher {teacher}") + " (disputed)" * args["dispute"]
     played = {"sharded": args["sharded"], "disputed": args["dispute"], "turns": args["turns"]}
@@ -124,6 +123,12 @@ def short_name(source: str) -> str:
 def last_part(name: str) -> str:
     """Short name of a model: of its run's folder, of the hub, or behind an endpoint's #."""
     return re.split("[/#]", name.rstrip("/").removesuffix("/model"))[-1]
+
+
+def teacher_name(args: dict) -> str:
+    """Short name of the model that taught with private knowledge, or "critic" or "self"."""
+    own = args.get("teacher") in (None, "informed")
+    return last_part(args["model"] if own else args["teacher"])
 
 
 def summary(dialogues: list, turns: int) -> dict[str, float]:
@@ -328,7 +333,7 @@ def measure_arm(runs: list[TestRun], turns: int) -> dict:
         kept, left = loss_curves(runs, turns)
         found["log-loss"] = {"solved keep": kept, "unsolved only": left, "dialogues": losses}
         found["log-loss"]["change"] = loss_change(runs)
-    if all(run.judged for run in runs):
+    if all(len(run.judged) == len(run.dialogues) for run in runs):
         found["judge"] = judgement(runs)
     return found
 

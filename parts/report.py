@@ -43,7 +43,8 @@ def grouped(runs: list[TestRun], against: str) -> dict[str, dict[str, list[TestR
     met = Counter(teacher for _, teacher in full)
 
     def place(run):
-        return run.disputed, bool(run.sharded), -met[run.teacher], labels.index(run.label)
+        shown = run.disputed, bool(run.sharded), -met[run.teacher], labels.index(run.label)
+        return *shown, run.settings["seed"]  # so that differences are of the same seeds
 
     for run in sorted(runs, key=place):
         tests[run.test][run.label].append(run)
@@ -154,9 +155,9 @@ def cells(test: dict, arm: dict) -> dict[str, dict[str, str]]:
             "no attempt": percent(wrong["no_attempt"]),
             "undecided": percent(wrong["undecided"]),
             "cut off": percent(wrong["cut"]),
-            # a right answer that is repeated when the teacher disputes it is not wrong
+            # to repeat a right answer that is disputed is not wrong, and pieces of a problem are no hints
             "repeated turns": "–" if test["disputed"] else percent(wrong["repeats"]),
-            "hints with the answer": percent(wrong["leaks"]),
+            "hints with the answer": "–" if test["sharded"] else percent(wrong["leaks"]),
         },
     }
     if "log-loss" in arm:
@@ -245,7 +246,8 @@ def teacher_panels(tests: dict, training: dict) -> Iterator[tuple]:
     for name, labels in by_teacher(tests).items():
         lines = []
         for label in drawn(labels, (*FEW, "mt-rl-weak")):
-            note = f", taught by {taught_by(label, training)}" if label in training else ""
+            teacher = taught_by(label, training)
+            note = f", taught by {teacher}" if teacher != "–" else ""
             lines.append((label, note, list(labels[label]), list(labels[label].values())))
         yield name, "teacher at inference", "solved in all turns, %", lines
 

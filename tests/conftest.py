@@ -53,6 +53,7 @@ QWEN = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
     "{% if enable_thinking is defined and not enable_thinking %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}"
 )
+OPENED = QWEN.replace("<think>\n\n</think>\n\n", "<think>\n")  # a turn begins in the midst of reasoning
 
 
 def characters(special, template, bos, eos):

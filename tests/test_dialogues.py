@@ -19,7 +19,7 @@ from transformers import (
 
 import generate
 from common import Chat, Dialogue, Problem, Verdict, as_tensors, grade, leaks, load_chat, masked_logprobs
-from evaluate import dispute
+from evaluate import answer_losses, dispute
 from generate import converse, teacher_view, tell
 from grpo import per_token, turn_advantages
 from parts.driver import Grade, Sample, drive
@@ -362,6 +362,15 @@ def test_a_right_answer_is_disputed_once_and_stays_the_one_that_solved(toy):
     assert (failed.solved, failed.turns) == (None, 3)
 
 
+def test_log_losses_of_a_disputed_dialogue_end_where_it_was_solved(toy):
+    model, chat, prompts, problems = toy
+    problem = problems["math"][0]
+    for replies, measured in (([problem.solution, "\\boxed{100+10+1}"], 1), (["\\boxed{100+10+1}"] * 3, 3)):
+        said = {"student": replies, "teacher": ["1st not 4, 2nd not 3, 3rd not 8."] * 2}
+        d, _ = scripted(disputed(problem, chat, prompts, 3), chat, said)
+        assert len(answer_losses(model, chat, d, problem.solution)) == measured
+
+
 def test_a_critic_sees_what_was_said_and_nothing_private(toy):
     _, chat, prompts, problems = toy
     for domain in ("math", "code"):
@@ -451,6 +460,20 @@ def test_a_rephrasing_user_is_told_the_next_piece_and_nothing_else(toy):
     )
     view = teacher_view(Dialogue("y", messages=d.messages[:2]), MATH, "rephrased", MATH.shards[1], prompts)
     assert view[-1]["content"] == "8 tell: 1 +"
+
+
+def test_only_hints_can_leak(toy):
+    _, chat, _, _ = toy
+    views = {
+        "informed": "T",
+        "informed_math": "{turn} {knowledge}",
+        "rephrased": "U",
+        "rephrased_math": "{turn}",
+    }
+    for teacher, found in (("informed", 1), ("rephrased", 0)):
+        said = {"student": ["8", "8"], "teacher": ["There are 2 eggs."]}
+        d, _ = scripted(talk(MATH, chat, {"math": "{problem}"} | views, 2, teacher), chat, said)
+        assert d.leaks == found
 
 
 def test_leaks_are_whole_occurrences_of_the_answer():

@@ -129,6 +129,17 @@ def test_differences_are_paired_problem_by_problem():
     assert row_of(tables([base, same]), "Within n turns", "mt-rl")["− base, within 4"] == "0.0 ± 0.0"
 
 
+def test_differences_between_seeds_are_those_of_equal_seeds_in_whatever_order_the_folders_are_given():
+    runs = []
+    for seed, (a, b) in zip(
+        (2, 0, 1), [(("correct",), ("wrong",)), (("wrong",), ("wrong",)), (("wrong",), ("wrong",))]
+    ):
+        runs.append(run_of([dialogue("p", a), dialogue("q", b)], "mt-rl", settings={"seed": seed}))
+    bases = [run_of(r.dialogues, settings=r.settings) for r in reversed(runs)]
+    gain = row_of(tables(runs + bases), "Within n turns", "mt-rl")["− base, within 4"]
+    assert gain == "0.0 ± 0.0 (seeds ± 0.0)"
+
+
 def test_the_two_averages_of_the_log_loss():
     losses = [{"losses": [4.0, 2.0]}, {"losses": [2.0, 2.0, 6.0]}]
     assert measures.loss_curves([run_of([], losses=losses)], 4) == (
@@ -201,6 +212,13 @@ def test_agreement_of_judge_and_rules_and_judged_leaks_are_shares_of_what_was_ju
     assert [shares[name] for name in (*TYPES, "no label")] == expected
 
 
+def test_a_run_that_is_judged_in_part_alone_has_no_judged_turns_in_the_report():
+    played = [dialogue("a", ("wrong",), sample=i) for i in range(2)]
+    judged = [{"id": f"a/{i}", "types": ["hedge"], "leaks": []} for i in range(2)]
+    part, whole = (tables([run_of(played, judged=judged[:n])]) for n in (1, 2))
+    assert "Turns by the judge, %" in whole and "Turns by the judge, %" not in part
+
+
 # ----------------------------------------------------------------------------------------------------- tables
 
 
@@ -240,6 +258,11 @@ def test_hints_are_counted_where_dialogues_have_no_turn_at_all():
     empty = Dialogue("e/0", "e", messages=[{"role": "teacher", "content": "problem"}])
     told = dialogue("a", ("wrong", "correct"), leaks=1)
     assert summary([empty, told], 4)["leaks"] == 1.0
+
+
+def test_a_teacher_has_one_name_however_it_was_asked_for():
+    asked = [{}, {"teacher": None}, {"teacher": "informed"}, {"teacher": "hub/m"}, {"teacher": "self"}]
+    assert [measures.teacher_name({"model": "hub/m"} | args) for args in asked] == ["m"] * 4 + ["self"]
 
 
 def test_a_model_is_named_after_its_run_however_its_path_ends():

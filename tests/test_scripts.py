@@ -14,7 +14,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import OPENED, ROOT, characters
 from transformers import AutoModelForCausalLM
 
 from parts.engines import Endpoint, EngineError, Turn
@@ -113,6 +113,23 @@ def test_sft_on_the_teachers_turns_too_sees_more_tokens_and_the_model_can_teach_
         **TALK,
     )
     assert len(rows(tmp_path / "test" / "code")) == 24
+
+
+def test_hints_are_not_trained_on_in_a_view_that_no_teacher_will_have(played, base, tmp_path, capsys):
+    (tmp_path / "prompts.json").write_text(json.dumps({"critic_math": "{turn} Help."}))
+    told = dict(predict_teacher=True, prompts=tmp_path / "prompts.json")
+    with pytest.raises(SystemExit):
+        run("sft", model=base, data=played, out=tmp_path / "sft", **told)
+    assert "prompt critic_math is '{turn} Help.'" in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_ask_without_reasoning_is_not_primed(problems, tmp_path, capsys):
+    characters(
+        ["<pad>", "<|im_start|>", "<|im_end|>", "<think>"], OPENED, None, "<|im_end|>"
+    ).save_pretrained(tmp_path / "thinker")
+    with pytest.raises(SystemExit):
+        run("qprime", model=tmp_path / "thinker", problems=problems, out=tmp_path / "primed", **TALK)
+    assert "opens a turn with reasoning" in capsys.readouterr().err and not (tmp_path / "primed").exists()
 
 
 def test_grpo_logs_a_vanishing_gap_and_changes_the_student_only(problems, base, tmp_path):
