@@ -6,7 +6,7 @@
 
 A step plays g dialogues of each of --batch problems, rewards a dialogue solved at turn n with γ^(n−1),
 normalises within the group (Eq. 3) and makes one on-policy update on the student's tokens (Eq. 2). What is
-left out of GRPO: a critic, several updates a batch and, unless --beta asks for it, the KL term (β = 0 in all
+left out of GRPO: several updates a batch and, unless --beta asks for it, the KL term (β = 0 in all
 runs of the paper). Groups in which all rewards are equal teach nothing and are not trained on. The teacher is
 a frozen copy of the initial student unless --teacher names another model.
 
