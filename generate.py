@@ -31,8 +31,8 @@ def converse(problem, name, chat, teacher, prompts, turns, opening=None, inject=
     chat: the student's. teacher(dialogue, problem, latest): the coroutine that answers the student. turns: N.
     opening: what is told of the problem at first, if not all. inject(dialogue, problem, text, latest): the
     coroutine that may put a question in the place of a turn with R = 0 (qprime.py). `latest`: verdict on the
-    latest attempt, also on one whose place a question has taken: the question is about that attempt, so the
-    teacher of code goes on seeing its tests, though the program is in nobody's view.
+    latest attempt. If a question took its place, the teacher of code still sees that program's tests, as the
+    question is about it, though the program itself is in nobody's view.
     """
     d = Dialogue(name, problem.id, problem.domain, turns)
     statement = prompts[problem.domain].format(problem=opening or problem.prompt)

@@ -51,7 +51,7 @@ def grouped(runs: list[TestRun], against: str) -> dict[str, dict[str, list[TestR
     return tests
 
 
-def informed(tests: dict) -> dict:
+def main_tests(tests: dict) -> dict:
     """Tests of full problems with the teacher whom most models met; without any, all but disputed ones."""
     tests = {name: test for name, test in tests.items() if not test["disputed"]}
     full = {name: test for name, test in tests.items() if not test["sharded"]}
@@ -231,7 +231,7 @@ PASS = ", pass@k"
 
 def accuracy_panels(tests: dict, arms: tuple = MAIN, gain: bool = False) -> Iterator[tuple]:
     """Fig. 1: accuracy within n turns. Fig. 4 (gain): what is gained over the base, also on other domains."""
-    for name, test in informed(tests).items():
+    for name, test in main_tests(tests).items():
         found = {label: arm.get("gain") if gain else arm for label, arm in test["arms"].items()}
         turns, y_label = range(1, test["turns"] + 1), "solved within n turns, %"
         shown = [label for label in drawn(test["arms"], arms) if found[label]]
@@ -360,11 +360,11 @@ def draw_kinds(file: Path, tests: dict) -> None:
 def draw_all(out: Path, tests: dict, training: dict, against: str) -> list[str]:
     """Draws the pictures that there is data for, removes those of an earlier report; returns their names."""
     undisputed = {name: test for name, test in tests.items() if not test["disputed"]}
-    several_sets = len({test["problems"] for test in informed(tests).values()}) > 1
+    several_sets = len({test["problems"] for test in main_tests(tests).values()}) > 1
     pictures = {
         "fig1.png": accuracy_panels(tests),
         "fig2.png": teacher_panels(tests, training),
-        "fig3.png": loss_panels(informed(tests)),
+        "fig3.png": loss_panels(main_tests(tests)),
         "fig4.png": accuracy_panels(tests, FEW, gain=True) if several_sets else (),
         "fig5.png": training_panels(training),
         "budget.png": budget_panels(undisputed),
@@ -402,7 +402,7 @@ NOTE = "Mean ± half width of the 95 % interval over problems, in percent; in br
 def headline(tests: dict) -> str:
     """A sentence a test: what the main arm solves, and how much more than the arm it is compared with."""
     sentences = []
-    for name, test in informed(tests).items():
+    for name, test in main_tests(tests).items():
         label = "mt-rl" if "mt-rl" in test["arms"] else list(test["arms"])[-1]
         arm, turn = test["arms"][label], f"within {test['turns']}"
         apart = cell(arm["gain"][turn], seeds=True) if "gain" in arm else ""
