@@ -341,7 +341,9 @@ class Run:
         self.path = Path(args.out)
         self.config = {name: value for name, value in vars(args).items() if name not in NEUTRAL}
         self.config["script"] = Path(sys.argv[0]).name
-        for given in (self.config.get("problems"), self.config.get("prompts")):
+        read = [self.config.get("problems"), self.config.get("prompts")]
+        read += [f"{folder}/dialogues.jsonl" for folder in self.config.get("data", ())]
+        for given in read:
             if given and Path(given).is_file():
                 self.config[f"content of {given}"] = f"{zlib.crc32(Path(given).read_bytes()):08x}"
         file = self.path / "config.json"

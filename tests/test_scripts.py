@@ -291,6 +291,16 @@ def test_a_run_does_not_go_on_with_a_file_that_was_edited(edited, problems, base
     refused(capsys, f"content of {given[edited]}", "generate", **command)
 
 
+def test_sft_does_not_go_on_with_dialogues_that_were_played_anew(played, base, tmp_path, capsys):
+    command = dict(
+        model=base, data=shutil.copytree(played, tmp_path / "data"), out=tmp_path / "sft", threads=1
+    )
+    run("sft", **command)
+    with (tmp_path / "data" / "dialogues.jsonl").open("a") as file:
+        file.write("\n")
+    refused(capsys, "content of", "sft", **command)
+
+
 def refused(capsys, said, *args, **options):
     """The script ends with exit code 2 and one line that holds `said`."""
     capsys.readouterr()
