@@ -8,7 +8,7 @@ problem, the teacher's and the template's included. pass@k: of k first turns at 
 (unbiased, Chen et al., 2021). Log-loss of the right answer: mean negative log-likelihood of a token of
 the answer turn, right after a teacher turn. At later turns only unsolved dialogues are left, so it is
 averaged twice: a solved dialogue keeps its last value, or drops out (then the rest is ever harder
-problems). Premature: an attempt before all pieces of a sharded problem are out.
+problems). Premature: an attempt before all pieces of a sharded problem are out, as a share of those turns.
 """
 
 import functools
@@ -185,7 +185,9 @@ def values(dialogue, turns: int, budget: int, sharded: bool = False) -> dict[str
     found |= {f"tokens {n}": float(tokens[min(n, len(tokens)) - 1]) for n in range(1, turns + 1)}
     found["in budget"] = float(solved is not None and tokens[solved - 1] <= budget)
     if sharded:  # all pieces are out at the last turn alone
-        found["premature"] = float("attempt" in kinds[: dialogue.limit - 1])
+        early = kinds[: dialogue.limit - 1]
+        found["premature"] = early.count("attempt") / max(1, len(early))
+        found["answered early"] = float("attempt" in early)
     return found
 
 

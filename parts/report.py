@@ -142,7 +142,10 @@ def cells(test: dict, arm: dict) -> dict[str, dict[str, str]]:
     wrong = arm["counts"]
     turns = arm["turns"]["mean"] or 1
     kinds = {f"{kind}s, % of turns": percent(arm[kind]["mean"] / turns) for kind in KINDS}
-    early = {"premature answers, %": cell(arm["premature"])} if "premature" in arm else {}
+    early = {}
+    if "premature" in arm:
+        early = {"attempts, % of the turns before the last piece": cell(arm["premature"])}
+        early |= {"dialogues with such a turn, %": cell(arm["answered early"])}
     passed = {f"pass@{k} of first turns": cell(arm["pass"][k]) for k in (4, 10) if k in arm["pass"]}
     found = {
         "Turns by rule": {**kinds, **early},
@@ -391,7 +394,7 @@ SECTIONS = (  # heading, picture, caption, how the titles of its tables begin
     ("Gain and transfer", "fig4.png", "Fig. 4: fig1 less the base, problem by problem. Where the domain "
      "is not that of training, this is transfer.", "–"),
     ("Training", "fig5.png", "Fig. 5: questions and reward over RL, means of the last ten steps.", "Sizes"),
-    ("Types of turns", "fig6.png", "Fig. 6. Early: dialogues with a premature answer.", "Turns"),
+    ("Types of turns", "fig6.png", "Fig. 6. Early: attempts among the turns before the last piece.", "Turns"),
     ("Equal tokens", "budget.png", "Dialogues, and k first turns alone, at equal tokens.", "Solved at"),
     ("Disputed answers", None, "The teacher disputes the first right answer. What then?", "Right answers"),
     ("What went wrong", None, "Hints with the answer are found by string match.", "What went"),

@@ -173,12 +173,14 @@ def test_turns_are_attempts_questions_or_other():
 
 
 def test_an_attempt_before_the_last_shard_is_premature():
-    early = dialogue(statuses=("no attempt", "wrong", "no attempt"), limit=3)
+    early = dialogue(statuses=("no attempt", "wrong", "wrong"), limit=3)
     late = dialogue(statuses=("no attempt", "no attempt", "wrong"), limit=3)
-    assert [values(d, 3, 0, sharded=True)["premature"] for d in (early, late)] == [1.0, 0.0]
+    assert [values(d, 3, 0, sharded=True)["premature"] for d in (early, late)] == [0.5, 0.0]
     assert "premature" not in values(early, 3, 0)
     run = run_of([early], sharded="scripted")
-    assert row_of(tables([run]), "Turns by rule")["premature answers, %"] == "100.0 ± 0.0"
+    row = row_of(tables([run]), "Turns by rule")
+    assert row["attempts, % of the turns before the last piece"] == "50.0 ± 0.0"
+    assert row["dialogues with such a turn, %"] == "100.0 ± 0.0"
 
 
 def test_leaks_that_were_planted_are_all_found():
