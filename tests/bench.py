@@ -350,6 +350,12 @@ def trl(path=None):
     at a time, TRL's trainer passes. Its bfloat16, which is its default, is autocast over float32 weights, with
     activation checkpointing, its default too. Peak memory is that of the process, imports included; tokens are
     those that the students sampled. None of it tells of a GPU.
+
+    What the kit's float32 step on SmolLM2 spends (one thread of an AMD EPYC, 73 GFLOPS): 62 s of rollouts are 21 s for
+    reading 7,210 new tokens and 31 s in 235 decoding steps, two thirds of them matrix products that read all weights
+    for 16 rows; 9 s head and sampling. 52 s of training are matrix products. All at the machine's limit: what is left
+    is fewer passes over a group's common problem in the update: a fifth of it here, where a problem is 75 of the 320 tokens
+    of a dialogue, next to nothing in long dialogues; masked_logprobs is simpler without.
     """
     if importlib.util.find_spec("trl") is None:
         sys.exit("error: trl is not installed; pip install trl, and run it again")
