@@ -126,7 +126,7 @@ stop() { # a second signal must not come back here
 trap stop INT TERM HUP
 watch & watch=$!
 wait "$one" "$two"
-kill -TERM -- -"$watch" 2>/dev/null || true
+{ kill -TERM -- -"$watch"; wait "$watch"; } 2>/dev/null || true # the shell tells of no ended job
 printf '%b' "$clear"
 
 seeds=[0-$((${SEEDS:-1} - 1))] # a pattern
