@@ -98,6 +98,8 @@ def measure_losses(args, run, dialogues, problems, model):
     answered = [d for d in dialogues if d.turns and answer_turn(problems[d.problem])]
     written = sorted(answered, key=lambda d: (int(d.id.rpartition("/")[2]), d.id))
     mine = [d for d in written[: args.losses] if d.id not in measured][rank::processes]
+    if not written:
+        run.say("--losses measures nothing here: no problem has an answer or a solution")
     chat = load_chat(args.model)
     for d in tqdm(mine, desc="log-loss", mininterval=1, disable=rank > 0):
         losses = answer_losses(model, chat, d, answer_turn(problems[d.problem]))

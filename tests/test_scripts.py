@@ -233,6 +233,14 @@ def test_log_losses_are_those_of_different_problems_first(problems, base, tmp_pa
     assert len({row["id"].split("/")[0] for row in rows(tmp_path / "code", "losses.jsonl")}) == 5
 
 
+def test_log_losses_without_a_solution_are_told_to_be_none(problems, base, tmp_path, capsys):
+    bare = [json.loads(line) | {"solution": None} for line in open(problems)]
+    (tmp_path / "bare.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bare))
+    play = dict(model=base, problems=tmp_path / "bare.jsonl", turns=1, losses=2, **TALK)
+    run("evaluate", "play", **play, out=tmp_path / "tests")
+    assert "--losses measures nothing" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["gemma", "qwen"])
 def test_other_architectures_and_templates_run_through_the_same_scripts(
     shapes, name, problems, tmp_path, capsys
