@@ -1,6 +1,6 @@
 """Trains the toy base model from scratch on documents of the toy world (world.py) and reports its skills.
 
-    python toy/make_base.py --out toy/base    # 47 minutes on two CPU cores, measured once; killed, it goes on
+    python toy/make_base.py --out toy/base    # 35 minutes on two CPU cores, measured once; killed, it goes on
 
 A Llama of 0.72 M parameters reads packed documents with a block-diagonal mask; the loss counts the tokens of
 assistant turns alone. Muon on the matrices of the layers, AdamW on the rest; warm-up, then a linear decay

@@ -165,10 +165,9 @@ class Toy:
         return zlib.crc32("".join(self.text).encode()) % 10 == 0
 
 
-def add(x, y):
-    """Digits of x + y mod 1000."""
-    total = sum(d * 10 ** (2 - i) for i, d in enumerate(x)) + sum(d * 10 ** (2 - i) for i, d in enumerate(y))
-    return tuple(int(c) for c in f"{total % 1000:03d}")
+def last_digits(total):
+    """The last three digits."""
+    return total // 100 % 10, total // 10 % 10, total % 10
 
 
 def math_problem(rng, hidden):
@@ -177,9 +176,10 @@ def math_problem(rng, hidden):
     places = rng.sample(range(6), hidden)
 
     def possible(unknown):
-        fills = itertools.product(range(10), repeat=len(unknown))
-        filled = [[dict(zip(unknown, fill)).get(i, d) for i, d in enumerate(digits)] for fill in fills]
-        return [add(f[:3], f[3:]) for f in filled]
+        units = [10 ** (2 - i % 3) for i in range(6)]
+        known = sum(d * units[i] for i, d in enumerate(digits) if i not in unknown)
+        fills = itertools.product(*(range(0, 10 * units[i], units[i]) for i in unknown))
+        return [last_digits(known + sum(fill)) for fill in fills]
 
     shown = [OPERAND[i % 3]["?" if i in places else d] for i, d in enumerate(digits)]
     text = [COMPUTE, *shown[:3], PLUS, *shown[3:], MOD]
@@ -187,7 +187,7 @@ def math_problem(rng, hidden):
     after = [possible(places[k + 1 :]) for k in range(hidden)]
     told = [OPERAND[i % 3][d] for i, d in enumerate(digits)]
     whole = [COMPUTE, *told[:3], PLUS, *told[3:], MOD]
-    return Toy("math", text, add(digits[:3], digits[3:]), possible(places), facts, after, whole)
+    return Toy("math", text, possible([])[0], possible(places), facts, after, whole)
 
 
 def code_problem(rng, ambiguous, hidden=0):
