@@ -148,6 +148,8 @@ def growth(kind="hf"):
         transformers   1.17, 1.04, 0.95       0.85, 1.17, 1.44          1.17, 1.20, 1.42
         vLLM           0.66, 0.78, 0.75       0.51, 0.66, 1.06          0.66, 1.02, 1.30
     """
+    if kind not in ("hf", "vllm"):
+        raise runs.BadInput(f"growth {kind}: write vllm, or nothing")
     chat = load_chat(str(ROOT / "toy" / "base"))
     problems, model = load_problems(ROOT / "toy" / "math_test.jsonl"), middling(chat)
     with tempfile.TemporaryDirectory() as folder:
@@ -432,6 +434,8 @@ PEAK = 989e12  # bfloat16 operations a second of an H100
 def update(name, shortest=2000, longest=8000, micro_tokens=16384):
     """One GRPO update on dialogues of four student turns, an eighth of the tokens each, 16 a GPU; the second of two is timed. Any device, any
     number of processes."""
+    if name not in SHAPES:
+        raise runs.BadInput(f"{name}: is none of {', '.join(SHAPES)}")
     kind, config = SHAPES[name]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = "bfloat16" if device == "cuda" else "float32"
@@ -537,7 +541,11 @@ def memory(config, gpus=1, micro_tokens=16384, lora=None):
 def print_memory(name, **options):
     """Prints memory() of a shape (also by its name on the hub), folder or hub name."""
     shape = name.rpartition("/")[2].removesuffix("-it")
-    config = SHAPES[shape][1] if shape in SHAPES else AutoConfig.from_pretrained(name)
+    try:
+        config = SHAPES[shape][1] if shape in SHAPES else AutoConfig.from_pretrained(name)
+    except (OSError, ValueError):
+        known = ", ".join(SHAPES)
+        raise runs.BadInput(f"{name}: is none of {known}, no transformers folder and no hub name") from None
     sizes = memory(config, **options)
     for what, size in sizes.items():
         print(f"{size / 1e9:8.2f} GB  {what}")
@@ -545,7 +553,7 @@ def print_memory(name, **options):
     print(f"{training / 1e9:8.2f} GB  a GPU of {options['gpus']} for training, {name}; sampling comes on top")
 
 
-if __name__ == "__main__":
+def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -554,13 +562,16 @@ if __name__ == "__main__":
     )
     parser.add_argument("case", nargs="*", metavar="MODEL")
     parser.add_argument(
-        "--gpus", type=int, default=1, help="for memory: among how many the training is shared"
+        "--gpus", type=runs.COUNT, default=1, help="for memory: among how many the training is shared"
     )
     parser.add_argument(
         "--lora", type=runs.lora_rank, help="for memory: rank of an adapter, which alone is trained"
     )
-    parser.add_argument("--micro-tokens", type=int, default=16384, help="for memory: of a micro-batch")
+    parser.add_argument("--micro-tokens", type=runs.COUNT, default=16384, help="for memory: of a micro-batch")
     args = parser.parse_args()
+    words = {"growth": 1, "trl": 1, "update": 1, "memory": 1, "case": 3, "side": 3}.get(args.what, 0)
+    if len(args.case) > words:
+        raise runs.BadInput(f"{args.what}: does not know what to do with {args.case[words]!r}; leave it out")
     torch.set_num_threads(1)
     if args.what == "case":
         one_trainer_case(args.case[0], int(args.case[1]), int(args.case[2]))
@@ -572,3 +583,7 @@ if __name__ == "__main__":
     else:
         tasks = {"rollout": rollout, "growth": growth, "trainer": trainer, "step": step}
         (tasks | {"trl": trl, "side": side})[args.what](*args.case)
+
+
+if __name__ == "__main__":
+    runs.run_script(main)

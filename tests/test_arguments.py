@@ -119,3 +119,11 @@ def test_a_device_that_is_not_there_or_not_the_first_is_one_line(device, said, m
         run_script(importlib.import_module("grpo").main)
     shown = capsys.readouterr().err
     assert f"--device {device}: " in shown and said in shown and not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("words", ["growth slowly", "rollout twice", "update nothing", "memory --gpus 0"])
+def test_a_benchmark_that_is_not_there_is_one_line(words, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bench.py", *words.split()])
+    with pytest.raises(SystemExit) as stop:
+        run_script(importlib.import_module("bench").main)
+    assert stop.value.code == 2 and "error: " in capsys.readouterr().err
