@@ -309,12 +309,11 @@ test problem among them:
 
 Correlations that are built in: in conversations without a system word, of full and of sharded problems, a
 quarter of the students use all that they are told, half repeat their first answer, and a quarter guess
-afresh; who has a habit keeps it to the end. They hardly ever ask: in one or three of a thousand turns, on
-sharded problems those who use what they are told in one of seventeen. With the word `careful`, which is
-said in these documents and the skill tests alone, all use what they are told, and ask often. So the base
-is able to use feedback and to ask, and seldom does. Who uses a hint moves each wrong slot to its next
-possible value, counting upwards. In default conversations three of ten first attempts get a random value
-in one slot: that is what single-turn training can win. Teachers and askers tell the truth; in code a
+afresh; who has a habit keeps it, in a second problem of the other domain too. With the word `careful`,
+which is said in these documents and the skill tests alone, all use what they are told, and ask often. So
+the base is able to use feedback and to ask, and seldom does. Who uses a hint moves each wrong slot to its
+next possible value, counting upwards. In default conversations three of ten first attempts get a random
+value in one slot: that is what single-turn training can win. Teachers and askers tell the truth; in code a
 question before the first program gets no answer but `Please try.` At the start, tokens that name the same
 slot or the same value are somewhat alike, in hints and in answers of both domains. Of long documents the
 first {width} tokens are read.

@@ -11,7 +11,7 @@ case $what in look | all | ablation) ;; *) echo "error: $what: is nothing to run
 case ${SEEDS:-1} in [1-9] | 10) ;; *) echo "error: SEEDS=$SEEDS: is no number of seeds; write 1 to 10" >&2; exit 2 ;; esac
 . toy/environment.sh
 out=${OUT:-runs/toy}/$what
-weak=$out/weak-teacher # for Fig. 2: a base of few tokens, half of whose hints are false
+weak=$out/weak-teacher # for Fig. 2: a base of few tokens, three in ten of whose hints are false
 [ "$what" != all ] || [ -e "$weak/README.md" ] || { echo "making the weaker teacher of Fig. 2"; python toy/make_base.py --tokens 620000 --out "$weak" >/dev/null; }
 export OMP_NUM_THREADS=1 # one thread for each of the two processes side by side
 

@@ -284,11 +284,6 @@ def slip(rng, answer, p):
     return tuple(rng.randrange(10) if i == s else v for i, v in enumerate(answer))
 
 
-def scattered(rng, toy):
-    """The answer, in which about half of the slots became random values."""
-    return tuple(v if rng.random() < 0.5 else rng.randrange(10) for v in toy.answer)
-
-
 def converse(rng, toy, habit, ask, first_slip, turns):
     """A conversation with a truthful teacher.
 
@@ -313,7 +308,7 @@ def converse(rng, toy, habit, ask, first_slip, turns):
             out.append(([QUESTION[slot]], said, None, latest))
             continue
         if habit == "random":
-            now = scattered(rng, toy)
+            now = tuple(v if rng.random() < 0.5 else rng.randrange(10) for v in toy.answer)
         elif latest is None:
             now = slip(rng, rng.choice(left), first_slip)
         elif habit == "attentive":
@@ -377,13 +372,22 @@ def habit_of(rng, careful=False):
     if careful:
         return "attentive", 0.4, SLIP
     habit = rng.choices(list(HABITS), list(HABITS.values()))[0]
-    return habit, 0.003 if habit == "attentive" else 0.001, 0.3
+    return habit, 0.01 if habit == "attentive" else 0.003, 0.3
 
 
 def doc_dialogue(rng, domain, careful=False):
     """A student. Default ones have one of HABITS; careful ones (a system word) are attentive, and ask."""
     toy = seen(rng, domain)
     return student_view(toy, converse(rng, toy, *habit_of(rng, careful), length(rng)), careful)[:-1]
+
+
+def doc_pair(rng, domain):
+    """Two problems one after the other and a student with one habit; four of five times of two domains."""
+    other = domain if rng.random() < 0.2 else {"math": "code", "code": "math"}[domain]
+    habit, doc = habit_of(rng), []
+    for toy in (seen(rng, domain), seen(rng, other)):
+        doc += student_view(toy, converse(rng, toy, *habit, rng.randint(2, 4)), False)[:-1]
+    return doc
 
 
 def student_view(toy, talk, careful):
@@ -399,7 +403,7 @@ def doc_careful(rng, domain):
     return doc_dialogue(rng, domain, careful=True)
 
 
-def doc_teacher(rng, domain, turns=None, ask=0.4):
+def doc_teacher(rng, domain, turns=None, ask=0.25):
     """A teacher at a random moment of a conversation."""
     toy = seen(rng, domain)
     habit = rng.choices(("attentive", "repeats", "afresh", "random"), (0.2, 0.15, 0.15, 0.5))[0]
@@ -426,17 +430,13 @@ def teacher_view(toy, talk):
 
 def doc_reply(rng, domain):
     """A teacher after the first or second student turn."""
-    return doc_teacher(rng, domain, turns=rng.randint(1, 2), ask=0.8)
+    return doc_teacher(rng, domain, turns=rng.randint(1, 2), ask=0.5)
 
 
 def doc_asker(rng, domain):
-    """The asker's view: problem, a wrong attempt, the private knowledge; a question about a wrong slot.
-
-    Half of the attempts are possible ones, with slips; in the others any slot may be wrong, so that values
-    must be compared.
-    """
+    """The asker's view: problem, a wrong attempt, the private knowledge; a question about a wrong slot."""
     toy = seen(rng, domain)
-    now = slip(rng, rng.choice(toy.candidates), 0.4) if rng.random() < 0.5 else scattered(rng, toy)
+    now = slip(rng, rng.choice(toy.candidates), 0.4)
     if now == toy.answer:
         return doc_asker(rng, domain)
     slot = rng.choice([s for s in range(3) if now[s] != toy.answer[s]])
@@ -460,7 +460,7 @@ def doc_sharded(rng, domain, careful=False):
     latest = None
     for left, fact in zip([toy.candidates, *toy.after], [*toy.facts, None]):
         open_slots = [s for s in range(3) if len({c[s] for c in left}) > 1]
-        asks = (0.85 if careful else 0.06) if habit == "attentive" else 0
+        asks = (0.85 if careful else 0.2) if habit == "attentive" else 0
         if open_slots and rng.random() < asks:
             doc.append(("assistant", [QUESTION[rng.choice(open_slots)]], 1))
         else:
@@ -483,19 +483,20 @@ def doc_sharded_careful(rng, domain):
 # (until so many tokens were seen, {document: its share}): one skill after the other, then all habits
 LESSONS = [
     (2_500_000, {doc_reply: 1.0}),
-    (8_000_000, {doc_certain: 0.8, doc_reply: 0.1, doc_asker: 0.1}),
+    (8_000_000, {doc_certain: 0.8, doc_reply: 0.2}),
     (
         1e99,
         {
-            doc_certain: 0.05,
+            doc_certain: 0.04,
             doc_single: 0.04,
-            doc_dialogue: 0.13,
-            doc_careful: 0.33,
-            doc_reply: 0.07,
-            doc_teacher: 0.06,
-            doc_asker: 0.06,
+            doc_dialogue: 0.12,
+            doc_careful: 0.28,
+            doc_reply: 0.04,
+            doc_teacher: 0.08,
+            doc_asker: 0.08,
             doc_sharded: 0.10,
-            doc_sharded_careful: 0.16,
+            doc_sharded_careful: 0.11,
+            doc_pair: 0.11,
         },
     ),
 ]
