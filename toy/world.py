@@ -174,9 +174,9 @@ def math_problem(rng, hidden):
     """x + y mod 1000 with the given number of unreadable digits; as facts, the digits in random order."""
     digits = [rng.randrange(10) for _ in range(6)]
     places = rng.sample(range(6), hidden)
+    units = [10 ** (2 - i % 3) for i in range(6)]
 
     def possible(unknown):
-        units = [10 ** (2 - i % 3) for i in range(6)]
         known = sum(d * units[i] for i, d in enumerate(digits) if i not in unknown)
         fills = itertools.product(*(range(0, 10 * units[i], units[i]) for i in unknown))
         return [last_digits(known + sum(fill)) for fill in fills]
