@@ -3,7 +3,8 @@
 #   bash toy/run.sh            a first look: the five arms of the paper's Table 1, trained on math, one seed
 #   bash toy/run.sh all        every arm, trained on math and on code, all tests; three seeds: SEEDS=3 bash toy/run.sh all
 #   bash toy/run.sh ablation   online SML on math with other γ, g, N, returns and advantages, as many dialogues each
-# Stopped at any moment, the same command goes on. Results are in runs/toy, logs of the stages beside them.
+# Stopped at any moment, the same command goes on. Results are in runs/toy, logs of the stages beside them;
+# with STEPS=300 OUT=runs/longer before the command RL takes more steps (100) and the results go elsewhere.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 what=${1:-look}
