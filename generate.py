@@ -2,21 +2,22 @@
 
     python generate.py --model google/gemma-3-12b-it --problems train.jsonl --out runs/dialogues
 
-The protocol (paper, section on the process being modelled) is the function `converse`; who answers the
-student is a function beside it, spoken by a frozen copy of the student or by the model of --teacher. The same
-command goes on where it was killed: each dialogue depends only on the seed and its own name.
+The function `converse` is the protocol (paper, section on the process being modelled). The functions below it
+answer the student: --teacher names one of them, --teacher-model says whose model speaks it, by default a
+frozen copy of the student. Each dialogue depends only on the seed and its own name, so that a killed run,
+started again, writes the same dialogues.
 
-Chosen where the paper is silent: temperature 1 and full distributions for the student; the private knowledge
-stands with the student's latest turn; a teacher of code sees the report of the public tests on the latest
-program; reasoning modes are off; a dialogue that the model's context has no room for ends there, unsolved.
+Chosen where the paper is silent: temperature 1 and no top-p or top-k for the student; the private knowledge
+stands beside the student's latest turn; a teacher of code sees the report of the public tests on the latest
+program; reasoning modes are off; a dialogue ends unsolved when its next turn does not fit into the context.
 """
 
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 
 from tqdm import tqdm
 
-from common import Dialogue, Verdict, filled, grade, leaks, load_chat, load_problems, load_prompts, visible
+from common import Dialogue, Verdict, grade, leaks, load_chat, load_problems, visible
 from parts import runs
 from parts.driver import Grade, Sample, Speaker, drive
 from parts.engines import Endpoint, HFEngine, VLLMEngine, is_address, load_model, uses_vllm
@@ -25,195 +26,328 @@ from parts.measures import line, summary
 # ----------------------------------------------------------------------------------------------- the protocol
 
 
-def converse(problem, name, chat, teacher, prompts, turns, opening=None, inject=None):
+@dataclass
+class Cast:
+    """Who takes part in a dialogue, each a chat template and an engine, and the prompts by name."""
+
+    student: Speaker
+    teacher: Speaker
+    asker: Speaker  # writes questions in Q-priming: the frozen initial student
+    prompts: dict[str, str]
+
+    @property
+    def speakers(self) -> dict[str, Speaker]:
+        """{role: Speaker}, by the roles that Sample names."""
+        return {"student": self.student, "teacher": self.teacher, "asker": self.asker}
+
+
+def converse(cast, problem, name, turns, teacher, opening=None, inject=None):
     """One dialogue, as a coroutine: yields Sample or Grade, is sent a Turn or a Verdict, returns a Dialogue.
 
-    chat: the student's. teacher(dialogue, problem, latest): the coroutine that answers the student. turns: N.
-    opening: what is told of the problem at first, if not all. inject(dialogue, problem, text, latest): the
-    coroutine that may put a question in the place of a turn with R = 0 (qprime.py). `latest`: verdict on the
-    latest attempt. If a question took its place, the teacher of code still sees that program's tests, as the
-    question is about it, though the program itself is in nobody's view.
+    name: the dialogue's id; its random numbers follow from the seed and this name. turns: N, student turns at
+    most. teacher: the function that answers the student (below). opening: shown to the student first, in
+    place of the whole problem. inject: a function of qprime.py that may replace a wrong turn by a question.
     """
-    d = Dialogue(name, problem.id, problem.domain, turns)
-    statement = prompts[problem.domain].format(problem=opening or problem.prompt)
-    d.hear(chat.view([{"role": "user", "content": statement}]), statement)  # u_1^T is the problem
-    latest = Verdict("no attempt", "No program yet.")
+    chat, dialogue = cast.student.chat, Dialogue(name, problem.id, problem.domain, turns)
+    prompt = cast.prompts[problem.domain].format(problem=opening or problem.prompt)
+    dialogue.add_teacher_turn(chat.view([{"role": "user", "content": prompt}]), prompt)  # u_1^T: the problem
+    latest = Verdict("no attempt", "No program yet.")  # on the latest attempt
     for t in range(1, turns + 1):
-        turn = yield Sample("student", d.ids, t)
+        turn = yield Sample("student", dialogue.ids, t)
         if turn.finish == "context":
-            d.outgrown = True
+            dialogue.outgrown = True
             break
         text = chat.text(turn.ids)
         verdict = yield Grade(problem, text)
         latest = verdict if verdict.attempted else latest
         if inject and not verdict.correct:
-            turn, text, verdict = (yield from inject(d, problem, text, latest)) or (turn, text, verdict)
-        d.say(turn, text, verdict, chat.end)
-        if d.solved or t == turns:
+            # When a question replaces a wrong program, `latest` stays that program's report, because the
+            # question is about it. The program itself is hidden from the student and the teacher.
+            question = yield from inject(cast, dialogue, problem, text, latest)
+            turn, text, verdict = question or (turn, text, verdict)
+        dialogue.add_student_turn(turn, text, verdict, chat.end)
+        if dialogue.solved or t == turns:
             break
-        said = yield from teacher(d, problem, latest)
-        if said is None:
-            d.outgrown = True
+        hint = yield from teacher(cast, dialogue, problem, latest)
+        if hint is None:
+            dialogue.outgrown = True
             break
-        d.hear(chat.between(said), said)
-    return d
+        dialogue.add_teacher_turn(chat.between(hint), hint)
+    return dialogue
 
 
-def knowledge_of(problem, latest):
-    """k_t, the private knowledge: in math the right answer, in code the tests of the latest program."""
-    return problem.answer if problem.domain == "math" else latest.report
+# ------------------------------------------------------------------------------------ who answers the student
+
+# Templates of str.format by name. These two show the student a problem. The prompts of teachers, users
+# and askers stand beside their functions below; `role` adds them here.
+PROMPTS = {
+    "math": "{problem}\n\nReason step by step, and put your final answer in \\boxed{{}}.",
+    "code": "{problem}\n\nWrite a Python program that solves this. Put the whole program in one ```python "
+    "block.",
+}
 
 
-def informed(dialogue, problem, latest, tell):
+def load_prompts(path: str | None) -> dict[str, str]:
+    """PROMPTS, with those of the JSON file at `path` in their place (None: no file). Raises BadInput."""
+    fields = dict.fromkeys(PROMPTS, ())  # the fields that each template may use
+    for name in PROMPTS:
+        if name.endswith(("_math", "_code")):
+            fields[name] = ("problem", "turn", "knowledge", "solution")
+    fields |= dict.fromkeys(("math", "code"), ("problem",))
+    prompts = PROMPTS | runs.read_templates(path, fields)
+    for name in ("math", "code"):
+        if "{problem}" not in prompts[name]:
+            raise runs.BadInput(
+                f"prompts file {path}, {name}: has no {{problem}}, which the student must see"
+            )
+    return prompts
+
+
+# A teacher is a coroutine (cast, dialogue, problem, latest) that returns its turn's text, or None if the
+# context has no room for it. `latest` is the Verdict on the student's latest attempt. To add a teacher, write
+# one such function under @role(…): then --teacher knows it by its name.
+TEACHERS, USERS, ASKERS = {}, {}, {}  # functions by name, for --teacher, --sharded and --asker
+
+
+def role(registry=TEACHERS, **prompts):
+    """Decorator: adds a function to `registry`, and its prompts to PROMPTS, both under the function's name.
+
+    prompts: `opening`, the first message of the view that its model gets; `math` and `code`, the last
+    message, with {turn} (the student's latest), {knowledge} (k_t, private), {problem} and {solution}.
+    """
+
+    def register(function):
+        name = function.__name__
+        registry[name] = function
+        PROMPTS.update({name if key == "opening" else f"{name}_{key}": text for key, text in prompts.items()})
+        return function
+
+    return register
+
+
+@role(
+    opening="You are a teacher. You give your student a problem and then help over several turns. After each "
+    "of the student's turns you are shown, privately, what you know and the student does not. Point out what "
+    "is wrong and give a hint that helps the student to find the error alone, or answer the student's "
+    "question. Be brief. Never state the final answer and never write the solution. Start now by stating the "
+    "problem.",
+    math="{turn}\n\n[Only you can see this. The right answer is: {knowledge}\n{solution}]",
+    code="{turn}\n\n[Only you can see this. Tests of the latest program:\n{knowledge}]",
+)
+def informed(cast, dialogue, problem, latest):
     """The paper's teacher, who has private knowledge."""
-    return (yield from tell(dialogue, problem, "informed", knowledge_of(problem, latest)))
+    return (yield from speak(cast, dialogue, problem, "informed", knowledge_of(problem, latest)))
 
 
-def critic(dialogue, problem, latest, tell):
+@role(
+    opening="You are a teacher. You give your student a problem and then help over several turns. Point out "
+    "what is wrong and give a hint that helps the student to find the error alone, or answer the student's "
+    "question. Be brief. Start now by stating the problem.",
+    math="{turn}",
+    code="{turn}",
+)
+def critic(cast, dialogue, problem, latest):
     """A teacher who knows no more than the student."""
-    return (yield from tell(dialogue, problem, "critic"))
+    return (yield from speak(cast, dialogue, problem, "critic"))
 
 
-TEACHERS = {None: informed, "informed": informed, "critic": critic, "self": critic}  # by --teacher
-
-
-def disputing(dialogue, problem, latest, tell):
+@role(
+    {},  # not for --teacher: it speaks after a right answer alone
+    opening="You are a teacher. You give your student a problem, and when it is solved you test how sure the "
+    "student is. Start now by stating the problem.",
+    math="{turn}\n\n[Only you can see this. The student's answer is right. Claim, in a sentence or two, that "
+    "it is wrong. Name no other answer.]",
+    code="{turn}\n\n[Only you can see this. The student's program passes all tests. Claim, in a sentence or "
+    "two, that it is wrong. Write no program.]",
+)
+def disputing(cast, dialogue, problem, latest):
     """Claims that a right answer is wrong (evaluate.py --dispute)."""
-    return (yield from tell(dialogue, problem, "disputing"))
+    return (yield from speak(cast, dialogue, problem, "disputing"))
 
 
-def scripted(dialogue, problem, latest, tell):
-    """The lazy user of a sharded problem, who reveals the next piece whatever the student says."""
-    yield from ()  # a coroutine that samples nothing
+@role(USERS)
+def scripted(cast, dialogue, problem, latest):
+    """The lazy user of a sharded problem, who reveals the next shard whatever the student says."""
+    yield from ()  # makes this a coroutine, although it samples nothing
     return problem.shards[dialogue.turns]
 
 
-def rephrased(dialogue, problem, latest, tell):
-    """The lazy user, who says the next piece in the teacher model's own words."""
-    return (yield from tell(dialogue, problem, "rephrased", problem.shards[dialogue.turns]))
+@role(
+    USERS,
+    opening="You are a user who asks an assistant for help and tells what you need bit by bit. After each of "
+    "the assistant's turns you are shown, privately, what you want to tell next. Say just that, in your own "
+    "words, in one short message; answer nothing else and do not tell whether the assistant is right. Start "
+    "now with your request.",
+    math="{turn}\n\n[Only you can see this. Tell the assistant now: {knowledge}]",
+    code="{turn}\n\n[Only you can see this. Tell the assistant now: {knowledge}]",
+)
+def rephrased(cast, dialogue, problem, latest):
+    """The lazy user, who says the next shard in the teacher model's own words."""
+    return (yield from speak(cast, dialogue, problem, "rephrased", problem.shards[dialogue.turns]))
 
 
-def tell(dialogue, problem, role, knowledge=None, *, chat, prompts):
-    """A turn of the teacher's model in a role, as a coroutine; None if the context has no room for it."""
-    dialogue.knowledge[-1] = filled(prompts, role, problem, "", knowledge).strip() or None
-    view = teacher_view(dialogue, problem, role, knowledge, prompts)
-    turn = yield Sample("teacher", chat.view(view), dialogue.turns)
+def knowledge_of(problem, latest):
+    """k_t, the private knowledge: in math the right answer, in code the test report of the latest program."""
+    return problem.answer if problem.domain == "math" else latest.report
+
+
+def speak(cast, dialogue, problem, name, knowledge=None):
+    """A turn of the teacher's model with the prompts of `name`, as a coroutine; None if it does not fit."""
+    chat = cast.teacher.chat
+    dialogue.knowledge[-1] = fill(cast.prompts, name, problem, "", knowledge).strip() or None
+    turn = yield Sample(
+        "teacher", chat.view(teacher_view(cast, dialogue, problem, name, knowledge)), dialogue.turns
+    )
     if turn.finish == "context":
         return None
-    said = visible(chat.text(turn.ids))
-    dialogue.leaks += leaks(problem, said) if role not in ("rephrased", "disputing") else 0  # of hints alone
-    return said
+    text = visible(chat.text(turn.ids))
+    dialogue.leaks += leaks(problem, text) if name in TEACHERS else 0  # users and disputes give no hints
+    return text
 
 
-def teacher_view(dialogue, problem, role, knowledge, prompts):
-    """s_t = (c_t, k_t): the conversation with roles swapped, the private knowledge with the latest turn."""
-    view = [{"role": "user", "content": prompts[role].format()}]
+def teacher_view(cast, dialogue, problem, name, knowledge):
+    """s_t = (c_t, k_t): the conversation with roles swapped, the private knowledge beside the latest turn."""
+    view = [{"role": "user", "content": cast.prompts[name].format()}]
     for m in dialogue.messages:
         speaker = "assistant" if m["role"] == "teacher" else "user"
         view.append({"role": speaker, "content": visible(m["content"])})
-    view[-1]["content"] = filled(prompts, role, problem, view[-1]["content"], knowledge)
+    view[-1]["content"] = fill(cast.prompts, name, problem, view[-1]["content"], knowledge)
     return view
 
 
-# --------------------------------------------------------------------------------------------- who takes part
+def fill(prompts, name, problem, turn, knowledge):
+    """The prompt of `name` for the problem's domain, with its fields filled in."""
+    prompt, solution = prompts[f"{name}_{problem.domain}"], problem.solution or ""
+    return prompt.format(problem=problem.prompt, turn=turn, knowledge=knowledge, solution=solution)
+
+
+@role(
+    ASKERS,
+    math="A student works on this problem:\n\n{problem}\n\nThe student's attempt is wrong:\n\n{turn}\n\nThe "
+    "right answer is: {knowledge}\n\nWrite the one question that the student should ask the teacher now to "
+    "learn most about the mistake. Write only the question, in the student's voice, and do not "
+    "give away the answer.",
+    code="A student works on this problem:\n\n{problem}\n\nThe student's attempt is wrong:\n\n{turn}"
+    "\n\nTests of the program:\n{knowledge}\n\nWrite the one question that the student should ask the "
+    "teacher now to learn most about the mistake. Write only the question, in the student's voice, and "
+    "write no program.",
+)
+def asker(cast, dialogue, problem, text, latest):
+    """Writes an informative question, shown the student's attempt and the private knowledge (Q-priming)."""
+    prompt = fill(cast.prompts, "asker", problem, visible(text), knowledge_of(problem, latest))
+    view = cast.asker.chat.view([{"role": "user", "content": prompt}])
+    return (yield Sample("asker", view, dialogue.turns + 1))
+
+
+# ------------------------------------------------------------------------------------------- loading the cast
+
+
+def load_cast(args, model=None, training=None):
+    """The Cast that the arguments name.
+
+    model: the student's, if it is loaded already: the transformers engine then samples from it. training:
+    "now" if the student's weights will change: then the frozen teacher needs weights of its own, or switches
+    the LoRA adapter off; "later" if the engines will have to make room for the trainer; else None.
+    """
+    prompts, path = load_prompts(args.prompts), args.teacher_model or args.model
+    lora = args.lora if training == "now" else None
+    shared = path == args.model and (training != "now" or lora)  # teacher and student share weights
+    engines = 1 if shared or is_address(path) else 2
+    memory = (0.4 if training or model else 0.85) / engines
+    sleeps = bool(training and not lora)
+    student = load_speaker(args, args.model, args.temperature, "--model", model, memory, sleeps, lora)
+    initial = student.engine.at_temperature(args.teacher_temperature, frozen=bool(lora))
+    frozen = Speaker(student.chat, initial)
+    teacher = frozen if shared else load_speaker(args, path, args.teacher_temperature, memory=memory)
+    return Cast(student, teacher, teacher if path == args.model else frozen, prompts)
 
 
 def load_speaker(
-    args, path, temperature, model=None, memory=0.85, sleeps=False, option="--teacher", lora=None, talk=None
+    args,
+    path,
+    temperature,
+    option="--teacher-model",
+    model=None,
+    memory=0.85,
+    sleeps=False,
+    lora=None,
+    longest=None,
 ):
-    """The Speaker of a folder, a hub name or an endpoint.
+    """The Speaker of a model folder, a hub name or an endpoint.
 
-    model: samples in the place of the folder's, where vLLM does not. memory: share of the GPU's for vLLM.
-    sleeps: whether the engine gives it to the trainer at times. option: that named the path, for messages.
-    lora: rank of the adapter that sync() will bring. talk: tokens of the longest dialogue, if it is known.
+    option: that named the path, for messages. model: already loaded, for the transformers engine. memory:
+    vLLM's share of the GPU. sleeps: whether the engine gives its memory to a trainer at times. lora: rank of
+    the adapter that sync() will bring. longest: tokens of the longest dialogue, if they are known.
     """
     if is_address(path):
-        away = Endpoint(path, option, args.max_tokens, temperature)
-        return Speaker(away, away)
+        endpoint = Endpoint(path, option, args.max_tokens, temperature)
+        return Speaker(endpoint, endpoint)  # its chat template is the server's
     chat = load_chat(path)
-    how = {"max_tokens": args.max_tokens, "temperature": temperature, "seed": args.seed, "batch": args.live}
+    sampling = {
+        "max_tokens": args.max_tokens,
+        "temperature": temperature,
+        "seed": args.seed,
+        "batch": args.concurrent,
+    }
     if not uses_vllm(args.engine, args.device):
         model = model or load_model(path, args.device, args.dtype, lora)
-        return Speaker(chat, HFEngine(model, chat.stops, **how))
-    room = 8192 + (talk or 2 * args.turns * args.max_tokens)  # a problem, and turns of both sides
-    where = {"device": args.device, "dtype": args.dtype, "memory": args.vllm_memory or memory}
-    return Speaker(chat, VLLMEngine(path, chat.stops, context=room, sleeps=sleeps, lora=lora, **how, **where))
-
-
-def teacher_of(args):
-    """(model that teaches, its function) that --teacher asks for."""
-    own = args.teacher in TEACHERS
-    return (args.model, TEACHERS[args.teacher]) if own else (args.teacher, informed)
-
-
-def load_speakers(args, model=None, trains=None):
-    """{role: Speaker} of student (model: see load_speaker), teacher and asker.
-
-    trains: "now" if the student's weights will change: then a frozen teacher needs weights of its own, or
-    speaks without the adapter of LoRA. "later" if the speakers will have to make room for the trainer.
-    """
-    path, _ = teacher_of(args)
-    lora = args.lora if trains == "now" else None
-    alone = path == args.model and (trains != "now" or lora)
-    engines = 1 if alone or is_address(path) else 2
-    memory = (0.4 if trains or model else 0.85) / engines
-    how = {"memory": memory, "sleeps": bool(trains and not lora), "option": "--model", "lora": lora}
-    student = load_speaker(args, args.model, args.temperature, model, **how)
-    base = student.engine.at_temperature(args.teacher_temperature, frozen=bool(lora))
-    same = Speaker(student.chat, base)
-    teacher = same if alone else load_speaker(args, path, args.teacher_temperature, memory=memory)
-    return {"student": student, "teacher": teacher, "asker": teacher if path == args.model else same}
-
-
-def bind(teacher, speakers, prompts):
-    """A teacher's function that speaks through the teacher's model."""
-    return partial(teacher, tell=partial(tell, chat=speakers["teacher"].chat, prompts=prompts))
-
-
-def start(args, inject=None, **how):
-    """(speakers, function (problem, name) → coroutine of the dialogue). inject: see converse, but unbound."""
-    speakers, prompts = load_speakers(args, **how), load_prompts(args.prompts)
-    chat, teacher = speakers["student"].chat, bind(teacher_of(args)[1], speakers, prompts)
-    inject = inject and partial(inject, chat=chat, prompts=prompts)
-    given = {"chat": chat, "teacher": teacher, "prompts": prompts, "turns": args.turns, "inject": inject}
-    return speakers, partial(converse, **given)
+        return Speaker(chat, HFEngine(model, chat.stops, **sampling))
+    context = 8192 + (longest or 2 * args.turns * args.max_tokens)  # a problem, and turns of both sides
+    engine = VLLMEngine(
+        path,
+        chat.stops,
+        device=args.device,
+        dtype=args.dtype,
+        context=context,
+        memory=args.vllm_memory or memory,
+        sleeps=sleeps,
+        lora=lora,
+        **sampling,
+    )
+    return Speaker(chat, engine)
 
 
 # ------------------------------------------------------------------------------------------------- the script
 
 
-def play_into(run, args, problems, start, then_sleep=False):
+def play_into(run, args, problems, load: Callable, dialogue_of: Callable):
     """Plays args.samples dialogues of each problem into the run folder; returns all that it holds.
 
-    start(): as above, called by all processes together if something is left to play; each plays a share.
-    then_sleep: whether the student's engine gives its memory back afterwards.
+    load(): the Cast. If something is left to play, all processes call it together, and each plays a share.
+    dialogue_of(cast, problem, name): the coroutine of a dialogue.
     """
     rank, processes = runs.rank_and_size()
     done = {row["id"] for row in runs.read_jsonl(run.path / "dialogues.jsonl")}
-    done = runs.gathered(done)[0]  # as the first process saw it, before anyone writes
+    done = runs.all_gather(done)[0]  # as the first process saw it, before any writes
     names = [(p, f"{p.id}/{k}") for k in range(args.samples) for p in problems if f"{p.id}/{k}" not in done]
     if names:
-        (speakers, dialogue_of), mine = start(), names[rank::processes]
-        playing = drive(((name, dialogue_of(p, name)) for p, name in mine), speakers, grade, args.live)
-        bar, solved = tqdm(playing, total=len(mine), desc="dialogues", mininterval=1, disable=rank > 0), 0
-        for tried, d in enumerate(bar, 1):
-            run.append("dialogues.jsonl", [asdict(d)], own=True)
-            solved += d.solved is not None
-            bar.set_postfix(solved=f"{solved / tried:.2f}", refresh=False)
-        if then_sleep:
-            speakers["student"].engine.sleep()
+        cast, share = load(), names[rank::processes]
+        coroutines = ((name, dialogue_of(cast, p, name)) for p, name in share)
+        playing, solved = drive(coroutines, cast.speakers, grade, args.concurrent), 0
+        bar = tqdm(playing, total=len(share), desc="dialogues", mininterval=1, disable=rank > 0)
+        for played, dialogue in enumerate(bar, 1):
+            run.append("dialogues.jsonl", [asdict(dialogue)], all_processes=True)
+            solved += dialogue.solved is not None
+            bar.set_postfix(solved=f"{solved / played:.2f}", refresh=False)
+        cast.student.engine.sleep()  # if a trainer follows, it needs the memory
     runs.barrier()  # until all have written
     return [Dialogue.from_row(row) for row in runs.read_jsonl(run.path / "dialogues.jsonl")]
 
 
 def main():
     parser = runs.Parser(__doc__)
-    runs.add_dialogue_arguments(parser)
+    runs.add_dialogue_arguments(
+        parser, TEACHERS, turns=4, max_tokens=1024, temperature=1.0, teacher_temperature=1.0, seed=0
+    )
     parser.add_argument("--samples", type=runs.COUNT, default=1, help="dialogues of each problem")
     args = parser.parse_args()
-    runs.settle(args)
+    runs.set_up(args)
     problems, run = load_problems(args.problems, args.answers), runs.Run(args)
-    dialogues = play_into(run, args, problems, partial(start, args))
+
+    def dialogue_of(cast, problem, name):
+        return converse(cast, problem, name, args.turns, TEACHERS[args.teacher])
+
+    dialogues = play_into(run, args, problems, lambda: load_cast(args), dialogue_of)
     result = {"dialogues": len(dialogues), **summary(dialogues, args.turns)}
     run.keep("metrics.jsonl", lambda row: False)
     run.append("metrics.jsonl", [result])

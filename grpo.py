@@ -2,18 +2,18 @@
 
     python grpo.py --model google/gemma-3-12b-it --problems omni-math/train --out runs/mt-rl    # online SML
     python grpo.py --model google/gemma-3-12b-it --problems omni-math/train --out runs/st-rl --turns 1
-    python grpo.py --model runs/primed/model --teacher google/gemma-3-12b-it --problems … --out runs/primed-rl
+    python grpo.py --model runs/primed/model --teacher-model google/gemma-3-12b-it --problems … --out runs/rl
 
-A step plays g dialogues of each of --batch problems, rewards a dialogue solved at turn n with γ^(n−1),
-normalises within the group (Eq. 3) and makes one on-policy update on the student's tokens (Eq. 2). What is
-left out of GRPO: several updates a batch and, unless --beta asks for it, the KL term (β = 0 in all
-runs of the paper). Groups in which all rewards are equal teach nothing and are not trained on. The teacher is
-a frozen copy of the initial student unless --teacher names another model.
+A step plays g dialogues of each of --batch problems. A dialogue solved at turn n earns γ^(n−1), an unsolved
+one 0. Rewards are normalized within the group (Eq. 3), and one on-policy update is made on the student's
+tokens (Eq. 2). Removed from GRPO: several updates per batch and, unless --beta asks for it, the KL term (β =
+0 in all runs of the paper). Groups of equal rewards have advantages of 0 and are left out of the update. The
+teacher is a frozen copy of the initial student, unless --teacher-model names another model.
 
-Chosen where the paper is silent: one advantage for all student tokens of a dialogue (--per-turn-return:
-γ^(n−t)·R for turn t); AdamW with a constant learning rate; a mean over the student tokens that are trained
-on; gradient norm clipped at 1; all weights trained. --lora RANK trains an adapter instead: the teacher, and
-the reference of --beta, are the same model with the adapter switched off.
+Chosen where the paper is silent: one advantage for all student tokens of a dialogue (with --per-turn-return,
+turn t earns γ^(n−t)·R); AdamW with a constant learning rate; the loss is a mean over the trained tokens; the
+gradient's norm is clipped at 1; all weights are trained. --lora RANK trains an adapter instead; the same
+model with the adapter switched off is then the teacher, and the reference model of --beta.
 """
 
 import math
@@ -26,7 +26,7 @@ from functools import partial
 import torch
 
 from common import advantages, as_tensors, grade, grpo_loss, load_problems, masked_logprobs
-from generate import start, teacher_of
+from generate import TEACHERS, converse, load_cast
 from parts import runs, sharded
 from parts.driver import drive
 from parts.engines import load_model, without_adapter
@@ -35,188 +35,218 @@ from parts.measures import summary, trend
 
 def settings():
     parser = runs.Parser(__doc__)
-    runs.add_dialogue_arguments(parser)
-    add = parser.add_argument_group("GRPO").add_argument
-    add("--group", type=runs.number(int, least=2, most=10**4), default=8, help="g, dialogues of a problem")
-    add("--gamma", type=runs.number(float, least=0, most=1), default=0.7, help="discount over turns")
-    add(
-        "--beta", type=runs.NOT_NEGATIVE, default=0.0, help="weight of KL(π_θ ‖ π_ref) to the initial student"
+    runs.add_dialogue_arguments(
+        parser, TEACHERS, turns=4, max_tokens=1024, temperature=1.0, teacher_temperature=1.0, seed=0
     )
-    add("--clip", type=runs.POSITIVE, default=0.2, help="clip range of the importance ratio")
+    add = parser.add_argument_group("GRPO").add_argument
+    add("--group", type=runs.number(int, least=2, most=10**4), default=8, help="g, dialogues of each problem")
+    add("--gamma", type=runs.number(float, least=0, most=1), default=0.7, help="γ, discount over turns")
+    add(
+        "--beta",
+        type=runs.NOT_NEGATIVE,
+        default=0.0,
+        help="β, weight of KL(π_θ ‖ π_ref) to the initial student",
+    )
+    add("--clip", type=runs.POSITIVE, default=0.2, help="ε, clip range of the importance ratio")
     add("--no-std", action="store_true", help="do not divide by the group's standard deviation (Dr. GRPO)")
     add("--per-turn-return", action="store_true", help="turn t earns γ^(n−t) instead of γ^(n−1)")
-    runs.add_training_arguments(parser, batch=16, unit="problems", lr=(1e-6, 1e-5), save_every=10)
-    add("--steps", type=runs.COUNT, help="optimiser steps; default: one pass over the problems")
+    runs.add_training_arguments(parser, batch=16, unit="problems", lr=1e-6, lora_lr=1e-5, save_every=10)
+    add(
+        "--steps",
+        type=runs.COUNT,
+        help="optimizer steps; may be raised later; default: one pass over the problems",
+    )
     return parser.parse_args()
 
 
 def reward(dialogue, gamma, t=1):
-    """r = γ^(n−t)·R: R = 1 for a dialogue solved at turn n, else 0. The dialogue's own is that at t = 1."""
+    """r = γ^(n−t)·R: R = 1 for a dialogue solved at turn n, else 0. t = 1: the reward of the dialogue."""
     return 0.0 if dialogue.solved is None else gamma ** (dialogue.solved - t)
 
 
 def turn_advantages(group, args):
-    """Advantages of the student turns of one group's g dialogues: for each dialogue a list of floats [turns].
+    """Advantages of the student turns of one group: for each of its g Dialogues a list of floats [turns].
 
-    Default: one reward a dialogue, normalised over the group (Eq. 3), for all its turns. --per-turn-return:
-    turn t earns the reward as seen from it, normalised over all turns of the group.
+    By default a dialogue has one reward, normalized over the group (Eq. 3), and all its turns share it. With
+    --per-turn-return each turn has its own, normalized over all turns of the group.
     """
     if args.per_turn_return and any(d.turns for d in group):
         returns = torch.tensor([[reward(d, args.gamma, t) for d in group for t in range(1, d.turns + 1)]])
         each = iter(advantages(returns, not args.no_std)[0].tolist())
         return [[next(each) for _ in range(d.turns)] for d in group]
-    rewards = torch.tensor([[reward(d, args.gamma) for d in group]])
+    rewards = torch.tensor([[reward(d, args.gamma) for d in group]])  # [1, g]
     each = advantages(rewards, not args.no_std)[0].tolist()
     return [[a] * d.turns for d, a in zip(group, each)]
 
 
 def main():
     args = settings()
-    runs.settle(args)
+    runs.set_up(args)
     rank, processes = runs.rank_and_size()
     if not args.temperature:
-        raise runs.BadInput("--temperature is 0: a group's dialogues would be one and the same; give it more")
+        raise runs.BadInput("--temperature is 0: all dialogues of a group would be the same; raise it")
     if args.batch % processes:
         raise runs.BadInput(f"--batch is {args.batch}; choose a multiple of the {processes} processes")
-    problems, run = load_problems(args.problems, args.answers), runs.Run(args)
-    if (run.path / "model").exists():
+    problems = load_problems(args.problems, args.answers)
+    args.steps = args.steps or max(1, len(problems) // args.batch)
+    run = runs.Run(args)
+    if (run.path / "model").exists() and sharded.saved_step(run) >= args.steps:
         return run.say(f"{run.path} is finished")
 
-    # What is trained is float32. The sampler shares the weights, or has a copy if they are moved or sharded.
+    # The trained weights are float32. On a CPU the sampler uses these very weights. If they are moved to a
+    # GPU or sharded, it has a copy in its own dtype.
     model = sharded.load_trained(args.model, args.lora, args.dtype, args.seed)
-    moves = sharded.uses_fsdp(args.dtype) or args.device != "cpu"
-    speakers, dialogue_of = start(args, model=None if moves else model, trains="now")
-    student = speakers["student"].engine
-    student.sleep()
+    copied = sharded.uses_fsdp(args.dtype) or args.device != "cpu"
+    cast = load_cast(args, model=None if copied else model, training="now")
+    student = cast.student.engine
+    student.sleep()  # vLLM claims its memory when it starts; the trainer's weights and optimizer need it now
     policy = sharded.prepare(model, masked_logprobs, args.device, args.dtype)
-    optimizer = sharded.adamw(policy, args.lr)
-    reference = policy  # with LoRA π_ref is the policy without its adapter, else a second model
+    optimizer = sharded.adamw(policy, args.lr, betas=(0.9, 0.95), weight_decay=0.0)
+    reference = policy  # with LoRA, π_ref is the policy with its adapter switched off
     if args.beta and not args.lora:
         reference = partial(masked_logprobs, load_model(args.model, args.device, args.dtype))
     done = sharded.load_state(run, policy, optimizer)
-    last = args.steps or max(1, len(problems) // args.batch)
-    student.sync(sharded.weights(policy))
+    student.sync(sharded.weights(policy))  # wakes the sampler, with the weights of the resumed step
     for name in ("metrics.jsonl", "dialogues.jsonl"):
-        run.keep(name, lambda row: row["step"] <= done)
-    run.say(f"teacher: {teacher_of(args)[0]}, frozen" + f"; resumed after step {done}" * bool(done))
+        run.keep(
+            name, lambda row: row["step"] <= done
+        )  # a killed run may have logged steps that were not saved
+    resumed = f"; resumed after step {done}" if done else ""
+    run.say(f"teacher: {args.teacher}, spoken by {args.teacher_model or args.model}, frozen{resumed}")
 
-    for step in run.steps(done, last, "grpo"):
+    for step in run.steps(done, args.steps, "grpo"):
         clock, seconds = time.perf_counter(), Counter()
 
-        # Play g dialogues of each problem of the step. Of several processes each plays a share of the groups.
-        chosen = list(enumerate(problems_of_step(problems, step, args)))[rank::processes]
-        names = [[(p, f"{step}/{j}-{p.id}/{k}") for k in range(args.group)] for j, p in chosen]
-        coroutines = ((name, dialogue_of(p, name)) for group in names for p, name in group)
-        played = {d.id: d for d in drive(coroutines, speakers, grade, args.live, seconds)}
-        groups = [[played[name] for _, name in group] for group in names]  # [G, g]
+        # Play g dialogues of each problem of the step. With several processes, each plays a share of the
+        # groups.
+        share = list(enumerate(problems_of_step(problems, step, args)))[rank::processes]
+        names = [[(p, f"{step}/{j}-{p.id}/{k}") for k in range(args.group)] for j, p in share]
+        teacher = TEACHERS[args.teacher]
+        coroutines = (
+            (name, converse(cast, p, name, args.turns, teacher)) for group in names for p, name in group
+        )
+        played = {d.id: d for d in drive(coroutines, cast.speakers, grade, args.concurrent, seconds)}
+        groups = [
+            [played[name] for _, name in group] for group in names
+        ]  # [G, g]: dialogues end in any order
         if not math.isfinite(sum(sum(d.logprobs) for d in played.values())):
             raise runs.BadInput(f"step {step}: the student's log-probs are not finite; lower --lr")
 
-        # Advantages of turns, then of tokens. Groups in which all are zero are left out.
-        of_turns = [turn_advantages(group, args) for group in groups]
-        batch, of_tokens = [], []
-        for group, per_turn in zip(groups, of_turns):
-            if any(map(any, per_turn)):
+        # Advantages of turns, then of tokens. A group of equal rewards teaches nothing: it is left out.
+        advantages_of_turns = [turn_advantages(group, args) for group in groups]
+        batch, advantages_of_tokens = [], []
+        for group, of_turns in zip(groups, advantages_of_turns):
+            if any(map(any, of_turns)):
                 batch += group
-                of_tokens += [per_token(a, d) for a, d in zip(per_turn, group)]
-        trained_tokens = sum(runs.gathered(sum(map(len, of_tokens))))  # of all processes
+                advantages_of_tokens += [per_token(a, d) for a, d in zip(of_turns, group)]
+        # The loss is a mean over the trained tokens of the whole step. Their number, over all processes, must
+        # be known before the first micro-batch: dividing each micro-batch by its own would weigh tokens
+        # differently.
+        trained_tokens = sum(runs.all_gather(sum(map(len, advantages_of_tokens))))
 
-        # One update. The sampler gives its memory to the trainer; the gradient is summed over micro-batches.
+        # One update. The gradient is summed over micro-batches, which bound the memory.
         seconds["training"] = -time.perf_counter()
-        student.sleep()
+        student.sleep()  # the sampler gives its memory to the trainer
         policy.train()
         loss, norm, gaps = 0.0, 0.0, []
-        for picked in sharded.micro_batches([len(d.ids) for d in batch], args.micro_tokens):
-            rows = [(batch[i], of_tokens[i]) for i in picked]
-            ids, mask = as_tensors([d for d, _ in rows], args.device)  # [B, T]
-            sampled = flat([d.sampled_logprobs for d, _ in rows], args.device)  # [M]
-            advantage = flat([a for _, a in rows], args.device)  # [M]
-            logprobs = policy(ids, mask, args.temperature)  # [M]
+        for indices in sharded.micro_batches([len(d.ids) for d in batch], args.micro_tokens):
+            rows = [batch[i] for i in indices]
+            ids, mask = as_tensors(rows, args.device)  # [B, T]
+            sampled = concatenated([d.sampled_logprobs for d in rows], args.device)  # [M]
+            advantage = concatenated([advantages_of_tokens[i] for i in indices], args.device)  # [M]
+            logprobs = policy(
+                ids, mask, args.temperature
+            )  # [M], at the temperature that they were sampled at
             initial = None
-            if args.beta:  # after the policy's own pass: there FSDP notes what needs a gradient
+            if args.beta:  # after the policy's own pass, in which FSDP notes which weights need a gradient
                 with torch.no_grad(), without_adapter(model):
                     initial = reference(ids, mask, args.temperature)  # [M]
             part = grpo_loss(logprobs, sampled, advantage, trained_tokens, args.clip, initial, args.beta)
-            (part * processes).backward()  # FSDP averages over processes; `trained_tokens` has seen to that
+            # FSDP averages gradients over processes. We want their sum, as `trained_tokens` counts all
+            # processes: so times their number.
+            (part * processes).backward()
             loss += part.item()
             gaps.append((logprobs.detach() - sampled).abs())
-        update = {"loss": sum(runs.gathered(loss)), **gap_of(gaps, trained_tokens)}
+        update = {"loss": sum(runs.all_gather(loss)), **gap_of(gaps, trained_tokens)}
         if trained_tokens:
-            norm = sharded.clip_gradient(policy, 1.0)
+            norm = sharded.clip_gradient(policy, max_norm=1.0)
             check_sane(step, update, norm)
             optimizer.step()
             optimizer.zero_grad()
         seconds["training"] += time.perf_counter()
 
-        # The sampler takes over the new weights.
+        # The sampler wakes up with the new weights.
         seconds["sync"] = -time.perf_counter()
         student.sync(sharded.weights(policy))
         seconds["sync"] += time.perf_counter()
         seconds["all"] = time.perf_counter() - clock
 
         update |= {"grad_norm": norm, "trained_tokens": trained_tokens}
-        log(run, args, step, last, groups, of_turns, update, seconds)
-        if step % args.save_every == 0 or step == last:
+        log(run, args, step, groups, advantages_of_turns, update, seconds)
+        if step % args.save_every == 0 and step < args.steps:
             sharded.save_state(run, policy, optimizer, step)
-    sharded.save_model(run, policy, speakers["student"].chat.tokenizer)
+    sharded.save_model(run, policy, cast.student.chat.tokenizer)
+    sharded.save_state(run, policy, optimizer, args.steps)  # last, as it says that the run is finished
     rows = runs.read_jsonl(run.path / "metrics.jsonl")
     run.say(f"{run.path}: solved_{args.turns} {trend(rows, f'solved_{args.turns}')}")
 
 
 def problems_of_step(problems, step, args):
-    """The problems of a step (1, 2, …): passes over all problems, each in a random order of its own."""
-    picked = []
+    """The problems of a step (1, 2, …). Each pass over all problems has a random order of its own."""
+    chosen = []
     for i in range((step - 1) * args.batch, step * args.batch):
         epoch, place = divmod(i, len(problems))
         order = random.Random(f"{args.seed}/{epoch}").sample(range(len(problems)), len(problems))
-        picked.append(problems[order[place]])
-    return picked
+        chosen.append(problems[order[place]])
+    return chosen
 
 
-def flat(rows, device):
-    """Numbers of several dialogues one after the other, float32 [M]."""
+def concatenated(rows, device):
+    """Lists of numbers as one tensor, float32 [M]."""
     return torch.tensor(sum(rows, []), device=device)
 
 
 def per_token(of_turns, dialogue):
-    """Values of a dialogue's student turns as values of its student tokens."""
+    """The values of a dialogue's student turns, repeated for each of their tokens."""
     return [value for value, (start, end) in zip(of_turns, dialogue.spans) for _ in range(end - start)]
 
 
 def gap_of(gaps, tokens):
-    """How far log-probs of trainer and sampler are apart, nats a token: mean and maximum of all processes."""
-    sums = runs.gathered(sum(g.sum().item() for g in gaps))
-    most = runs.gathered(max((g.max().item() for g in gaps if len(g)), default=0.0))
-    return {"gap_mean": sum(sums) / max(1, tokens), "gap_max": max(most)}
+    """Mean and maximum of |trainer's − sampler's log-prob| over the tokens of all processes, in nats."""
+    sums = runs.all_gather(sum(g.sum().item() for g in gaps))
+    maxima = runs.all_gather(max((g.max().item() for g in gaps if len(g)), default=0.0))
+    return {"gap_mean": sum(sums) / max(1, tokens), "gap_max": max(maxima)}
 
 
 def check_sane(step, update, norm):
-    """Raises BadInput before an update that would spoil the weights; the last saved state stays."""
+    """Raises BadInput before an update that would spoil the weights. The last saved state stays."""
     loss, gap = update["loss"], update["gap_mean"]
-    if not gap <= 0.1:  # nor if it is not a number
-        told = f"step {step}: log-probs of sampler and trainer differ by {gap:.2f} nats a token"
-        raise runs.BadInput(f"{told}, so it does not sample from the trained weights; try --engine hf")
+    if not gap <= 0.1:  # also if it is NaN
+        reason = f"log-probs of sampler and trainer differ by {gap:.2f} nats a token"
+        raise runs.BadInput(
+            f"step {step}: {reason}, so the sampler does not have the trained weights; try --engine hf"
+        )
     if not math.isfinite(loss + norm):
         raise runs.BadInput(f"step {step}: the loss is {loss}, the gradient's norm {norm}; lower --lr")
 
 
-def log(run, args, step, last, groups, of_turns, update, seconds):
-    """Writes a step's dialogues and metrics, of all processes, and prints one line."""
-    dialogues = [d for own in runs.gathered(groups) for group in own for d in group]
-    of_turns = [turns for own in runs.gathered(of_turns) for turns in own]
+def log(run, args, step, groups, advantages_of_turns, update, seconds):
+    """Writes the dialogues and metrics of a step, those of all processes, and prints one line."""
+    dialogues = [d for groups in runs.all_gather(groups) for group in groups for d in group]
+    of_groups = [group for groups in runs.all_gather(advantages_of_turns) for group in groups]
     rewards, tokens = [reward(d, args.gamma) for d in dialogues], sum(sum(d.mask) for d in dialogues)
     row = {"step": step, "reward": sum(rewards) / len(rewards), **summary(dialogues, args.turns)}
-    row |= {"equal_groups": sum(not any(map(any, turns)) for turns in of_turns) / len(of_turns), **update}
+    row |= {"equal_groups": sum(not any(map(any, group)) for group in of_groups) / len(of_groups), **update}
     row |= {"tokens": tokens, "tokens_per_second": tokens / seconds["all"]}
     row["seconds"] = {name: round(value, 4) for name, value in seconds.items()}
     rows = [{"step": step, **asdict(d), "reward": r} for d, r in zip(dialogues, rewards)]
-    rows = [{**row, "advantages": turns} for row, turns in zip(rows, sum(of_turns, []))]
+    rows = [{**row, "advantages": of_turns} for row, of_turns in zip(rows, sum(of_groups, []))]
     run.append("dialogues.jsonl", rows)
     run.append("metrics.jsonl", [row])
     solved = f"solved {row['solved_1']:.2f} → {row[f'solved_{args.turns}']:.2f}"
     gap = f"gap {row['gap_max']:.0e}" if row["trained_tokens"] else "nothing learned: rewards are equal"
-    told = f"{solved}  questions {row['questions']:.2f}  {gap}  {seconds['all']:.1f} s"
-    run.say(f"step {step:4}/{last}  reward {row['reward']:.3f}  {told}")
+    numbers = f"{solved}  questions {row['questions']:.2f}  {gap}  {seconds['all']:.1f} s"
+    run.say(f"step {step:4}/{args.steps}  reward {row['reward']:.3f}  {numbers}")
 
 
 if __name__ == "__main__":

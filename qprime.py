@@ -1,42 +1,37 @@
-"""Stage 2: Q-priming. Dialogues into which questions were injected, then SFT on the successful ones, before
-RL.
+"""Stage 2: Q-priming. SFT on successful dialogues into which questions were injected; RL follows.
 
     python qprime.py --model google/gemma-3-12b-it --problems omni-math/train --out runs/primed
     python qprime.py --no-questions --model google/gemma-3-12b-it --problems … --out runs/unprimed
-    python grpo.py --model runs/primed/model --teacher google/gemma-3-12b-it --problems … --out runs/primed-rl
+    python grpo.py --model runs/primed/model --teacher-model google/gemma-3-12b-it --problems … --out runs/rl
 
-While a dialogue is played, a wrong student turn t is replaced with probability P_Q(t) = 0.75^t (Eq. 4, first
-turn t = 1) by a question that the student model itself writes when shown its attempt and the teacher's
-private knowledge; the dialogue goes on from there. What is trained on holds the public dialogue only. The
-question is written by the frozen initial student. --no-questions is the control arm: the same two stages
-without injection.
+While a dialogue is played, a wrong student turn t is replaced by a question with probability P_Q(t) = 0.75^t
+(Eq. 4, first turn t = 1); the dialogue goes on from there. The asker, the frozen initial student, writes the
+question when shown its own attempt and the teacher's private knowledge. Training sees only the public
+dialogue. --no-questions is the control arm: the same two stages without injection.
 """
 
 import random
-from functools import partial
 
-from common import filled, leaks, load_chat, load_problems, visible
-from generate import knowledge_of, play_into, start
+from common import leaks, load_chat, load_problems, visible
+from generate import ASKERS, TEACHERS, converse, load_cast, play_into
 from parts import runs
-from parts.driver import Grade, Sample
+from parts.driver import Grade
 from parts.measures import line, summary
 from sft import successful, train
 
 
-def question_instead(dialogue, problem, text, latest, *, seed, chat, prompts):
-    """Eq. 4 for a wrong turn: the (turn, text, verdict) of a question in its place, or None; a coroutine, see
-    generate.converse.
+def question_instead(cast, dialogue, problem, text, latest, asker, seed):
+    """The (turn, text, verdict) of a question that replaces a wrong turn, or None (Eq. 4); a coroutine.
 
-    An asker that answers instead of asking, gives the answer away or thinks aloud is not used: what is said
-    is public, and trained on.
+    text: of the wrong turn. latest: Verdict on the latest attempt. asker: a function of ASKERS. A question is
+    public and trained on: an asker that gives the answer away, answers instead of asking, or thinks aloud
+    replaces nothing.
     """
     t = dialogue.turns + 1
     if not injects(seed, dialogue.id, t):
         return None
-    turn = yield Sample(
-        "asker", chat.view(asker_view(problem, text, knowledge_of(problem, latest), prompts)), t
-    )
-    question = chat.text(turn.ids)
+    turn = yield from asker(cast, dialogue, problem, text, latest)
+    question = cast.asker.chat.text(turn.ids)
     verdict = yield Grade(problem, question)
     secret = leaks(problem, question) or visible(question) != question.strip()
     if verdict.attempted or secret or not question.strip():
@@ -46,33 +41,37 @@ def question_instead(dialogue, problem, text, latest, *, seed, chat, prompts):
 
 
 def injects(seed, name, t):
-    """Whether a wrong turn t becomes a question: with probability 0.75^t, each time the same for a turn."""
+    """True with probability P_Q(t) = 0.75^t, drawn from the seed, the dialogue's name and the turn."""
     return random.Random(f"{seed}/{name}/{t}/question").random() < 0.75**t
-
-
-def asker_view(problem, turn, knowledge, prompts):
-    """What the student is shown to ask an informative question: its attempt and the private knowledge."""
-    return [{"role": "user", "content": filled(prompts, "asker", problem, visible(turn), knowledge)}]
 
 
 def main():
     parser = runs.Parser(__doc__)
-    runs.add_dialogue_arguments(parser)
+    runs.add_dialogue_arguments(
+        parser, TEACHERS, turns=4, max_tokens=1024, temperature=1.0, teacher_temperature=1.0, seed=0
+    )
     parser.add_argument("--samples", type=runs.COUNT, default=2, help="dialogues of each problem")
+    runs.add_role_argument(parser, "--asker", ASKERS, default="asker", help="who writes the questions")
     parser.add_argument("--no-questions", action="store_true", help="control arm: inject nothing")
-    runs.add_training_arguments(parser, batch=32, unit="dialogues", lr=(1e-5, 1e-4), save_every=50)
+    runs.add_training_arguments(parser, batch=32, unit="dialogues", lr=1e-5, lora_lr=1e-4, save_every=50)
     parser.add_argument("--epochs", type=runs.COUNT, default=1, help="passes over the data")
     args = parser.parse_args()
-    runs.settle(args)
+    runs.set_up(args)
     if not args.no_questions and load_chat(args.model).opening:
-        told = "its template opens a turn with reasoning, which questions must not have"
-        raise runs.BadInput(f"--model {args.model}: {told}; use another model")
+        reason = "its template opens each turn with reasoning, and questions must have none"
+        raise runs.BadInput(f"--model {args.model}: {reason}; use another model")
     problems, run = load_problems(args.problems, args.answers), runs.Run(args)
     if (run.path / "model").exists():
         return run.say(f"{run.path} is finished")
-    inject = None if args.no_questions else partial(question_instead, seed=args.seed)
-    speakers = partial(start, args, inject, trains="later")
-    dialogues = play_into(run, args, problems, speakers, then_sleep=True)
+
+    def inject(cast, dialogue, problem, text, latest):
+        return question_instead(cast, dialogue, problem, text, latest, ASKERS[args.asker], args.seed)
+
+    def dialogue_of(cast, problem, name):
+        teacher, hook = TEACHERS[args.teacher], None if args.no_questions else inject
+        return converse(cast, problem, name, args.turns, teacher, inject=hook)
+
+    dialogues = play_into(run, args, problems, lambda: load_cast(args, training="later"), dialogue_of)
     injected = sum(len(d.injected) for d in dialogues)
     run.say(f"{line(summary(dialogues, args.turns))}, {injected} questions injected")
     train(args, run, successful(dialogues, run))

@@ -1,14 +1,15 @@
-"""Stage 1: offline SML. Supervised fine-tuning on the student's turns of successful dialogues (Eq. 1).
+"""Stage 1: offline SML. Supervised fine-tuning (SFT) on the student turns of successful dialogues (Eq. 1).
 
     python sft.py --model google/gemma-3-12b-it --data runs/dialogues --out runs/mt-sft  # offline SML
     python sft.py --model google/gemma-3-12b-it --data runs/single --out runs/st-sft     # of --turns 1
 
-Trains on the very tokens that were sampled (end-of-turn tokens included); the teacher's tokens are context
-only. Dialogues that were not solved are left out. --predict-teacher also trains on the hints, each dialogue a
-second time as a teacher without private knowledge would see it (self-improvement in the sister paper, arXiv
-2602.16066); `evaluate.py play --teacher self` then lets the model be its own teacher. Chosen where the paper
-is silent: all weights (--lora RANK: an adapter), AdamW without weight decay, constant learning rate after a
-short warm-up, one epoch, equal weight of all student tokens of a step.
+Trains on exactly the tokens that were sampled, end-of-turn tokens included. The teacher's tokens are only
+context. Unsolved dialogues are left out. --predict-teacher adds each dialogue a second time, as a teacher
+without private knowledge would see it, and trains on its hints (self-improvement in the sister paper, arXiv
+2602.16066). With `evaluate.py play --teacher critic` the trained model then is its own teacher. Chosen where
+the paper is silent: all weights are trained (--lora RANK: an adapter); AdamW without weight decay; a constant
+learning rate after a warm-up over a twentieth of the steps; one epoch; all student tokens of a step weigh
+the same.
 """
 
 import math
@@ -16,41 +17,45 @@ import random
 import time
 from pathlib import Path
 
-from common import Dialogue, as_tensors, load_chat, load_prompts, masked_logprobs, sft_loss, visible
+from common import Dialogue, as_tensors, load_chat, masked_logprobs, sft_loss, visible
+from generate import load_prompts
 from parts import runs, sharded
 from parts.engines import context_of
 from parts.measures import trend
 
 
 def train(args, run, dialogues):
-    """Trains args.model on the dialogues; resumes from the run folder's last state; saves the model there."""
+    """Trains args.model on Dialogues, from the run folder's last saved state on; saves the model there."""
     chat = load_chat(args.model)
     model = sharded.load_trained(args.model, args.lora, args.dtype, args.seed)
     check_lengths(dialogues, model, args.model)
     policy = sharded.prepare(model, masked_logprobs, args.device, args.dtype)
-    optimizer = sharded.adamw(policy, args.lr)
-    batches = []
+    optimizer = sharded.adamw(policy, args.lr, betas=(0.9, 0.95), weight_decay=0.0)
+    batches = []  # indices of dialogues
     for epoch in range(args.epochs):
         batches += epoch_batches(len(dialogues), args.batch, f"{args.seed}/{epoch}")
     done, last = sharded.load_state(run, policy, optimizer), len(batches)
-    run.keep("metrics.jsonl", lambda row: row["step"] <= done)
+    run.keep("metrics.jsonl", lambda row: row["step"] <= done)  # a killed run may have logged unsaved steps
     rank, processes = runs.rank_and_size()
 
     for step in run.steps(done, last, "sft"):
         clock = time.perf_counter()
         for group in optimizer.param_groups:
-            group["lr"] = args.lr * min(1.0, step / max(1, last // 20))
+            group["lr"] = args.lr * min(1.0, step / max(1, last // 20))  # warm-up
 
-        # Of several processes each trains on a share. The gradient is summed over micro-batches.
+        # With several processes, each trains on a share of the batch.
         batch = [dialogues[i] for i in batches[step - 1][rank::processes]]
-        tokens = sum(runs.gathered(sum(sum(d.mask) for d in batch)))  # the student's, of all processes
+        # The loss is a mean over the student tokens of the whole step. Their number, over all processes, must
+        # be known before the first micro-batch.
+        tokens = sum(runs.all_gather(sum(sum(d.mask) for d in batch)))
         loss = 0.0
-        for rows in sharded.micro_batches([len(d.ids) for d in batch], args.micro_tokens):
-            ids, mask = as_tensors([batch[i] for i in rows], args.device)  # [B, T]
+        for indices in sharded.micro_batches([len(d.ids) for d in batch], args.micro_tokens):
+            ids, mask = as_tensors([batch[i] for i in indices], args.device)  # [B, T]
             part = sft_loss(policy(ids, mask), tokens)
-            (part * processes).backward()  # FSDP averages over processes; `tokens` has seen to that already
+            # FSDP averages gradients over processes; `tokens` counts all of them, so their sum is wanted.
+            (part * processes).backward()
             loss += part.item()
-        loss, norm = sum(runs.gathered(loss)), sharded.clip_gradient(policy, 1.0)
+        loss, norm = sum(runs.all_gather(loss)), sharded.clip_gradient(policy, max_norm=1.0)
         if not math.isfinite(loss + norm):
             raise runs.BadInput(f"step {step}: the loss is {loss}, the gradient's norm {norm}; lower --lr")
         optimizer.step()
@@ -74,11 +79,11 @@ def load_dialogues(path):
     """Dialogues of a folder that generate.py wrote. Raises BadInput."""
     log = Path(path) / "dialogues.jsonl"
     if (Path(path) / "config.json").exists() and not (Path(path) / "metrics.jsonl").exists():
-        raise runs.BadInput(f"{path}: is not finished; run the command that plays it again")
+        raise runs.BadInput(f"{path}: is not finished; run the command that wrote it again")
     try:
         dialogues = [Dialogue.from_row(row) for row in runs.read_jsonl(log)]
     except (KeyError, TypeError) as e:
-        raise runs.BadInput(f"{log}: a line has no {e}; it was not written by generate.py") from None
+        raise runs.BadInput(f"{log}: a line lacks {e}; give a folder that generate.py wrote") from None
     if not dialogues:
         raise runs.BadInput(f"{path}: holds no dialogues; give a folder that generate.py wrote")
     return dialogues
@@ -89,8 +94,8 @@ def check_lengths(dialogues, model, name):
     longest = max(len(d.ids) for d in dialogues)
     context = context_of(model.config.get_text_config())
     if longest > context:
-        told = f"a dialogue has {longest} tokens, the context of {name} is {context}"
-        raise runs.BadInput(f"{told}; generate with fewer turns or tokens")
+        sizes = f"a dialogue has {longest} tokens, the context of {name} is {context}"
+        raise runs.BadInput(f"{sizes}; generate with fewer turns or tokens")
 
 
 def epoch_batches(n, size, seed):
@@ -101,31 +106,31 @@ def epoch_batches(n, size, seed):
 
 
 def successful(dialogues, run):
-    """Eq. 1: the dialogues with R = 1. Prints how many stay; raises BadInput if none does."""
-    kept = [d for d in dialogues if d.solved is not None]
-    tokens = sum(sum(d.mask) for d in kept)
+    """The dialogues with R = 1 (Eq. 1), sorted by id; prints their number. Raises BadInput without any."""
+    solved = [d for d in dialogues if d.solved is not None]
+    tokens = sum(sum(d.mask) for d in solved)
     run.say(
-        f"{len(kept)} of {len(dialogues)} dialogues were solved; training on these: {tokens} student tokens"
+        f"{len(solved)} of {len(dialogues)} dialogues were solved; training on these: {tokens} student tokens"
     )
-    if not kept:
+    if not solved:
         raise runs.BadInput(
             "no dialogue was solved, so there is nothing to train on; generate more, or use easier problems"
         )
-    return sorted(kept, key=lambda d: d.id)  # the log is in the order of completion
+    return sorted(solved, key=lambda d: d.id)  # the log has them in the order in which they ended
 
 
 def as_teacher(d, chat, prompts):
-    """A dialogue as a teacher without private knowledge sees it; hints are trained, the rest is context."""
-    seen = Dialogue(f"{d.id}/teacher", d.problem, d.domain, d.limit)
-    task = prompts["critic"].format()
-    seen.hear(chat.view([{"role": "user", "content": task}]), task)
-    for i, m in enumerate(d.messages[:-1]):  # the last one is a student turn, which nobody answers
-        said = visible(m["content"])
+    """A dialogue as a teacher without private knowledge sees it: hints have mask 1, the rest is context."""
+    view = Dialogue(f"{d.id}/teacher", d.problem, d.domain, d.limit)
+    prompt = prompts["critic"].format()
+    view.add("student", prompt, chat.view([{"role": "user", "content": prompt}]), mask=0)
+    for i, m in enumerate(d.messages[:-1]):  # the last one is a student turn that nobody answers
+        text = visible(m["content"])
         if m["role"] == "student":
-            seen.hear(chat.between(said), said)
+            view.add("student", text, chat.between(text), mask=0)
         else:
-            seen.add("teacher", said, chat.turn(said), mask=int(i > 0))
-    return seen
+            view.add("teacher", text, chat.turn(text), mask=int(i > 0))  # the first one is the problem
+    return view
 
 
 def main():
@@ -135,18 +140,18 @@ def main():
     )
     parser.add_argument("--data", required=True, nargs="+", help="folders that generate.py wrote")
     parser.add_argument("--out", required=True, help="run folder; an unfinished one is resumed")
-    parser.add_argument("--seed", type=runs.NATURAL, default=0, help="seed of the order of the dialogues")
+    parser.add_argument("--seed", type=runs.NATURAL, default=0, help="seed of the order of dialogues")
     parser.add_argument(
-        "--predict-teacher", action="store_true", help="train on the hints too, without what the teacher knew"
+        "--predict-teacher", action="store_true", help="train on the hints too, without the private knowledge"
     )
     parser.add_argument(
         "--prompts", help="JSON file that replaces prompts of common.py, for --predict-teacher"
     )
-    runs.add_training_arguments(parser, batch=32, unit="dialogues", lr=(1e-5, 1e-4), save_every=50)
+    runs.add_training_arguments(parser, batch=32, unit="dialogues", lr=1e-5, lora_lr=1e-4, save_every=50)
     parser.add_argument("--epochs", type=runs.COUNT, default=1, help="passes over the data")
     runs.add_device_arguments(parser)
     args = parser.parse_args()
-    runs.settle(args)
+    runs.set_up(args)
     run = runs.Run(args)
     if (run.path / "model").exists():
         return run.say(f"{run.path} is finished")
@@ -154,10 +159,10 @@ def main():
     if args.predict_teacher:
         chat, prompts = load_chat(args.model), load_prompts(args.prompts)
         if chat.opening:
-            told = "its template opens a turn with reasoning, which hints do not have"
-            raise runs.BadInput(f"--predict-teacher, {args.model}: {told}; use another model")
+            reason = "its template opens each turn with reasoning, which hints do not have"
+            raise runs.BadInput(f"--predict-teacher, {args.model}: {reason}; use another model")
         for name in ("critic_math", "critic_code"):
-            if prompts[name] != "{turn}":  # what stands beside the latest turn alone is in no earlier one
+            if prompts[name] != "{turn}":  # as_teacher() shows each turn as the latest one would be shown
                 raise runs.BadInput(
                     f"--predict-teacher: prompt {name} is {prompts[name]!r}; it must be '{{turn}}'"
                 )

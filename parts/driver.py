@@ -1,7 +1,8 @@
-"""Drives many coroutines at once: each yields requests for turns and verdicts, and is sent what it waits for.
+"""Plays many dialogues at once: the only place that knows of batches. Not needed to read the method.
 
-The only place that knows of batches. A coroutine reads as if it were alone; an engine (engines.py) never
-hears of dialogues.
+A dialogue is a coroutine that yields requests, as if it were alone. `drive` hands requests for turns to
+engines (engines.py) and requests for verdicts to a grader, and sends the results back. Engines know nothing
+of dialogues.
 """
 
 import os
@@ -16,7 +17,7 @@ from parts.sandbox import cores
 
 @dataclass
 class Sample:
-    """A request for a turn; an engines.Turn is sent back. role: who speaks. ids: of its whole view."""
+    """A request for a turn; an engines.Turn is sent back. ids: the whole view of the role that speaks."""
 
     role: str
     ids: list
@@ -33,7 +34,7 @@ class Grade:
 
 @dataclass
 class Speaker:
-    """Who says turns: a chat template and an engine."""
+    """A chat template and an engine, which together speak for a role."""
 
     chat: Any
     engine: Any
@@ -43,7 +44,8 @@ class Grader:
     """Grades turns while others are sampled: math at once, programs in threads."""
 
     def __init__(self, grade):
-        # Under torchrun the processes of a machine share its cores: no more programs run than there are.
+        # Under torchrun the processes of a machine share its cores: no more programs run than there are
+        # cores.
         workers = max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
         self.grade, self.pool = grade, ThreadPoolExecutor(max_workers=workers)
         self.done, self.running = [], {}
@@ -55,7 +57,7 @@ class Grader:
             self.running[self.pool.submit(self.grade, request.problem, request.text)] = name
 
     def poll(self, block):
-        """[(name, verdict)] of what is graded; with `block`, of everything submitted."""
+        """[(name, verdict)] of finished requests; with `block`, waits for all of them."""
         if block:
             wait(self.running)
         finished = [f for f in self.running if f.done()]
@@ -63,21 +65,22 @@ class Grader:
         return done + [(self.running.pop(f), f.result()) for f in finished]
 
 
-def drive(
-    coroutines, speakers: dict[str, Speaker], grade=None, live: int = 256, seconds: Counter | None = None
-):
-    """Runs (name, coroutine) pairs, at most `live` at once; yields what each returns, as it ends.
+def drive(coroutines, speakers, grade=None, concurrent=256, seconds: Counter | None = None):
+    """Runs (name, coroutine) pairs, at most `concurrent` at once; yields each return value when it is there.
 
-    speakers: by role. grade(problem, text): the verdict on a turn. seconds: to which the time in each role,
-    and in waiting for verdicts on programs, is added; math is graded within the student's.
+    speakers: {role: Speaker}. grade(problem, text): the verdict on a turn. seconds: the time spent sampling
+    for each role, and waiting for verdicts on programs, is added to it. Math is graded within the student's
+    time.
     """
     waiting, running, ended, grader = iter(coroutines), {}, [], Grader(grade)
     seconds = Counter() if seconds is None else seconds
+    # Several roles may share an engine; its time counts for the first of them.
     engines = list({id(s.engine): (role, s.engine) for role, s in reversed(speakers.items())}.values())
-    local = [pair for pair in engines if not pair[1].remote]
-    remote = [pair for pair in engines if pair[1].remote]
+    local = [(role, engine) for role, engine in engines if not engine.remote]
+    remote = [(role, engine) for role, engine in engines if engine.remote]
 
     def advance(name, value):
+        """Sends a coroutine the value that it waits for, and hands its next request on."""
         try:
             request = running[name].send(value)
         except StopIteration as end:
@@ -92,31 +95,45 @@ def drive(
             key = (name, request.role, request.turn)
             speakers[request.role].engine.submit(key, f"{name}/{request.role}", request.ids)
 
-    def listen(role, engine, *patience):
+    def poll(role, engine, **kwargs):
+        """Advances the dialogues whose turns an engine has finished."""
         clock = time.perf_counter()
-        for (name, _, _), turn in engine.poll(*patience):
+        for (name, _, _), turn in engine.poll(**kwargs):
             advance(name, turn)
         seconds[role] += time.perf_counter() - clock
 
+    def busiest_local():
+        """(role, engine) of the local engine with the most requests; None if none should run now.
+
+        A batching engine returns only after a while. Until as many requests wait for it as for the remote
+        endpoints, it is worth waiting for those, so that it gets a larger batch.
+        """
+        backlog = sum(len(engine.pending) for _, engine in remote)
+        ready = []
+        for role, engine in local:
+            if len(engine.pending) >= (max(1, backlog) if engine.batching else 1):
+                ready.append((role, engine))
+        return max(ready, key=lambda pair: len(pair[1].pending), default=None)
+
     try:
         while True:
-            while len(running) < live and (new := next(waiting, None)) is not None:
+            # 1. Start dialogues, as long as there are fewer than `concurrent`.
+            while len(running) < concurrent and (new := next(waiting, None)) is not None:
                 name, running[new[0]] = new
                 advance(name, None)
-            yield from ended  # before what may fail
+            # 2. Yield the ended ones, before anything that may fail.
+            yield from ended
             ended.clear()
             if not running:
                 return
-            away = sum(len(engine.pending) for _, engine in remote)
-            here = []
-            for role, engine in local:
-                # What batches is busy until turns have ended: meanwhile few should come back from elsewhere.
-                enough = max(1, away) if engine.batching else 1
-                here += [(role, engine)] if len(engine.pending) >= enough else []
-            if here:
-                listen(*max(here, key=lambda pair: len(pair[1].pending)))  # the fullest batch first
+            # 3. Sample. A remote endpoint is waited for only if no local engine has work.
+            busiest = busiest_local()
+            if busiest:
+                poll(*busiest)
             for role, engine in remote:
-                listen(role, engine, 0 if here else 0.05)
+                poll(role, engine, patience=0 if busiest else 0.05)
+            # 4. Grade. A batching engine needs all verdicts first: whether a turn joins its batch, and so
+            # rounding, must not depend on how long a program took.
             clock = time.perf_counter()
             for name, verdict in grader.poll(block=all(e.batching or not e.pending for _, e in engines)):
                 advance(name, verdict)

@@ -1,12 +1,12 @@
-"""The trained weights: on one device, or shared out over processes by FSDP2; saving and resuming them.
+"""Trained weights: on one device or sharded by FSDP2; saving and resuming. Not needed to read the method.
 
-Weights, gradients and optimiser state are float32, 16 bytes a parameter: in bfloat16 most updates would be
-rounded away. FSDP2 also holds them in one process where the passes compute in another dtype. With LoRA that
-is so for the adapter alone; frozen weights are held in the dtype of the passes, in bfloat16 2 bytes a
-parameter. The passes see both in that dtype, as vLLM does: what rounding parts trainer and sampler by is no
-more than without LoRA. A step comes out the same however its dialogues are spread. What a text model has no
-use for (the eyes of a multimodal one) is not trained, stays on the CPU of the first process, and is saved as
-it came. What costs seconds to import is imported where it is used.
+Trained weights, gradients and optimizer state are float32, 16 bytes a parameter: bfloat16 would round most
+updates to nothing. If the passes compute in another dtype, FSDP2 casts the weights, even in one process. With
+LoRA only the adapter is float32; the frozen weights are kept in the dtype of the passes, in bfloat16 2 bytes
+a parameter. The passes see both in that dtype, as vLLM does, so that LoRA does not widen the gap between
+trainer and sampler. A step gives the same result however its dialogues are spread over processes. Parts that
+a text model does not use (the vision tower of a multimodal one) are not trained, stay on the CPU of the first
+process, and are saved unchanged. Libraries that take seconds to import are imported where they are used.
 """
 
 import shutil
@@ -15,19 +15,19 @@ import warnings
 import torch
 
 from parts.engines import load_model, save_adapter
-from parts.runs import BadInput, barrier, first_line, gathered, rank_and_size
+from parts.runs import BadInput, all_gather, barrier, first_line, rank_and_size
 
 
 def uses_fsdp(dtype: str) -> bool:
-    """Whether FSDP2 holds the weights: for several processes, or because the passes have another dtype."""
+    """Whether FSDP2 holds the weights: with several processes, or if the passes are not in float32."""
     return rank_and_size()[1] > 1 or dtype != "float32"
 
 
 def load_trained(path: str, lora: int | None = None, dtype: str = "float32", seed: int = 0):
-    """The model to train, on the CPU; of several processes only the first one reads its weights.
+    """The model to train, on the CPU. Only the first process reads its weights; the others have meta tensors.
 
-    What is trained is float32. With LoRA of rank `lora` that is an adapter, begun with `seed`; the rest is of
-    `dtype`.
+    The trained weights are float32. lora: rank of an adapter, initialized from `seed`; then only the adapter
+    is trained, and the frozen weights have `dtype`.
     """
     torch.manual_seed(seed)
     model = load_model(path, "cpu" if rank_and_size()[0] == 0 else "meta", dtype if lora else "float32", lora)
@@ -37,20 +37,20 @@ def load_trained(path: str, lora: int | None = None, dtype: str = "float32", see
 
 
 def trained(module):
-    """The parameters that are trained: all, or those of an adapter."""
+    """The trained parameters: all, or those of the adapter."""
     return [p for p in module.parameters() if p.requires_grad]
 
 
 class Policy(torch.nn.Module):
-    """Decoder and head of a model, which are what is trained, as one module that FSDP2 can hold.
+    """Decoder and head of a model, the trained parts, as one module that FSDP2 can hold.
 
-    forward() is a function of the whole model, which is `model`; its other parts are no parts of this.
+    policy(…) is function(model, …). The model's other parts are no submodules of this.
     """
 
     def __init__(self, model, function):
         super().__init__()
         self.decoder, self.head = model.get_decoder(), model.get_output_embeddings()
-        object.__setattr__(self, "model", model)  # not as a part
+        object.__setattr__(self, "model", model)  # past Module's __setattr__, which would add a submodule
         self.function = function
 
     def forward(self, *args):
@@ -58,9 +58,9 @@ class Policy(torch.nn.Module):
 
 
 def prepare(model, function, device: str, dtype: str) -> Policy:
-    """The policy to train, in its place: policy(…) is function(model, …).
+    """The Policy of a model, on its device and ready to train.
 
-    model: of load_trained(), so that of several processes none needs room for all of it on its GPU.
+    model: from load_trained(), on the CPU, so that no process needs room for all weights on its GPU.
     """
     policy, gpu = Policy(model, function), device.startswith("cuda")
     if gpu:
@@ -72,11 +72,11 @@ def prepare(model, function, device: str, dtype: str) -> Policy:
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     if not torch.distributed.is_initialized():
-        alone = {"rank": 0, "world_size": 1, "store": torch.distributed.HashStore()}
-        torch.distributed.init_process_group("nccl" if gpu else "gloo", **alone)
+        backend, store = "nccl" if gpu else "gloo", torch.distributed.HashStore()
+        torch.distributed.init_process_group(backend, rank=0, world_size=1, store=store)
     rank, processes = rank_and_size()
     loaded = {name: tensor.detach() for name, tensor in policy.state_dict().items()} if rank == 0 else {}
-    buffers = gathered(dict(policy.named_buffers()) if rank == 0 else None)[0]
+    buffers = all_gather(dict(policy.named_buffers()) if rank == 0 else None)[0]
     mesh = torch.distributed.init_device_mesh(torch.device(device).type, (processes,))
     mixed = MixedPrecisionPolicy(param_dtype=getattr(torch, dtype), reduce_dtype=torch.float32)
     for layer in policy.decoder.layers:
@@ -87,21 +87,22 @@ def prepare(model, function, device: str, dtype: str) -> Policy:
             policy.to_empty(device=device)
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
         set_model_state_dict(policy, loaded, options=options)
-        for name, own in policy.named_buffers():
-            own.copy_(buffers[name])
+        for name, buffer in policy.named_buffers():
+            buffer.copy_(buffers[name])
     return policy.train()
 
 
-def adamw(policy: Policy, lr: float) -> torch.optim.AdamW:
-    """The optimiser of all stages; on a GPU fused, which needs no second copy of what it updates."""
+def adamw(policy: Policy, lr: float, betas: tuple, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW on the trained parameters; fused on a GPU, where it needs no second copy of them."""
     parameters = trained(policy)
-    return torch.optim.AdamW(parameters, lr, (0.9, 0.95), weight_decay=0.0, fused=parameters[0].is_cuda)
+    return torch.optim.AdamW(parameters, lr, betas, weight_decay=weight_decay, fused=parameters[0].is_cuda)
 
 
 def micro_batches(lengths: list[int], tokens: int) -> list[list[int]]:
-    """Index lists that share out rows of these lengths, longest together: rows × longest is at most `tokens`.
+    """Index lists, the micro-batches of rows of these lengths: rows × longest row is at most `tokens`.
 
-    Of several processes all get the same number of lists, some empty: each must take part in every pass.
+    Rows of similar lengths go together. A row longer than `tokens` is alone. Every process gets the same
+    number of micro-batches (some empty), because FSDP needs all of them in every pass.
     """
     batches = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -109,34 +110,34 @@ def micro_batches(lengths: list[int], tokens: int) -> list[list[int]]:
             batches[-1].append(i)
         else:
             batches.append([i])
-    return batches + [[]] * (max(gathered(len(batches))) - len(batches))
+    return batches + [[]] * (max(all_gather(len(batches))) - len(batches))
 
 
-def clip_gradient(policy: Policy, most: float) -> float:
-    """Scales the gradient down to that norm if it is larger; returns its norm."""
-    return whole(torch.nn.utils.clip_grad_norm_(policy.parameters(), most)).item()
+def clip_gradient(policy: Policy, max_norm: float) -> float:
+    """Scales the gradient down to max_norm if its norm is larger; returns its norm before that."""
+    return whole(torch.nn.utils.clip_grad_norm_(policy.parameters(), max_norm)).item()
 
 
 def whole(tensor):
-    """A tensor that may be sharded, put together."""
+    """The full tensor of one that may be sharded."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def weights(policy: Policy):
-    """(name in the model, whole tensor) of each trained parameter; all processes go through it together."""
-    own = set(trained(policy))
-    named = ((name, p) for name, p in policy.model.named_parameters() if p in own)
+    """(name in the model, full tensor) of each trained parameter: a generator that all processes must run."""
+    parameters = set(trained(policy))
+    named = ((name, p) for name, p in policy.model.named_parameters() if p in parameters)
     return ((name, whole(p.detach())) for name, p in named)
 
 
 def save_model(run, policy: Policy, tokenizer) -> None:
-    """Writes the checkpoint folder `model`, of `transformers` form; it appears when it is complete.
+    """Writes the `transformers` checkpoint in the folder `model`, which appears when it is complete.
 
-    Before it, of LoRA, the folder `adapter` of peft's form. In `model` it is merged into the weights as they
-    came, in float32: rounded to bfloat16, sums of a large weight and a small update lose some of the update.
+    With LoRA it first writes the folder `adapter`, in peft's format. `model` then has the adapter merged into
+    the original weights in float32: bfloat16 would round away part of a small update to a large weight.
     """
     part, final = run.path / "model.part", run.path / "model"
-    learned = {name: tensor.cpu() for name, tensor in weights(policy) if run.writes}
+    learned = {name: tensor.cpu() for name, tensor in weights(policy) if run.writes}  # all gather
     if not run.writes:
         return
     model, state = policy.model, None
@@ -159,7 +160,7 @@ def save_model(run, policy: Policy, tokenizer) -> None:
 
 
 def state_of(policy: Policy, optimizer) -> dict:
-    """What is saved of a step: the trained weights, and the optimiser's state."""
+    """The saved state of a step: {"model": trained weights, "optimizer": its moments}."""
     from torch.distributed.checkpoint.state_dict import get_state_dict
 
     model, moments = get_state_dict(policy, optimizer)
@@ -168,21 +169,21 @@ def state_of(policy: Policy, optimizer) -> dict:
 
 
 def save_state(run, policy: Policy, optimizer, step: int) -> None:
-    """Writes what is trained and the optimiser's state to the folder resume/STEP, each process its own share.
+    """Writes trained weights and optimizer state to the folder resume/STEP, each process its own shard.
 
-    The folder appears when it is complete; then the older one goes.
+    The folder appears when it is complete. Then the older one is removed.
     """
     from torch.distributed import checkpoint
 
     folder = run.path / "resume"
     part = folder / f"{step}.part"
     if run.writes:
-        shutil.rmtree(part, ignore_errors=True)  # of a run that was killed while it wrote
+        shutil.rmtree(part, ignore_errors=True)  # left by a run that was killed while it wrote
         part.mkdir(parents=True)
     barrier()  # the folder is there
     state = state_of(policy, optimizer)
     try:
-        with warnings.catch_warnings(action="ignore"):  # that one process saves alone
+        with warnings.catch_warnings(action="ignore"):  # about saving without a process group
             checkpoint.save(state, checkpoint_id=part, no_dist=rank_and_size()[1] == 1)
     except checkpoint.api.CheckpointException as e:  # a full disk, say
         raise BadInput(
@@ -197,30 +198,43 @@ def save_state(run, policy: Policy, optimizer, step: int) -> None:
 
 
 def first_failure(e) -> BaseException:
-    """What one process raised, of the checkpoint library's exception (no Exception, by its kind)."""
+    """The exception of one process inside a CheckpointException, which is a BaseException."""
     failures = getattr(e, "failures", {})
     return next(iter(failures.values()))[0] if failures else e
 
 
+def saved_step(run) -> int:
+    """The step of a run's last saved state, or 0. All processes must call it."""
+    saved = [int(old.name) for old in (run.path / "resume").glob("*") if old.name.isdigit()]
+    return all_gather(max(saved, default=0))[0]
+
+
 def load_state(run, policy: Policy, optimizer) -> int:
-    """Sets policy and optimiser to a run's last saved state, also one of other processes; its step, or 0."""
+    """Sets policy and optimizer to a run's last saved state; returns its step, or 0.
+
+    The state may have been saved by another number of processes.
+    """
     from torch.distributed import checkpoint
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
 
-    saved = [int(old.name) for old in (run.path / "resume").glob("*") if old.name.isdigit()]
-    step = gathered(max(saved, default=0))[0]
+    step = saved_step(run)
     if step:
         state = state_of(policy, optimizer)
         folder = run.path / "resume" / str(step)
         try:
             with warnings.catch_warnings(action="ignore"):
                 checkpoint.load(state, checkpoint_id=folder, no_dist=rank_and_size()[1] == 1)
-        except (Exception, checkpoint.api.CheckpointException) as e:  # whatever a damaged file makes of it
+        except (Exception, checkpoint.api.CheckpointException) as e:  # a damaged file may raise anything
             if isinstance(first_failure(e), (KeyboardInterrupt, torch.OutOfMemoryError, PermissionError)):
                 raise first_failure(e) from None
-            told = f"{folder}: the saved state cannot be read ({first_line(first_failure(e))})"
-            raise BadInput(f"{told}; remove this folder to go on from the start") from None
-        loaded = {"model_state_dict": state["model"], "optim_state_dict": state["optimizer"]}
-        options = StateDictOptions(strict=False)  # of LoRA the frozen weights were not saved
-        set_state_dict(policy, optimizer, **loaded, options=options)
+            reason = f"the saved state cannot be read ({first_line(first_failure(e))})"
+            raise BadInput(f"{folder}: {reason}; remove this folder to start again") from None
+        options = StateDictOptions(strict=False)  # with LoRA the frozen weights were not saved
+        set_state_dict(
+            policy,
+            optimizer,
+            model_state_dict=state["model"],
+            optim_state_dict=state["optimizer"],
+            options=options,
+        )
     return step

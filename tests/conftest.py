@@ -25,7 +25,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from common import load_chat, load_problems, load_prompts
+from common import load_chat, load_problems
+from generate import Cast, load_prompts
 from parts.driver import Speaker
 from parts.engines import HFEngine, load_model
 
@@ -73,6 +74,12 @@ def characters(special, template, bos, eos):
     )
     tokenizer.chat_template = template
     return tokenizer
+
+
+def cast_of(chat, prompts):
+    """A Cast of one chat template, without engines: what the coroutine of a dialogue needs."""
+    speaker = Speaker(chat, None)
+    return Cast(speaker, speaker, speaker, prompts)
 
 
 @pytest.fixture(scope="session")

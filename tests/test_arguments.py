@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from parts.runs import Parser, run_script, settle
+from parts.runs import Parser, run_script, set_up
 
 SCRIPTS = ("generate", "sft", "qprime", "grpo", "evaluate")
 NONSENSE = ("nan", "inf", "-1", "0", "1" + "0" * 30, "many", "")
@@ -67,7 +67,7 @@ def test_numbers_that_make_no_sense_are_refused(script, monkeypatch):
 def test_options_that_are_no_numbers_are_texts_choices_or_switches(script, monkeypatch):
     texts = {
         "--model",
-        "--teacher",
+        "--teacher-model",
         "--problems",
         "--prompts",
         "--out",
@@ -87,7 +87,7 @@ WRONG = [
     ["--temperature", "0"],  # here; other scripts sample so
     ["--seed", "1.5"],
     ["--engine", "fast"],
-    ["--colour", "1"],
+    ["--color", "1"],
     ["--turns"],
 ]
 
@@ -105,7 +105,7 @@ def test_a_script_without_a_run_folder_reads_no_config_of_the_folder_it_is_start
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')  # of a model
     monkeypatch.chdir(tmp_path)
     args = argparse.Namespace(device="cpu", dtype="auto", threads=1)
-    settle(args)
+    set_up(args)
     assert args.dtype == "float32"
 
 

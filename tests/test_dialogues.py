@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import characters
+from conftest import cast_of, characters
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
@@ -20,12 +20,12 @@ from transformers import (
 import generate
 from common import Chat, Dialogue, Problem, Verdict, as_tensors, grade, leaks, load_chat, masked_logprobs
 from evaluate import answer_losses, dispute
-from generate import converse, teacher_view, tell
+from generate import asker, converse, teacher_view
 from grpo import per_token, turn_advantages
 from parts.driver import Grade, Sample, drive
 from parts.engines import EngineError, HFEngine, Turn, load_model, unread
 from parts.runs import BadInput
-from qprime import asker_view, injects, question_instead
+from qprime import injects, question_instead
 from sft import as_teacher
 
 MATH = Problem(
@@ -37,11 +37,15 @@ MATH = Problem(
     shards=["What is", "1 +", "1?"],
 )
 
+SEED = next(
+    seed for seed in range(100) if injects(seed, "x", 1)
+)  # the first turn of "x" is replaced, if wrong
+always = partial(question_instead, asker=asker, seed=SEED)
+
 
 def talk(problem, chat, prompts, turns, teacher="informed", name="x", **options):
     """The coroutine of a dialogue in which the same model speaks for all."""
-    bound = partial(getattr(generate, teacher), tell=partial(tell, chat=chat, prompts=prompts))
-    return converse(problem, name, chat, bound, prompts, turns, **options)
+    return converse(cast_of(chat, prompts), problem, name, turns, getattr(generate, teacher), **options)
 
 
 def record(shape, speakers, prompts=None, turns=4, n=6, **options):
@@ -254,8 +258,8 @@ def test_end_of_turn_tokens_are_trained_and_teacher_tokens_are_not(shape, speake
 
 def test_a_turn_cut_by_the_limit_is_closed_by_an_end_token_that_is_not_trained(toy):
     chat, d = toy[1], Dialogue("x", "m", "math", 4)
-    d.hear([3, 7, 5, 4], "hello")
-    d.say(Turn([9, 10], [-1.0, -2.0], "length"), "text", Verdict("wrong"), chat.end)
+    d.add_teacher_turn([3, 7, 5, 4], "hello")
+    d.add_student_turn(Turn([9, 10], [-1.0, -2.0], "length"), "text", Verdict("wrong"), chat.end)
     assert d.ids[-3:] == [9, 10, chat.end] and d.mask[-3:] == [1, 1, 0]
 
 
@@ -288,7 +292,7 @@ def test_a_template_that_rewrites_history_or_tells_the_date_is_named(shapes):
 
 
 def test_a_template_whose_turns_are_channels_is_refused():
-    with pytest.raises(BadInput, match="channels"):
+    with pytest.raises(BadInput, match="each channel a turn of its own"):
         Chat(characters(["<s>", "</s>"], CHANNELS, None, "</s>"), "M")
 
 
@@ -343,8 +347,7 @@ def test_a_dialogue_ends_at_the_first_right_answer_or_after_n_turns(toy):
 
 
 def disputed(problem, chat, prompts, turns):
-    opponent = partial(generate.disputing, tell=partial(tell, chat=chat, prompts=prompts))
-    return dispute(talk(problem, chat, prompts, turns), problem, chat, opponent)
+    return dispute(cast_of(chat, prompts), problem, talk(problem, chat, prompts, turns))
 
 
 def test_a_right_answer_is_disputed_once_and_stays_the_one_that_solved(toy):
@@ -405,7 +408,6 @@ def test_injected_questions_replace_wrong_turns_and_nothing_private_enters_the_r
         "asker": ["Which 2nd?"],
         "teacher": ["2nd 3 or 4."],
     }
-    always = partial(question_instead, seed=seed_that_injects("x"), chat=chat, prompts=prompts)
     d, asked = scripted(talk(problem, chat, prompts, 4, inject=always), chat, said)
     assert [m["content"] for m in d.messages[1:]] == ["Which 2nd?", "2nd 3 or 4.", problem.solution]
     assert (d.injected, d.kinds, d.solved) == ([1], ["question", "attempt"], 2)
@@ -418,17 +420,12 @@ def test_a_question_that_gives_away_what_is_private_is_not_injected(said, toy):
     _, chat, _, _ = toy
     prompts = {"asker_math": "{turn} {knowledge}"}
     d = Dialogue("x", "m", "math", 4)
-    how = {"seed": seed_that_injects("x"), "chat": SimpleNamespace(view=str, text=lambda ids: said)}
-    asking = question_instead(d, MATH, "3", Verdict("wrong"), **how, prompts=prompts)
+    cast = cast_of(SimpleNamespace(view=str, text=lambda ids: said), prompts)
+    asking = question_instead(cast, d, MATH, "3", Verdict("wrong"), asker, SEED)
     assert isinstance(next(asking), Sample) and isinstance(asking.send(Turn([1], [0.0], "stop")), Grade)
     with pytest.raises(StopIteration) as end:
         asking.send(Verdict("no attempt"))
     assert end.value.value is None and not d.injected
-
-
-def seed_that_injects(name):
-    """A seed with which the first turn of that dialogue is replaced if it is wrong."""
-    return next(seed for seed in range(100) if injects(seed, name, 1))
 
 
 def test_questions_are_injected_with_the_frequencies_of_equation_4():
@@ -458,7 +455,8 @@ def test_a_rephrasing_user_is_told_the_next_piece_and_nothing_else(toy):
     assert (
         d.knowledge == ["tell: 1 +", "tell: 1?", None] and [role for role, _ in asked].count("teacher") == 2
     )
-    view = teacher_view(Dialogue("y", messages=d.messages[:2]), MATH, "rephrased", MATH.shards[1], prompts)
+    record = Dialogue("y", messages=d.messages[:2])
+    view = teacher_view(cast_of(chat, prompts), record, MATH, "rephrased", MATH.shards[1])
     assert view[-1]["content"] == "8 tell: 1 +"
 
 
@@ -493,8 +491,9 @@ def test_private_reasoning_is_not_shown_to_the_other_side():
         ],
     )
     prompts = {"informed": "T", "informed_math": "{turn} {knowledge}", "asker_math": "{turn}"}
-    assert teacher_view(d, MATH, "informed", "2", prompts)[-1]["content"] == "two 2"
-    assert asker_view(MATH, "<think>hm", "2", prompts)[0]["content"] == ""
+    cast = cast_of(SimpleNamespace(view=lambda messages: messages), prompts)
+    assert teacher_view(cast, d, MATH, "informed", "2")[-1]["content"] == "two 2"
+    assert next(asker(cast, d, MATH, "<think>hm", Verdict("wrong"))).ids[0]["content"] == ""
 
 
 def test_the_log_holds_what_the_teacher_was_privately_shown_and_nothing_where_nothing_was(toy):
@@ -511,13 +510,12 @@ def test_the_log_holds_what_the_teacher_was_privately_shown_and_nothing_where_no
 def test_the_teacher_of_code_answers_a_question_about_the_attempt_whose_place_it_took(toy):
     _, chat, prompts, problems = toy
     code = problems["code"][0]
-    inject = partial(question_instead, seed=seed_that_injects("x"), chat=chat, prompts=prompts)
     said = {
         "student": [attempts(code)["student"][0], code.solution],
         "asker": ["Which 2nd?"],
         "teacher": ["2nd 3 or 4."],
     }
-    d, _ = scripted(talk(code, chat, prompts, 2, inject=inject), chat, said)
+    d, _ = scripted(talk(code, chat, prompts, 2, inject=always), chat, said)
     assert d.said[0] == "Which 2nd?" and "returned [1, 1, 1]" in d.knowledge[0]
 
 

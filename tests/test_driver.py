@@ -85,6 +85,6 @@ def test_an_error_waits_for_no_queued_program():
 
     talks = [(i, program()) for i in range(20 * os.cpu_count())] + [("a", talk(["x"]))]
     with pytest.raises(ValueError):
-        list(drive(talks, {"x": Speaker(None, Broken(0))}, grade, live=10_000))
+        list(drive(talks, {"x": Speaker(None, Broken(0))}, grade, concurrent=10_000))
     time.sleep(0.3)
     assert len(graded) <= os.cpu_count()

@@ -128,7 +128,7 @@ def test_advantages_are_the_hand_computed_ones():
     assert torch.allclose(advantages(rewards)[0], torch.tensor([0.575, 0.275, -0.425, -0.425]) / std)
     assert advantages(rewards)[1].tolist() == [0, 0, 0, 0]
     assert torch.allclose(advantages(1e-9 * rewards)[0], advantages(rewards)[0])  # solved late
-    assert torch.allclose(advantages(rewards, normalise=False)[0], rewards[0] - mean)
+    assert torch.allclose(advantages(rewards, normalize=False)[0], rewards[0] - mean)
 
 
 def test_reward_is_discounted_by_the_turn_of_success():
@@ -155,8 +155,8 @@ def test_a_step_that_would_spoil_the_weights_ends_the_run():
     good = {"loss": 1.0, "gap_mean": 0.05}
     check_sane(1, good, 1.0)
     for bad, told in (
-        ({"gap_mean": 0.2}, "does not sample from the trained weights"),
-        ({"gap_mean": math.nan}, "does not sample"),
+        ({"gap_mean": 0.2}, "the sampler does not have the trained weights"),
+        ({"gap_mean": math.nan}, "the sampler does not have"),
     ):
         with pytest.raises(BadInput, match=told):
             check_sane(1, good | bad, 1.0)

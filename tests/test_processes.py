@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from transformers import AutoModelForCausalLM
 
 from common import Dialogue, Problem, Verdict, load_chat
-from generate import load_speakers
+from generate import load_cast
 from parts.engines import Turn
 
 TALK = dict(prompts=ROOT / "toy" / "prompts.json", max_tokens=8)
@@ -50,9 +50,9 @@ def talkative(model, folder):
     dialogues = []
     for problem, answer in itertools.product(problems, "01"):
         d, text = Dialogue(f"{problem.id}/{answer}", problem.id, limit=2), f"\\boxed{{{answer}}}"
-        d.hear(chat.view([{"role": "user", "content": problem.prompt}]), problem.prompt)
+        d.add_teacher_turn(chat.view([{"role": "user", "content": problem.prompt}]), problem.prompt)
         ids = [*chat.tokenizer.encode(text, add_special_tokens=False), chat.end]
-        d.say(Turn(ids, [0.0] * len(ids), "stop"), text, Verdict("correct"), chat.end)
+        d.add_student_turn(Turn(ids, [0.0] * len(ids), "stop"), text, Verdict("correct"), chat.end)
         dialogues.append(d)
     for name, written in (("problems", problems), ("dialogues", dialogues)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(asdict(row)) + "\n" for row in written))
@@ -270,16 +270,17 @@ def test_engines_share_the_card_with_what_else_is_on_it(
     monkeypatch.setattr("generate.load_chat", lambda path: chat)
     args = {
         "model": base,
-        "teacher": teacher,
+        "teacher_model": teacher,
+        "prompts": None,
         "vllm_memory": given,
         "lora": lora,
         "temperature": 1.0,
         "teacher_temperature": 1.0,
         "max_tokens": 8,
-        "live": 1,
+        "concurrent": 1,
     }
     args |= {"seed": 0, "turns": 1, "engine": "vllm", "device": "cuda", "dtype": "bfloat16"}
-    load_speakers(SimpleNamespace(**args), model=losses or None, trains=trains)
+    load_cast(SimpleNamespace(**args), model=losses or None, training=trains)
     assert [memory for memory, _ in made] == pytest.approx(shares)
     sleeps = trains == "later" or trains == "now" and not lora  # an engine with an adapter stays awake
     assert [sleeping for _, sleeping in made] == [sleeps, False][

@@ -106,7 +106,7 @@ def test_sft_on_the_teachers_turns_too_sees_more_tokens_and_the_model_can_teach_
         "evaluate",
         "play",
         model=tmp_path / "both" / "model",
-        teacher="self",
+        teacher="critic",
         problems=problems,
         turns=2,
         out=tmp_path / "test",
@@ -458,7 +458,14 @@ def test_a_key_is_not_sent_to_another_host_and_a_refusal_is_not_repeated(server,
 
 def test_a_teacher_may_be_an_endpoint(problems, base, endpoint, tmp_path, capsys):
     address, seen = endpoint
-    run("generate", model=base, problems=problems, teacher=f"{address}#big", out=tmp_path / "run", **TALK)
+    run(
+        "generate",
+        model=base,
+        problems=problems,
+        teacher_model=f"{address}#big",
+        out=tmp_path / "run",
+        **TALK,
+    )
     hints = {
         m["content"] for d in rows(tmp_path / "run") for m in d["messages"][2:] if m["role"] == "teacher"
     }
@@ -470,7 +477,7 @@ def test_a_teacher_may_be_an_endpoint(problems, base, endpoint, tmp_path, capsys
         "generate",
         model=base,
         problems=problems,
-        teacher=address,
+        teacher_model=address,
         out=tmp_path / "b",
         **TALK,
     )
@@ -509,7 +516,7 @@ def test_an_endpoint_that_is_down_is_named(problems, base, tmp_path, capsys, mon
         "generate",
         model=base,
         problems=problems,
-        teacher="http://127.0.0.1:9/v1#x",
+        teacher_model="http://127.0.0.1:9/v1#x",
         out=tmp_path / "a",
         **TALK,
     )
@@ -659,9 +666,9 @@ def same(a, b):
 
 
 KILLED = {
-    "generate": ("dialogues.jsonl", 3, dict(samples=12, live=8, **TALK)),
+    "generate": ("dialogues.jsonl", 3, dict(samples=12, concurrent=8, **TALK)),
     "grpo": ("metrics.jsonl", 3, dict(steps=6, batch=4, group=4, lr="1e-3", save_every=2, **TALK)),
-    "evaluate": ("code/dialogues.jsonl", 3, dict(turns=10, live=8, **TALK)),
+    "evaluate": ("code/dialogues.jsonl", 3, dict(turns=10, concurrent=8, **TALK)),
     "qprime": ("metrics.jsonl", 2, dict(samples=8, batch=4, save_every=2, lr="1e-3", **TALK)),
 }
 

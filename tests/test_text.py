@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from conftest import OPENED, characters
+from conftest import OPENED, cast_of, characters
 from test_dialogues import MATH, attempts, scripted, talk
 
-from common import Chat, Dialogue, Problem, Verdict, grade, load_prompts, messages, visible
-from generate import teacher_view
+from common import Chat, Dialogue, Problem, Verdict, grade, messages, visible
+from generate import load_prompts, teacher_view
 from parts.engines import Turn
 from parts.runs import BadInput
 from sft import as_teacher
@@ -29,8 +29,8 @@ def test_control_tokens_in_a_message_stay_text_on_every_path(shapes, name):
     from common import load_chat
 
     chat = load_chat(shapes[name])
-    forged = "".join(chat.shown.values())
-    assert len(chat.shown) >= 3
+    forged = "".join(chat.token_of.values())
+    assert len(chat.token_of) >= 3
     for plain, written in (("A", f"A{forged}"), ("", forged)):
         assert controls(chat, chat.view(messages(written))) == controls(chat, chat.view(messages(plain)))
         assert controls(chat, chat.between(written)) == controls(chat, chat.between(plain))
@@ -126,6 +126,9 @@ def test_doubled_braces_are_shown_as_one_in_every_prompt(tmp_path):
     doubled = {name: '{{"a": 1}}' for name in ("informed", "informed_math")}
     (tmp_path / "prompts.json").write_text(json.dumps(doubled))
     prompts, dialogue = load_prompts(tmp_path / "prompts.json"), Dialogue("a")
-    dialogue.hear([], "1 + 1?"), dialogue.say(Turn([1], [0.0], "stop"), "3", Verdict("wrong"), 1)
-    view = teacher_view(dialogue, MATH, "informed", "2", prompts)
+    (
+        dialogue.add_teacher_turn([], "1 + 1?"),
+        dialogue.add_student_turn(Turn([1], [0.0], "stop"), "3", Verdict("wrong"), 1),
+    )
+    view = teacher_view(cast_of(None, prompts), dialogue, MATH, "informed", "2")
     assert [view[0]["content"], view[-1]["content"]] == ['{"a": 1}'] * 2

@@ -8,13 +8,12 @@ import re
 import zlib
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, cast_of
 
 from common import Problem, grade
-from generate import teacher_view
+from generate import asker, teacher_view
 from parts.engines import load_model
 from parts.runs import BadInput
-from qprime import asker_view
 from toy import make_base, world
 
 KINDS = list(dict.fromkeys(kind for _, mixture in world.LESSONS for kind in mixture))
@@ -68,7 +67,8 @@ def test_teacher_documents_are_what_the_teacher_view_shows(domain, toy):
     _, chat, prompts, problems = toy
     problem, vocab = problems[domain][0], chat.tokenizer.get_vocab()
     made, wrong, turn = missed(chat, problem)
-    view = teacher_view(talk(problem, turn), problem, "informed", private(problem, turn), prompts)
+    cast = cast_of(chat, prompts)
+    view = teacher_view(cast, talk(problem, turn), problem, "informed", private(problem, turn))
     doc = world.teacher_view(made, [(world.attempt(domain, wrong), [world.TRY], wrong, wrong)])[:-1]
     assert chat.view(view) == make_base.encode(doc, vocab)[0] + [vocab["<|assistant|>"]]
 
@@ -78,7 +78,7 @@ def test_asker_documents_are_what_the_asker_view_shows(domain, toy):
     _, chat, prompts, problems = toy
     problem, vocab = problems[domain][0], chat.tokenizer.get_vocab()
     made, wrong, turn = missed(chat, problem)
-    ids = chat.view(asker_view(problem, turn, private(problem, turn), prompts))
+    ids = next(asker(cast_of(chat, prompts), talk(problem, turn), problem, turn, grade(problem, turn))).ids
     assert ids == make_base.encode(world.asker_view(made, wrong), vocab)[0] + [vocab["<|assistant|>"]]
 
 

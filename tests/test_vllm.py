@@ -124,7 +124,7 @@ def stages(shapes, tmp_path_factory):
     run("qprime", **student, out=out / "primed", samples=4, lr="1e-4", **play, threads=1)
     grpo = dict(
         model=out / "primed" / "model",
-        teacher=out / "sft" / "model",
+        teacher_model=out / "sft" / "model",
         steps=3,
         batch=4,
         group=4,
@@ -138,7 +138,7 @@ def stages(shapes, tmp_path_factory):
     process.kill()
     process.wait()
     run("grpo", **grpo, out=out / "rl", threads=1)
-    trained = dict(model=out / "rl" / "model", teacher=out / "sft" / "model")
+    trained = dict(model=out / "rl" / "model", teacher_model=out / "sft" / "model")
     for engine in ("vllm", "hf"):
         run("evaluate", "play", **trained, out=out / engine, losses=2, **told, engine=engine, threads=1)
     return out, grpo, play
