@@ -1,7 +1,8 @@
-"""Data sets of the hub → problem lines: dicts of id, domain, prompt, answer or tests (see the README).
+"""Not part of the method: turns data sets of the Hugging Face hub into problem lines and checks such lines.
 
-A data set is read once and kept as a file of problem lines under ~/.cache/sml. Rows that make no problem are
-counted by reason.
+A problem line is a dict with fields of `Problem` in common.py: id, domain, prompt, and an answer or tests.
+A data set is read once. Its problem lines are then cached in a file under ~/.cache/sml. Rows that cannot
+become a problem are left out and counted by reason.
 """
 
 import ast
@@ -15,10 +16,11 @@ import re
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -27,50 +29,98 @@ from parts.runs import BadInput, barrier, first_line, rank_and_size, write_atomi
 
 
 class Unusable(Exception):
-    """A row of a data set that makes no problem; the reason is counted and reported."""
+    """Raised for a row of a data set that cannot become a problem. The message is the reason."""
 
 
 @dataclass
 class Source:
-    """A data set: where the hub has it, which rows are meant, how a row becomes a problem line."""
+    """A data set: its name on the hub, the rows to take, and the function that makes problem lines."""
 
     hub: str
-    make: Callable  # row → a problem line without its id; raises Unusable, or KeyError for another schema
-    read: dict = field(default_factory=dict)  # further arguments of datasets.load_dataset
-    files: tuple = ()  # of the hub's repository, read as they are
-    side: str = ""  # "train" | "test": drawn from a problem's text, so that it is the same in any copy
-    most: int = 10**9  # problems that are taken
+    to_line: Callable  # row → problem line without id; raises Unusable, or KeyError if the row lacks a field
+    load_kwargs: dict = field(default_factory=dict)  # more arguments of datasets.load_dataset
+    files: tuple = ()  # files of the hub's repository, read directly instead of by load_dataset
+    side: str = ""  # take "train" or "test" problems only; a problem's text decides its side, in any copy
+    max_problems: int = 10**9
 
 
-def load(source: str, judgeable: str, make: Callable) -> list:
-    """make(**line) of each problem line of a file, or of a data set: NAME, or NAME:PATH for a local copy.
+def load(source: str, judgeable: str, problem_class: type) -> list:
+    """Returns problem_class(**line) for each problem line of a file or of a data set.
 
+    source: a file, the NAME of a data set, or NAME:PATH for a local copy of that data set.
     judgeable: "rule" leaves out math problems of a data set whose answer no rule can judge, "all" keeps them.
-    make: raises ValueError or TypeError if a line is no problem. Raises BadInput, naming file and line.
+    Raises BadInput, which names file and line, if a line is not a problem.
     """
-    path, problems = problem_file(source, judgeable, make), {}
+    path, problems = problem_file(source, judgeable, problem_class), {}
     with path.open("rb") as file:
         for number, text in enumerate(file, 1):
             try:
                 text = text.decode("utf-8-sig")
-                problem = make(**json.loads(text)) if text.strip() else None
+                if not text.strip():
+                    continue
+                problem = problem_class(**json.loads(text))
+                check_problem(problem)
             except json.JSONDecodeError as e:
                 raise BadInput(f"{path}, line {number}: is not JSON ({e.msg})") from None
             except (ValueError, TypeError, RecursionError) as e:
                 reason = re.sub(r".*got an unexpected keyword argument", "unknown field", str(e))
                 reason = "is not a JSON object" if "must be a mapping" in reason else reason
                 raise BadInput(f"{path}, line {number}: {reason}") from None
-            if problem and problem.id in problems:
+            if problem.id in problems:
                 raise BadInput(f"{path}, line {number}: id {problem.id!r} occurs twice; ids must differ")
-            if problem:
-                problems[problem.id] = problem
+            problems[problem.id] = problem
     if not problems:
         raise BadInput(f"{path}: holds no problem; each line is a JSON object with id, domain, prompt, …")
     return list(problems.values())
 
 
-def problem_file(source, judgeable, make):
-    """The file of problem lines of a source: the file itself, or the one that is kept of a data set."""
+def check_problem(problem: Any) -> None:
+    """Raises ValueError with the reason if a problem cannot be graded.
+
+    problem: an object with the fields of `Problem` in common.py.
+    """
+    if problem.domain not in ("math", "code"):
+        raise ValueError(f"domain is {problem.domain!r}; use 'math' or 'code'")
+    for name in ("id", "prompt"):
+        if not is_text(getattr(problem, name)):
+            raise ValueError(f"{name!r} must be a text that is not empty")
+    for name in ("answer", "func_name", "solution"):
+        if not isinstance(getattr(problem, name), str | None):
+            raise ValueError(f"{name!r} must be a text, or left out")
+    for name in ("tests", "asserts", "public_tests", "shards"):
+        if not isinstance(getattr(problem, name), list):
+            raise ValueError(f"{name!r} must be a list")
+    if not all(map(is_text, problem.asserts + problem.shards)):
+        raise ValueError("each of 'asserts' and 'shards' must be a text")
+    tests = problem.tests + problem.public_tests
+    for test in tests:
+        if not isinstance(test, dict) or not {"input", "output", "testtype"} <= test.keys():
+            raise ValueError("each test needs 'input', 'output' and 'testtype'")
+        if not isinstance(test["input"], str) or not isinstance(test["output"], str):
+            raise ValueError("a test's fields must be texts")
+        if test["testtype"] not in ("stdin", "functional"):
+            raise ValueError(f"testtype is {test['testtype']!r}; use 'stdin' or 'functional'")
+    if problem.domain == "math" and not is_text(problem.answer):
+        raise ValueError("a math problem needs 'answer', a text that is not empty")
+    if problem.domain == "code" and not problem.tests + problem.asserts:
+        raise ValueError("a code problem needs 'tests' or 'asserts'")
+    calls_function = problem.asserts or any(test["testtype"] == "functional" for test in tests)
+    if problem.domain == "code" and calls_function and not is_text(problem.func_name):
+        raise ValueError("functional tests and asserts need 'func_name'")
+    # A text with a lone surrogate cannot be saved as UTF-8: this raises UnicodeEncodeError, a ValueError.
+    json.dumps(vars(problem), ensure_ascii=False).encode()
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value is a string with more than white space in it."""
+    return isinstance(value, str) and bool(value.strip())
+
+
+def problem_file(source: str, judgeable: str, problem_class: type) -> Path:
+    """Returns the file of problem lines: the source itself, or for a data set the cached file.
+
+    Makes the cached file if it is missing.
+    """
     name, _, local = source.partition(":")
     if name not in SOURCES:
         if not Path(source).is_file():
@@ -78,31 +128,38 @@ def problem_file(source, judgeable, make):
             raise BadInput(f"{source}: no such file; give a file of problem lines (JSONL), or {known}")
         return Path(source)
     files = local_files(local, SOURCES[name]) if local else []
-    made_by = [Path(module.__file__) for module in (sys.modules[__name__], answers, programs, sandbox)]
-    content = b"".join(file.read_bytes() for file in made_by)
-    content += b"".join(f"{f}{f.stat().st_mtime_ns}".encode() for f in files)
+    # The file's name holds a checksum, so that a change of this code or of a local copy makes a new file.
+    modules = sys.modules[__name__], answers, programs, sandbox
+    content = b"".join(Path(module.__file__).read_bytes() for module in modules)
+    content += b"".join(f"{file}{file.stat().st_mtime_ns}".encode() for file in files)
     folder = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "sml"
-    kept = folder / f"{name}-{judgeable}-{zlib.crc32(content):08x}.jsonl".replace("/", "-")
-    if rank_and_size()[0] == 0 and not kept.exists():
+    cached = folder / f"{name}-{judgeable}-{zlib.crc32(content):08x}.jsonl".replace("/", "-")
+    if rank_and_size()[0] == 0 and not cached.exists():
         folder.mkdir(parents=True, exist_ok=True)
         rows = local_rows(files) if local else hub_rows(name, SOURCES[name])
-        lines = import_lines(name, local or SOURCES[name].hub, rows, judgeable, make)
-        write_atomically(kept, "".join(json.dumps(line) + "\n" for line in lines))
-    barrier()  # the other processes wait
-    if not kept.exists():
-        told = "the first process has kept the data set there, and this one does not see it"
+        lines = import_lines(name, local or SOURCES[name].hub, rows, judgeable, problem_class)
+        write_atomically(cached, "".join(json.dumps(line) + "\n" for line in lines))
+    barrier()  # the other processes wait for the file
+    if not cached.exists():
         raise BadInput(
-            f"{folder}: {told}; on several machines set XDG_CACHE_HOME to a folder that they share"
+            f"{folder}: the first process has cached the data set there, but this process does not see it; "
+            "on several machines set XDG_CACHE_HOME to a folder that they share"
         )
-    return kept
+    return cached
 
 
-def import_lines(name, place, rows, judgeable, make):
-    """The problem lines that the rows of a data set make; prints how many make none, and why."""
-    source, out, lines = SOURCES[name], Counter(), {}
+def import_lines(
+    name: str, origin: str, rows: Iterable[dict], judgeable: str, problem_class: type
+) -> list[dict]:
+    """Returns the problem lines of a data set; prints how many rows were left out, by reason.
+
+    origin: the local path or hub name of the rows, for messages. Raises BadInput if a row lacks a field, or
+    if there is no problem at all.
+    """
+    source, lines, left_out = SOURCES[name], {}, Counter()
     for number, row in enumerate(tqdm(rows, desc=name, unit="row", mininterval=1, leave=False), 1):
         try:
-            line = {"id": f"{name.split('/')[0]}-{number}", **source.make(row)}
+            line = {"id": f"{name.split('/')[0]}-{number}", **source.to_line(row)}
             side = "test" if zlib.crc32(line["prompt"].encode()) % 5 == 0 else "train"
             if source.side not in ("", side):
                 raise Unusable(f"not on the {source.side} side")
@@ -110,21 +167,22 @@ def import_lines(name, place, rows, judgeable, make):
                 raise Unusable("the same problem again")
             if line["domain"] == "math" and judgeable == "rule" and not answers.judgeable(line["answer"]):
                 raise Unusable("the answer cannot be judged by a rule")
-            make(**line)
+            check_problem(problem_class(**line))
             lines[line["prompt"]] = line
         except KeyError as e:
-            told = f"{place}, row {number}: no field {e}"
-            raise BadInput(f"{told}; the rows must be as in the data set {source.hub}") from None
+            raise BadInput(
+                f"{origin}, row {number}: no field {e}; the rows must be as in the data set {source.hub}"
+            ) from None
         except (Unusable, ValueError) as e:
-            out[str(e)] += 1
+            left_out[str(e)] += 1
         except (TypeError, AttributeError, SyntaxError, zlib.error, pickle.UnpicklingError) as e:
-            out[f"malformed ({type(e).__name__})"] += 1
-        if len(lines) == source.most:
+            left_out[f"malformed ({type(e).__name__})"] += 1
+        if len(lines) == source.max_problems:
             break
-    told = "".join(f"; {n} left out: {why}" for why, n in out.most_common())
+    reasons = "".join(f"; {count} left out: {reason}" for reason, count in left_out.most_common())
     if not lines:
-        raise BadInput(f"{place}: makes no problem of {name}{told or '; there are no rows'}")
-    print(f"{name}: {len(lines)} problems{told}", file=sys.stderr)
+        raise BadInput(f"{origin}: makes no problem of {name}{reasons or '; there are no rows'}")
+    print(f"{name}: {len(lines)} problems{reasons}", file=sys.stderr)
     return list(lines.values())
 
 
@@ -133,8 +191,12 @@ def import_lines(name, place, rows, judgeable, make):
 FORMATS = (".jsonl", ".json", ".parquet", ".jsonl.gz", ".json.gz")
 
 
-def local_files(local, source):
-    """The files of a local copy: the path itself; of a folder, as the hub clones it, those that are meant."""
+def local_files(local: str, source: Source) -> list[Path]:
+    """Returns the files to read of a local copy: a single file, or a folder as the hub clones it.
+
+    Of a folder: the files that `source` names; else those of its configuration and split, as far as paths
+    name them; else all.
+    """
     path = Path(local)
     if not path.exists():
         raise BadInput(f"{path}: no such file; give a local copy of the data set after the colon")
@@ -146,17 +208,15 @@ def local_files(local, source):
     named = [f for name in source.files for f in files if f.name.removesuffix(".gz") == name]
     if source.files and named:
         return named
-    for word in (
-        source.read.get("name"),
-        source.read.get("split", "test"),
-    ):  # as in main/test-00000-of-00001.parquet
-        own = [f for f in files if word and word in re.split(r"[/._-]", str(f.relative_to(path)))]
-        files = own or files
+    # "main" and "test" are both in main/test-00000-of-00001.parquet
+    for word in (source.load_kwargs.get("name"), source.load_kwargs.get("split", "test")):
+        matches = [f for f in files if word and word in re.split(r"[/._-]", str(f.relative_to(path)))]
+        files = matches or files
     return files
 
 
-def local_rows(files):
-    """Rows of JSON lines, of JSON (a list) or of Parquet files; the first two may be gzipped."""
+def local_rows(files: list[Path]) -> Iterator[dict]:
+    """Yields the rows of Parquet files, of JSON lines or of JSON lists; the last two may be gzipped."""
     for path in files:
         try:
             if path.suffix == ".parquet":
@@ -166,96 +226,110 @@ def local_rows(files):
                     yield from batch.to_pylist()
                 continue
             with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig") as file:
-                if file.read(1) == "[":
-                    file.seek(0)
+                is_list = file.read(1) == "["  # the suffix .json does not tell a JSON list from JSON lines
+                file.seek(0)
+                if is_list:
                     yield from json.load(file)
                 else:
-                    file.seek(0)
+                    # lstrip: in joined files, a byte order mark may stand before any line
                     yield from (json.loads(line.lstrip("\ufeff")) for line in file if line.strip())
         except (OSError, EOFError, ValueError, zlib.error) as e:
             raise BadInput(f"{path}: cannot be read ({first_line(e)})") from None
 
 
-def hub_rows(name, source):
-    """Rows of a data set on the hub, one after the other. Raises BadInput if it cannot be reached."""
+def hub_rows(name: str, source: Source) -> Iterator[dict]:
+    """Yields the rows of a data set on the hub. Raises BadInput if it cannot be reached."""
     import datasets
     import huggingface_hub
 
     try:
         for file in source.files:
-            yield from local_rows(
-                [Path(huggingface_hub.hf_hub_download(source.hub, file, repo_type="dataset"))]
-            )
+            path = huggingface_hub.hf_hub_download(source.hub, file, repo_type="dataset")
+            yield from local_rows([Path(path)])
         if not source.files:
-            yield from datasets.load_dataset(source.hub, **{"split": "test", **source.read}, streaming=True)
+            kwargs = {"split": "test", **source.load_kwargs}
+            yield from datasets.load_dataset(source.hub, **kwargs, streaming=True)
     except (OSError, ValueError, RuntimeError) as e:
-        advice = f"check the network, or give a local copy: {name}:PATH"
         raise BadInput(
-            f"data set {source.hub} cannot be read from the hub ({first_line(e)}); {advice}"
+            f"data set {source.hub} cannot be read from the hub ({first_line(e)}); "
+            f"check the network, or give a local copy: {name}:PATH"
         ) from None
 
 
-def math_row(row):
+# ------------------------------------------------------------------------------- from a row to a problem line
+
+
+def math_row(row: dict) -> dict:
+    """Problem line of a row of Omni-MATH or MATH-500."""
     return {
         "domain": "math",
         "prompt": row["problem"],
-        "answer": filled(row["answer"]),
+        "answer": answer_text(row["answer"]),
         "solution": row["solution"],
     }
 
 
-def filled(answer):
-    """The answer as a text; raises Unusable if there is none."""
-    answer = str(answer).strip() if isinstance(answer, str | int | float) else ""
-    return answer or unusable("no answer")
+def answer_text(answer: Any) -> str:
+    """Returns an answer, a string or a number, as text; raises Unusable if there is none."""
+    text = str(answer).strip() if isinstance(answer, str | int | float) else ""
+    if not text:
+        raise Unusable("no answer")
+    return text
 
 
-def unusable(reason):
-    raise Unusable(reason)
-
-
-def loaded(value):
-    """A field that is JSON text, or is already what that says."""
+def parsed(value: Any) -> Any:
+    """Returns the value of a field that one copy of a data set holds as JSON text, another as the value."""
     return json.loads(value) if isinstance(value, str) else value
 
 
-def gsm8k_row(row):
+def gsm8k_row(row: dict) -> dict:
+    """Problem line of a row of GSM8K, where "####" separates solution and answer."""
     solution, mark, answer = row["answer"].rpartition("####")
-    answer = filled(answer.strip().replace(",", "") if mark else "")
+    answer = answer_text(answer.strip().replace(",", "") if mark else "")
     return {"domain": "math", "prompt": row["question"], "answer": answer, "solution": solution.strip()}
 
 
-def check_assert(name, prompt, test):
-    """HumanEval's tests as an assert snippet, behind the prompt, whose helper functions some of them call."""
+def humaneval_assert(name: str, prompt: str, test: str) -> str:
+    """Returns HumanEval's tests of function `name` as one assert snippet.
+
+    The prompt is part of it, because some tests call helper functions that only the prompt defines. It also
+    defines `name` as a stub, so the student's function is put back afterwards.
+    """
     return f"candidate = {name}\n{prompt}\n    pass\n{name} = candidate\n{test}\ncheck(candidate)"
 
 
-def humaneval_row(row):
+def humaneval_row(row: dict) -> dict:
+    """Problem line of a row of HumanEval."""
     name, prompt = row["entry_point"], row["prompt"]
     return {
         "domain": "code",
         "prompt": f"Complete this program; keep the name `{name}`.\n\n{prompt}",
         "func_name": name,
-        "asserts": [check_assert(name, prompt, row["test"])],
+        "asserts": [humaneval_assert(name, prompt, row["test"])],
         "solution": prompt + row["canonical_solution"],
     }
 
 
-def called_function(source, asserts):
-    """The one function that a program defines and all its assert snippets call. Raises Unusable."""
-    defined = {n.name for n in ast.parse(source).body if isinstance(n, ast.FunctionDef)}
-    for text in asserts:
-        calls = [
-            n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
-        ]
-        defined &= {n.func.id for n in calls}
-    if len(defined) != 1:
+def called_function(source: str, asserts: list[str]) -> str:
+    """Returns the name of the one function that a program defines and every assert snippet calls.
+
+    Raises Unusable if there is none or more than one.
+    """
+    names = {node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
+    for snippet in asserts:
+        calls = [node for node in ast.walk(ast.parse(snippet)) if isinstance(node, ast.Call)]
+        names &= {call.func.id for call in calls if isinstance(call.func, ast.Name)}
+    if len(names) != 1:
         raise Unusable("its tests do not call one function")
-    return defined.pop()
+    return names.pop()
 
 
-def opencode_row(row):
-    """Rows with score 1 and at least three tests (eight are taken) that their own program passes here."""
+def opencode_row(row: dict) -> dict:
+    """Problem line of a row of OpenCodeInstruct.
+
+    The row needs score 1 and at least three tests, of which the first eight are taken. The row's own program
+    must pass them in the sandbox.
+    """
     asserts = [text.strip() for text in json.loads(row["unit_tests"])][:8]
     if float(row["average_test_score"]) < 1:
         raise Unusable("its program fails its tests")
@@ -263,77 +337,77 @@ def opencode_row(row):
         raise Unusable("fewer than three tests")
     source = programs.find_program(row["output"]) or programs.find_program(f"```python\n{row['output']}\n```")
     name = called_function(source or "", asserts)
-    if any(r.status != "ok" for r in sandbox.run_asserts(source, name, asserts)):
+    if any(outcome.status != "ok" for outcome in sandbox.run_asserts(source, name, asserts)):
         raise Unusable("its program fails in the sandbox")
     prompt = f"{row['input']}\n\nThe function must be called `{name}`."
     return {"domain": "code", "prompt": prompt, "func_name": name, "asserts": asserts, "solution": source}
 
 
 class NoObjects(pickle.Unpickler):
-    """Unpickles plain values only."""
+    """Unpickles plain values only, because unpickling an object can run any code."""
 
     def find_class(self, *_):
         raise Unusable("private tests hold an object")
 
 
-def livecode_row(row):
-    """Public tests are for the teacher, all tests decide. Private ones: JSON, or a packed pickle of JSON."""
-    hidden = row.get("private_test_cases") or []
-    if isinstance(hidden, str) and not hidden.lstrip().startswith("["):
-        hidden = NoObjects(io.BytesIO(zlib.decompress(base64.b64decode(hidden)))).load()
-    public, start = loaded(row["public_test_cases"]), row["starter_code"]
-    how = "Read from standard input and print to standard output."
-    how = f"Start from this code:\n```python\n{start}\n```" if start else how
+def livecode_row(row: dict) -> dict:
+    """Problem line of a row of LiveCodeBench. The teacher sees the public tests; all tests decide.
+
+    Private tests are JSON text, or base64 of a compressed pickle of JSON text.
+    """
+    private = row.get("private_test_cases") or []
+    if isinstance(private, str) and not private.lstrip().startswith("["):
+        private = NoObjects(io.BytesIO(zlib.decompress(base64.b64decode(private)))).load()
+    public, starter_code = parsed(row["public_test_cases"]), row["starter_code"]
+    instruction = "Read from standard input and print to standard output."
+    if starter_code:
+        instruction = f"Start from this code:\n```python\n{starter_code}\n```"
     return {
         "domain": "code",
-        "prompt": f"{row['question_content']}\n\n{how}",
-        "tests": public + loaded(hidden),
+        "prompt": f"{row['question_content']}\n\n{instruction}",
+        "tests": public + parsed(private),
         "public_tests": public,
-        "func_name": loaded(row["metadata"]).get("func_name"),
+        "func_name": parsed(row["metadata"]).get("func_name"),
     }
 
 
-def lost_row(task, joined, row):
-    """Math or code of Lost in Conversation, the code after HumanEval or LiveCodeBench.
+def lost_row(task: str, joined: bool, row: dict) -> dict:
+    """Problem line of a row of Lost in Conversation; its code is from HumanEval or LiveCodeBench.
 
-    joined: the pieces as one list of bullet points instead of the full text.
+    task: "math" or "code"; rows of another task raise Unusable. joined: the prompt is the list of the shards,
+    as bullet points, instead of the full text.
     """
     if row["task"] != task:
         raise Unusable(f"not {task}")
-    shards = [s["shard"] for s in sorted(loaded(row["shards"]), key=lambda s: s["shard_id"])]
+    shards = [s["shard"] for s in sorted(parsed(row["shards"]), key=lambda s: s["shard_id"])]
     if task == "math":
         line = gsm8k_row(row)
-    elif "question_content" in row:
+    elif "question_content" in row:  # from LiveCodeBench
         line = livecode_row(row)
     else:
-        name, public = loaded(row["metadata"])["func_name"], loaded(row["public_test_cases"])
+        name, public = parsed(row["metadata"])["func_name"], parsed(row["public_test_cases"])
         line = {"domain": "code", "prompt": row["prompt"], "public_tests": public, "func_name": name}
-        line["asserts"] = [check_assert(name, row["prompt"], row["test"])]
-    if line.get("func_name"):
+        line["asserts"] = [humaneval_assert(name, row["prompt"], row["test"])]
+    if line.get("func_name"):  # only the full text shows the function's name
         shards[0] += f" (The function must be called `{line['func_name']}`.)"
-    return {
-        **line,
-        "prompt": "\n".join(f"- {s}" for s in shards) if joined else line["prompt"],
-        "shards": shards,
-    }
+    bullets = "\n".join(f"- {shard}" for shard in shards)
+    return {**line, "prompt": bullets if joined else line["prompt"], "shards": shards}
 
 
-def lost_source(task, joined):
-    return Source(
-        "microsoft/lost_in_conversation",
-        partial(lost_row, task, joined),
-        files=("lost_in_conversation.json",),
-    )
+def lost_source(task: str, joined: bool) -> Source:
+    """The Source of Lost in Conversation for a task; see lost_row."""
+    row_to_line, files = partial(lost_row, task, joined), ("lost_in_conversation.json",)
+    return Source("microsoft/lost_in_conversation", row_to_line, files=files)
 
 
 OMNI, LIVECODE = "KbsdJames/Omni-MATH", "livecodebench/code_generation_lite"
-LIVECODE_FILES = tuple(f"test{n}.jsonl" for n in ("", 2, 3, 4, 5, 6))
+LIVECODE_FILES = tuple(f"test{n}.jsonl" for n in ("", 2, 3, 4, 5, 6))  # release n is the first n files
 SOURCES = {
     "omni-math": Source(OMNI, math_row),
-    "omni-math/train": Source(OMNI, math_row, side="train", most=2000),
-    "omni-math/test": Source(OMNI, math_row, side="test", most=500),
+    "omni-math/train": Source(OMNI, math_row, side="train", max_problems=2000),
+    "omni-math/test": Source(OMNI, math_row, side="test", max_problems=500),
     "opencodeinstruct": Source(
-        "nvidia/OpenCodeInstruct", opencode_row, {"name": "train", "split": "train"}, most=2000
+        "nvidia/OpenCodeInstruct", opencode_row, {"name": "train", "split": "train"}, max_problems=2000
     ),
     **{f"livecodebench/v{n}": Source(LIVECODE, livecode_row, files=LIVECODE_FILES[:n]) for n in range(1, 7)},
     "lost-in-conversation/math": lost_source("math", joined=False),
