@@ -780,7 +780,7 @@ def verdicts(tmp_path_factory):
         return status, report, statuses, untouched
 
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(8) as pool:
-        for name, value in {**LIMITS, "servers": threading.Semaphore(8)}.items():
+        for name, value in {**LIMITS, "job_slots": threading.Semaphore(8)}.items():
             patch.setattr(sandbox, name, value)
         patch.setenv("HOSTILE_SECRET", "precious")
         judged = dict(zip(HOSTILE, pool.map(judge, enumerate(HOSTILE.values())), strict=True))
@@ -845,7 +845,7 @@ def test_what_is_expected_is_not_in_the_memory_of_the_program_nor_of_its_server(
     asserts = ["assert f(3) == 'of-the-' + 'asserts'"]
     for _ in range(3):  # a server that has served asserts before
         sandbox.run_asserts("def f(x): return x", "f", asserts)
-    server = sandbox.idle.queue[0].process.pid
+    server = sandbox.idle_servers.queue[0].process.pid
     source = "import time\nmark = 'of-the-' + 'program'\ndef f(x): time.sleep(2)"
     thread = threading.Thread(target=sandbox.run_asserts, args=(source, "f", asserts))
     thread.start()
@@ -890,7 +890,7 @@ def test_a_program_has_no_folder_that_could_be_left_behind():
 
 def test_a_server_that_dies_is_replaced():
     sandbox.run_program("print(1)", "")
-    server = sandbox.idle.queue[-1]
+    server = sandbox.idle_servers.queue[-1]
     server.process.kill()
     server.process.wait()
     assert sandbox.run_program("print(1)", "").output == "1\n"
@@ -900,7 +900,7 @@ def test_a_server_that_dies_is_replaced():
 def test_a_supervisor_that_is_killed_takes_its_program_along():
     sandbox.fresh_servers()
     sandbox.run_program("print(1)", "")
-    server = sandbox.idle.queue[0].process.pid
+    server = sandbox.idle_servers.queue[0].process.pid
     with ThreadPoolExecutor() as pool:
         result = pool.submit(sandbox.run_program, "import time\ntime.sleep(3)\nprint('done')", "")
         assert wait_until(lambda: len(descendants(server)) == 2)
@@ -950,11 +950,13 @@ def test_lone_surrogates_break_nothing():
 
 def test_a_fork_of_the_caller_has_servers_of_its_own():
     sandbox.run_program("print(1)", "")
-    used = sandbox.idle.queue[-1]
+    used = sandbox.idle_servers.queue[-1]
     pid = os.fork()
     if not pid:
         os._exit(
-            0 if used not in sandbox.idle.queue and sandbox.run_program("print(2)", "").output == "2\n" else 1
+            0
+            if used not in sandbox.idle_servers.queue and sandbox.run_program("print(2)", "").output == "2\n"
+            else 1
         )
     assert os.waitpid(pid, 0)[1] == 0
     assert sandbox.run_program("print(3)", "").output == "3\n"
