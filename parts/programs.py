@@ -1,10 +1,12 @@
-"""Finds the program in a student's turn, runs its tests, compares what comes out.
+"""Not part of the method: finds the program in a student's turn, runs its tests and compares the outputs.
 
-No expected value enters the sandbox. Texts are compared as texts, integers exactly; a bool is no integer, a
-set is no dict, but a tuple is a list, as in JSON. Two numbers of which one is a decimal fraction are
-compared as Decimals: within TOLERANCE, but never further apart than half a unit in the last place of the
-one with fewer, or than ROUNDING. LiveCodeBench's checker (lcb_runner/evaluation/testing_util.py) wants equal
-Decimals, which lets 10 pass for 00010; judges of contests allow about 1e-6.
+Expected values are never sent to the sandbox; outputs are compared here, by these rules:
+- Texts and integers must be equal. A bool is not an integer and a set is not a dict, but a tuple equals a
+  list, as in JSON.
+- Two decimal fractions may differ by TOLERANCE, but not by more than half a unit in the last place of the
+  one with fewer places, or ROUNDING if that is more. A decimal fraction may differ from an integer by 1e-9.
+- LiveCodeBench's checker (lcb_runner/evaluation/testing_util.py) wants equal Decimals: it accepts 10 for
+  00010, and no rounding. Judges of contests allow an error of about 1e-6.
 """
 
 import ast
@@ -24,79 +26,93 @@ from parts.sandbox import literal, parse
 PYTHON = r"[{.]*(?:i?python|py)(?:[ _-]?[23][\d.]*)?(?![\w+#-])"
 OPENING = re.compile(
     rf"(?P<indent>[ \t>]*(?:(?:[-*+]|\d+[.)]) [ \t]*)?)(?P<fence>`{{3,}}+|~{{3,}}+)[ \t]*(?P<tag>[^`]*)$"
-    rf"|.*?(?<!`)(?P<late>`{{3,}}+)[ \t]*{PYTHON}[ \t]*$",  # behind text: only a tag tells it from an end
+    rf"|.*?(?<!`)(?P<late>`{{3,}}+)[ \t]*{PYTHON}[ \t]*$",  # behind text only with a tag: else it is an end
     re.I,
 )
-REACH = 6  # fences behind an opening one that are tried as its end: a program's own texts may hold some
-# names that a program need not define
-GIVEN = frozenset({*dir(builtins), *sandbox.header(), "__file__", None})
+LOOKAHEAD = 6  # fences tried as a block's end: the program's own strings and comments may contain fences
+PREDEFINED = frozenset({*dir(builtins), *sandbox.header(), "__file__"})  # names that need no definition
 
 
 def find_program(text: str, func_name: str | None = None) -> str | None:
-    """The program in a turn: of its closed blocks that parse as Python the last that fits best, or None.
+    """The program in a turn: the last of the closed Python blocks with the best `fitness`, or None.
 
-    Best fits what defines func_name, or a class Solution that has it; then what reads, prints and needs no
-    other block. Examples of use, asserts and expected outputs fit worse.
+    The best block defines func_name, or a class Solution with that method. The next best reads input, prints
+    and needs no other block. Examples of use, asserts and expected outputs come last.
     """
-    best, found = 1, None
+    best_fit, program = 1, None
     for source, tree in code_blocks(text):
         fit = fitness(tree, func_name)
-        if tree.body and fit >= best:
-            best, found = fit, source
-    return found
+        if tree.body and fit >= best_fit:
+            best_fit, program = fit, source
+    return program
 
 
 def code_blocks(text: str) -> Iterator[tuple[str, ast.Module]]:
-    """Source and tree of the closed blocks, tagged python or untagged, that parse as Python."""
+    """Yields (source, tree) of each closed block that is tagged python or untagged and parses as Python.
+
+    A Markdown parser is not enough: markdown-it-py misses 16 of the 52 blocks in tests/test_programs.py.
+    Models write text behind the closing fence or before the opening one, forget a fence, or put one into a
+    string.
+    """
     lines = text.replace("\r\n", "\n").split("\n")
     fences = [i for i, line in enumerate(lines) if "```" in line or "~~~" in line]
     at = 0
     while at < len(fences):
-        block, passed = read_block(lines, fences[at : at + 1 + REACH])
-        at += passed
+        block, fences_read = read_block(lines, fences[at : at + 1 + LOOKAHEAD])
+        at += fences_read
         if block:
             yield block
 
 
 def read_block(lines: list[str], fences: list[int]) -> tuple[tuple[str, ast.Module] | None, int]:
-    """The block that opens at the first fence, if it is Python, and by how many fences to go on."""
-    start, *nearby = fences
+    """(block or None, number of fences read) for the block that the first fence opens. None: not Python."""
+    start, *later = fences
     opening = OPENING.match(lines[start])
-    ends = closings(lines, nearby, opening["fence"] or opening["late"]) if opening else []
+    ends = possible_ends(lines, later, opening["fence"] or opening["late"]) if opening else []
     if opening and (is_python(lines[start]) or not opening["tag"]):
-        for end, rest in ends:
-            if block := parsed([*lines[start + 1 : end], *rest], opening["indent"] or ""):
-                return block, nearby.index(end) + 2 - is_python(lines[end])
-    if not ends or any(map(is_python, lines[start + 1 : ends[0][0] + 1])):  # no end, or one was forgotten
+        for end, last_line in ends:
+            if block := parse_block([*lines[start + 1 : end], *last_line], opening["indent"] or ""):
+                # An end that opens the next block is not counted as read.
+                return block, later.index(end) + 2 - is_python(lines[end])
+    # Without an end, or with an opening before it (the end was forgotten), only this fence is skipped:
+    # a program may follow. Otherwise the whole block is.
+    if not ends or any(map(is_python, lines[start + 1 : ends[0][0] + 1])):
         return None, 1
-    return None, nearby.index(ends[0][0]) + 2
+    return None, later.index(ends[0][0]) + 2
 
 
 def is_python(line: str) -> bool:
-    """Whether a line opens a block that is tagged python."""
+    """Whether a line opens a block tagged python."""
     opening = OPENING.match(line)
     return bool(opening and (opening["late"] or re.match(PYTHON, opening["tag"], re.I)))
 
 
-def closings(lines: list[str], nearby: list[int], fence: str) -> list[tuple[int, list[str]]]:
-    """Where a block may end, likeliest first: (line, what of that line belongs to the block)."""
+def possible_ends(lines: list[str], fences: list[int], fence: str) -> list[tuple[int, list[str]]]:
+    """Where a block may end, likeliest first: [(line number, code before the fence in that line)].
+
+    First fences at the start of a line, then fences behind code, then fences that open the next block.
+    """
     mark = f"(?<!{fence[0]}){fence[0]}{{{len(fence)},}}+"
-    alone, behind, next_opening = [], [], []
-    for i in nearby:
+    at_start, behind_code, next_opening = [], [], []
+    for i in fences:
         if re.match(rf"[ \t>]*{mark}", lines[i]):
-            (next_opening if is_python(lines[i]) else alone).append((i, []))
-        elif found := re.search(rf"{mark}(?:[ \t]*|<.*)$", lines[i]):
-            behind.append((i, [lines[i][: found.start()]]))
-    return alone + behind + next_opening
+            (next_opening if is_python(lines[i]) else at_start).append((i, []))
+        elif match := re.search(rf"{mark}(?:[ \t]*|<.*)$", lines[i]):  # <.*: a model's end token
+            behind_code.append((i, [lines[i][: match.start()]]))
+    return at_start + behind_code + next_opening
 
 
-def parsed(body: list[str], indent: str) -> tuple[str, ast.Module] | None:
-    """(source, tree) of a block's lines, without a quotation's and a list's indent; None if no Python."""
+def parse_block(body: list[str], indent: str) -> tuple[str, ast.Module] | None:
+    """(source, tree) of a block's lines, or None if they are not Python.
+
+    Quotation marks (>) are removed if the opening fence's indent has one. The rest is tried as it is, without
+    that indent, and without the indent that all lines share.
+    """
     if ">" in indent:
         body = [re.sub(r"^[ \t]*(>[ \t]?)+", "", line) for line in body]
     source = "".join(line + "\n" for line in body)
-    less = "".join(re.sub(rf"^[ \t]{{0,{len(indent)}}}", "", line) + "\n" for line in body)
-    for text in dict.fromkeys([source, less, textwrap.dedent(source)]):
+    unindented = "".join(re.sub(rf"^[ \t]{{0,{len(indent)}}}", "", line) + "\n" for line in body)
+    for text in dict.fromkeys([source, unindented, textwrap.dedent(source)]):
         try:
             return text, parse(text)
         except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -105,20 +121,24 @@ def parsed(body: list[str], indent: str) -> tuple[str, ast.Module] | None:
 
 
 def fitness(tree: ast.Module, func_name: str | None) -> int:
-    """How much a block looks like the program that was asked for: 1 … 6."""
-    if func_name and (made := definition(tree.body, func_name)):
-        return 4 + made
-    known, used, attributes = set(GIVEN), set(), set()
+    """How much a block looks like the wanted program, 0 … 6.
+
+    6: defines func_name. 5: defines it as a stub or as another name for something. 4: reads and prints.
+    3: prints. 2: has several statements. 1: has one, or uses a name that it does not define. 0: is empty.
+    """
+    if func_name and (score := definition(tree.body, func_name)):
+        return 4 + score
+    defined, used, attributes = set(PREDEFINED), set(), set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
-            (used if isinstance(node.ctx, ast.Load) else known).add(node.id)
+            (used if isinstance(node.ctx, ast.Load) else defined).add(node.id)
         elif isinstance(node, ast.Attribute):
             attributes.add(node.attr)
         elif isinstance(node, ast.alias):  # of an import
-            known.add((node.asname or node.name).split(".")[0])
-        else:
-            known.add(getattr(node, "name", None) or getattr(node, "arg", None))
-    if used - known and "*" not in known:  # of another block
+            defined.add((node.asname or node.name).split(".")[0])
+        else:  # a function, a class, a parameter, an exception's name; other nodes add None
+            defined.add(getattr(node, "name", None) or getattr(node, "arg", None))
+    if used - defined and "*" not in defined:  # a name from another block; * may define any
         return 1
     reads = used & {"input", "open", "stdin"} or attributes & {"stdin", "__stdin__", "read", "input"}
     writes = used & {"print", "open", "stdout"} or attributes & {"stdout", "__stdout__", "write"}
@@ -126,33 +146,39 @@ def fitness(tree: ast.Module, func_name: str | None) -> int:
 
 
 def definition(body: list[ast.stmt], name: str) -> int:
-    """2 if statements define a function, or a class Solution that has it; 1 if that is but a stub; else 0."""
-    made = [0]
+    """2 if the statements define this function, class or Solution method; 1 for a stub or an alias; else 0.
+
+    An alias is an assignment of anything but a lambda. A stub has only `pass`, `...` or a docstring.
+    """
+    scores = [0]
     for node in body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == name:
             kinds = {type(x.value if isinstance(x, ast.Expr) else x) for x in node.body}
-            made.append(1 if kinds <= {ast.Pass, ast.Constant} else 2)
+            scores.append(1 if kinds <= {ast.Pass, ast.Constant} else 2)
         elif isinstance(node, ast.ClassDef):
-            made += [2 * (node.name == name), (node.name == "Solution") * definition(node.body, name)]
+            scores += [2 * (node.name == name), (node.name == "Solution") * definition(node.body, name)]
         elif isinstance(node, ast.Assign) and name in [getattr(x, "id", None) for x in node.targets]:
-            made.append(2 if isinstance(node.value, ast.Lambda) else 1)
+            scores.append(2 if isinstance(node.value, ast.Lambda) else 1)
         elif isinstance(node, (ast.If, ast.Try, ast.With)):
-            made += [definition(getattr(node, part, []), name) for part in ("body", "orelse", "finalbody")]
-    return max(made)
+            scores += [definition(getattr(node, part, []), name) for part in ("body", "orelse", "finalbody")]
+    return max(scores)
 
 
 # ----------------------------------------------------------------------------------------------- comparing
 
 TOLERANCE = Decimal("1e-6")  # relative above 1, absolute below
-ROUNDING = Decimal("4e-16")  # of two operations on floats
-# nothing raises; what is too large becomes NaN
+ROUNDING = Decimal("4e-16")  # the error of two operations on floats; relative above 1, too
+# Without traps no operation raises; a number that is too large becomes NaN.
 CONTEXT = Context(prec=100, Emax=10**17, Emin=-(10**17), traps=[])
 NUMBER = re.compile(r"[+-]?(\d++(\.\d*+)?|\.\d++)([eE][+-]?\d++)?", re.A)
 INTEGER = re.compile(r"[+-]?\d++", re.A)
 
 
 def same_number(got: str, want: str) -> bool:
-    """Whether two texts are the same, or close numbers of which one is a decimal fraction. Within CONTEXT."""
+    """Whether two texts are equal, or are close numbers and at least one is a decimal fraction.
+
+    The caller must have activated CONTEXT.
+    """
     if got == want:
         return True
     integers = [bool(INTEGER.fullmatch(text)) for text in (got, want)]
@@ -161,24 +187,27 @@ def same_number(got: str, want: str) -> bool:
     a, b = Decimal(got), Decimal(want)
     if not (a.is_finite() and b.is_finite()):
         return False
-    if any(integers):  # 5.0 for 5; but not where floats have gaps, so that nobody knows what was computed
+    if any(integers):  # 5.0 for 5. From 2**53 on floats skip integers: a wrong result, rounded, would pass.
         return abs(a - b) <= Decimal("1e-9") and abs(a) < 2**53
     if len(b.normalize().as_tuple().digits) > 17 and Decimal(float(b)).quantize(b) != b:
-        return a == b  # more digits than a float has, and not those that some languages print of one
+        return a == b  # b has more digits than a float, and is no float's exact value: all its digits count
     half = Decimal((0, (5,), max(a.as_tuple().exponent, b.as_tuple().exponent) - 1))
     scale = max(1, abs(b))
     return abs(a - b) <= min(TOLERANCE * scale, max(half, ROUNDING * scale))
 
 
 def same_output(got: str, want: str) -> bool:
-    """Whether two printed outputs agree line by line, without blanks and lines at both ends."""
-    gots, wants = (text.strip().split("\n") for text in (got, want))
+    """Whether two printed outputs agree line by line. Blanks and empty lines at both ends are ignored."""
+    got_lines, want_lines = (text.strip().split("\n") for text in (got, want))
     with localcontext(CONTEXT):
-        return len(gots) == len(wants) and all(map(same_line, gots, wants))
+        return len(got_lines) == len(want_lines) and all(map(same_line, got_lines, want_lines))
 
 
 def same_line(got: str, want: str) -> bool:
-    """Whether two lines agree. Blanks around words count, but not before them if none is expected there."""
+    """Whether two lines agree word by word, and in their blanks unless only numbers are expected.
+
+    Blanks at the end never count; blanks at the start count only if the expected line has some.
+    """
     if got == want:
         return True
     a, b = got.split(), want.split()
@@ -191,7 +220,7 @@ def same_line(got: str, want: str) -> bool:
 
 
 def same_value(got: Any, want: Any) -> bool:
-    """Whether two plain values agree."""
+    """Whether two values of Python literals agree. The caller must have activated CONTEXT."""
     if isinstance(got, (list, tuple)) and isinstance(want, (list, tuple)):
         return len(got) == len(want) and all(map(same_value, got, want))
     if isinstance(got, dict) and isinstance(want, dict):
@@ -201,11 +230,12 @@ def same_value(got: Any, want: Any) -> bool:
         return right and len(got) == len(want)
     if isinstance(got, set) and isinstance(want, set):
         exact = {(type(x), x) for x in got}
-        rest = [x for x in want if (type(x), x) not in exact]  # fractions, if anything
-        found = len(rest) < 99 and all(any(same_value(x, y) for x in got) for y in rest)
-        return found and len(got) == len(want)
+        inexact = [x for x in want if (type(x), x) not in exact]  # fractions: they may still agree
+        # Each is compared with the whole set, so a large number of them would take too long.
+        close = len(inexact) < 99 and all(any(same_value(x, y) for x in got) for y in inexact)
+        return close and len(got) == len(want)
     kinds = {type(got), type(want)}
-    if kinds == {int, float} and max(abs(got), abs(want)) >= 2**53:
+    if kinds == {int, float} and max(abs(got), abs(want)) >= 2**53:  # as in same_number
         return False
     if kinds in ({float}, {int, float}):
         return same_number(repr(got), repr(want))
@@ -213,8 +243,11 @@ def same_value(got: Any, want: Any) -> bool:
 
 
 def same_returned(got: str, expected: str) -> bool:
-    """Whether the text of a returned value agrees with an expected one, a text if it is no literal."""
-    if got == expected.strip():  # as most are; quicker than parsing
+    """Whether a returned value, given by its repr, agrees with the expected one.
+
+    An expected value that is neither JSON nor a Python literal is a text.
+    """
+    if got == expected.strip():  # the usual case, and quicker than parsing
         return True
     try:
         want = literal(expected)
@@ -223,7 +256,7 @@ def same_returned(got: str, expected: str) -> bool:
     try:
         with localcontext(CONTEXT):
             return same_value(literal(got), want)
-    except ValueError:  # no plain value, or one nested too deeply
+    except ValueError:  # the repr of an object, or nested too deeply
         return False
 
 
@@ -231,48 +264,51 @@ def same_returned(got: str, expected: str) -> bool:
 
 
 class Result(NamedTuple):
-    """Of one test: "correct" | "wrong" | "error" | "timeout" | "undecided", and a line for the report."""
+    """Result of one test. status: correct | wrong | error | timeout | undecided. line: for the report."""
 
     status: str
     line: str
 
 
-class Unsettled(Exception):
-    """Carries an outcome that must not be cached: the machine may be at fault, or it is too long to keep."""
+class NotCached(Exception):
+    """Carries an outcome past the cache: the machine may be at fault, or the output is too long to keep."""
 
 
 @lru_cache(maxsize=50_000)
-def outcome(source: str, func_name: str | None, testtype: str, given: str) -> sandbox.Outcome:
-    """Outcome of a program on one input; cached, as small models write the same program again and again."""
+def outcome(source: str, func_name: str | None, testtype: str, test_input: str) -> sandbox.Outcome:
+    """Outcome of a program on one input. Raises NotCached with the outcome if it must not be kept.
+
+    Cached, because small models write the same program again and again.
+    """
     if testtype == "stdin":
-        result = sandbox.run_program(source, given)
+        result = sandbox.run_program(source, test_input)
     else:
-        result = sandbox.call_function(source, func_name, given)
+        result = sandbox.call_function(source, func_name, test_input)
     if result.again or len(result.output) > 10_000:
-        raise Unsettled(result)
+        raise NotCached(result)
     return result
 
 
 def short(text: str, limit: int = 300) -> str:
-    """The text, its middle left out where it is longer than `limit` characters."""
+    """The text; if it is longer than `limit` characters, without its middle."""
     return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 2 :]}"
 
 
 def run_test(source: str, func_name: str | None, test: dict) -> Result:
-    """A program on one test. The expected value never enters the sandbox."""
-    functional, given, expected = test["testtype"] == "functional", test["input"], test["output"]
+    """Runs a program on one test. The expected value is not sent to the sandbox."""
+    functional, test_input, expected = test["testtype"] == "functional", test["input"], test["output"]
     try:
-        result = outcome(source, func_name, test["testtype"], given)
-    except Unsettled as e:
+        result = outcome(source, func_name, test["testtype"], test_input)
+    except NotCached as e:
         result = e.args[0]
-    shown = short(given.strip().replace("\n", ", "))
-    call = f"{func_name}({shown})" if functional else f"input {short(given)!r}"
+    arguments = short(test_input.strip().replace("\n", ", "))
+    call = f"{func_name}({arguments})" if functional else f"input {short(test_input)!r}"
     if result.status != "ok":
         status = "undecided" if result.status == "unanswered" else result.status
         return Result(status, f"{call} stopped: {short(result.error) or status}")
     try:
         right = (same_returned if functional else same_output)(result.output, expected)
-    except Exception as e:  # an answer, however odd, ends no run
+    except Exception as e:  # an odd output must not end the run
         return Result("undecided", f"{call} could not be judged: {type(e).__name__}")
     got, want = (short(text.strip()) for text in (result.output, expected))
     if not functional:
@@ -283,16 +319,18 @@ def run_test(source: str, func_name: str | None, test: dict) -> Result:
 def check(
     source: str, func_name: str | None, tests: list, asserts: list, public_tests: list
 ) -> tuple[str, str]:
-    """(status, report) of a program. All tests and asserts decide; the report shows up to three public tests.
+    """(status, report) of a program. All tests and asserts decide; the report shows up to three failed tests.
 
-    Nothing is run after the first time-out, and no test twice.
+    status: as in Result. The report shows public tests only, unless there are none. Without public tests it
+    may show any of the first three tests and of the failed asserts. Nothing runs after the first time-out,
+    and no test runs twice.
     """
     results, failed, status = [], [], "correct"
     for test in tests:
         results.append((test, run_test(source, func_name, test)))
         if results[-1][1].status != "correct":
             status = results[-1][1].status
-            if status != "undecided":  # another test may still decide
+            if status != "undecided":  # after an undecided test the next may still fail
                 break
     if status == "correct" and asserts:
         outcomes = sandbox.run_asserts(source, func_name, asserts)
@@ -304,7 +342,7 @@ def check(
         return "correct", ""
     lines = []
     for number, test in enumerate(public_tests or tests[:3], 1):
-        result = next((result for known, result in results if known == test), None)
+        result = next((result for other, result in results if other == test), None)
         if result is None and status != "timeout":
             result = run_test(source, func_name, test)
         if result and result.status != "correct" and len(lines) < 3:
@@ -314,6 +352,6 @@ def check(
     if not lines and not public_tests:
         lines = [f"Failed: {short(result.error)}" for result in failed[:3]]
     hidden = "The public tests pass; a hidden test fails."
-    if status == "timeout":  # perhaps not all of the public ones were run
+    if status == "timeout":  # so perhaps some public tests did not run
         hidden = "A hidden test takes too long."
     return status, "\n".join(lines) or hidden

@@ -77,7 +77,7 @@ FENCES = {
     "decorated": block("@cache\ndef f(n):\n    return n + 1\n"),
     "blank lines": "\n\n" + block("\n\n" + F + "\n\n"),
 }
-BEHIND = {  # what stands behind the program and must not be taken for it
+BEHIND = {  # blocks after the program that must not be taken for it
     "call": block("print(f(1))\n"),
     "call and comment": block("# prints 2\nprint(f(1))  # 2\n"),
     "result of a call": block("result = f(1)\nprint(result)\n"),
@@ -125,7 +125,7 @@ def test_a_block_is_found_without_a_name_to_look_for(turn):
 
 
 @pytest.mark.parametrize("text", BEHIND.values(), ids=BEHIND)
-def test_what_stands_behind_a_function_does_not_replace_it(text):
+def test_a_later_block_does_not_replace_a_function(text):
     assert judge(block(F) + "For example:\n\n" + text, "f") == "correct"
     assert (
         judge(
@@ -137,7 +137,7 @@ def test_what_stands_behind_a_function_does_not_replace_it(text):
 
 
 @pytest.mark.parametrize("text", [text for name, text in BEHIND.items() if name not in ("other function",)])
-def test_what_stands_behind_a_whole_program_does_not_replace_it(text):
+def test_a_later_block_does_not_replace_a_whole_program(text):
     assert judge(block(MAIN) + "For example:\n\n" + text) == "correct"
 
 
@@ -194,7 +194,7 @@ HOSTILE = [
 def test_hostile_turns_take_no_time(turn):
     start = time.process_time()
     find_program(turn, "f")
-    assert time.process_time() - start < 5  # a bound, not a measurement: quadratic behaviour takes minutes
+    assert time.process_time() - start < 5  # a bound, not a measurement: quadratic behavior takes minutes
 
 
 # ------------------------------------------------------------------------------------------------- comparing
@@ -294,7 +294,7 @@ def test_hostile_outputs_take_no_time(unit, compare):
         assert not compare(hostile, "0.5")
     keys = ", ".join(str((2**61 - 1) * i) for i in range(40_000))  # whose hashes are all the same
     assert not compare("{" + keys + "}", "{1}")
-    assert time.process_time() - start < 6  # a bound, not a measurement: quadratic behaviour takes minutes
+    assert time.process_time() - start < 6  # a bound, not a measurement: quadratic behavior takes minutes
 
 
 @pytest.mark.parametrize("got, want", SAME_VALUE, ids=range(len(SAME_VALUE)))
@@ -310,8 +310,8 @@ def test_returned_values_that_differ(got, want):
 # --------------------------------------------------------------------------------------------------- judging
 
 
-def functional(given, output):
-    return {"testtype": "functional", "input": given, "output": output}
+def functional(test_input, output):
+    return {"testtype": "functional", "input": test_input, "output": output}
 
 
 def test_an_exception_of_the_comparison_is_undecided(monkeypatch):
@@ -323,7 +323,7 @@ def test_an_exception_of_the_comparison_is_undecided(monkeypatch):
     assert status == "undecided" and "could not be judged" in report
 
 
-def test_a_wrong_test_decides_behind_one_that_is_undecided(monkeypatch):
+def test_a_wrong_test_after_an_undecided_one_decides(monkeypatch):
     answers = iter([OverflowError, False])
 
     def odd(got, want):
@@ -336,13 +336,13 @@ def test_a_wrong_test_decides_behind_one_that_is_undecided(monkeypatch):
 
 
 @pytest.fixture
-def answers(monkeypatch):
-    """The sandbox replaced: a list of inputs that were run, and a dict of outcomes by input."""
+def fake_sandbox(monkeypatch):
+    """Replaces the sandbox. A list of the inputs that were run, and a dict {input: outcome} to fill."""
     runs, outcomes = [], {}
 
-    def call(source, name, given):
-        runs.append(given)
-        return outcomes.get(given, sandbox.Outcome("ok", given))
+    def call(source, name, test_input):
+        runs.append(test_input)
+        return outcomes.get(test_input, sandbox.Outcome("ok", test_input))
 
     monkeypatch.setattr(sandbox, "call_function", call)
     programs.outcome.cache_clear()
@@ -350,8 +350,8 @@ def answers(monkeypatch):
     programs.outcome.cache_clear()
 
 
-def test_nothing_is_run_after_the_first_time_out(answers):
-    runs, outcomes = answers
+def test_nothing_is_run_after_the_first_time_out(fake_sandbox):
+    runs, outcomes = fake_sandbox
     outcomes.update(
         {str(i): sandbox.Outcome("timeout", "", "took more than 6 s", True) for i in (2, 3, 4, 5)}
     )
@@ -362,25 +362,25 @@ def test_nothing_is_run_after_the_first_time_out(answers):
     assert check("slow", "f", tests[2:], [], tests[:1])[1] == "A hidden test takes too long."
 
 
-def test_results_are_kept_unless_the_machine_may_be_at_fault(answers):
-    runs, outcomes = answers
+def test_results_are_kept_unless_the_machine_may_be_at_fault(fake_sandbox):
+    runs, outcomes = fake_sandbox
     outcomes["0"] = sandbox.Outcome("timeout", "", "took more than 6 s of processor time")
     outcomes["1"] = sandbox.Outcome("timeout", "", "took more than 12 s on the clock", True)
     outcomes["2"] = sandbox.Outcome("unanswered", "", "the sandbox did not answer", True)
-    statuses = [check("x", "f", [functional(given, "9")], [], [])[0] for given in "01230123"]
+    statuses = [check("x", "f", [functional(n, "9")], [], [])[0] for n in "01230123"]
     assert statuses == ["timeout", "timeout", "undecided", "wrong"] * 2
     assert runs == ["0", "1", "2", "3", "1", "2"]
 
 
-def test_long_outputs_are_not_kept(answers):
-    runs, outcomes = answers
+def test_long_outputs_are_not_kept(fake_sandbox):
+    runs, outcomes = fake_sandbox
     outcomes["0"] = sandbox.Outcome("ok", "x" * 10**6)
     for _ in range(2):
         check("x", "f", [functional("0", "9")], [], [])
     assert runs == ["0", "0"]
 
 
-def test_the_report_tells_of_public_tests_only():
+def test_the_report_shows_public_tests_only():
     tests = [functional("1", "2"), functional("3", "777")]
     assert check(F, "f", tests, [], tests[:1]) == ("wrong", "The public tests pass; a hidden test fails.")
     assert check(F, "f", tests, [], tests) == ("wrong", "Test 2: f(3) returned 4, expected 777.")
@@ -403,21 +403,21 @@ def test_no_value_is_right_for_every_test(value):
 
 @pytest.mark.parametrize("expected", ["", "null", "None", "false", "[]"])
 def test_a_function_that_raises_is_never_right(expected):
-    """Whatever a failed call leaves behind in place of a value: nothing, an empty text."""
+    """Even if the expected value looks like the missing value of a failed call: nothing, an empty text."""
     source = "def f(n): raise ValueError('null')"
     assert check(source, "f", [functional("1", expected)], [], [])[0] == "error"
 
 
 def test_threads_never_use_pythons_parser_at_the_same_time(monkeypatch):
-    """It counts its depth for all of them together, and raises SystemError when they meet."""
+    """The parser has one depth counter for all threads, and raises SystemError when two of them use it."""
     at_work, most, parse = [], [], ast.parse
 
-    def watched(*args, **options):
+    def watched(*args, **kwargs):
         at_work.append(1)
         most.append(len(at_work))
         time.sleep(0.01)
         at_work.pop()
-        return parse(*args, **options)
+        return parse(*args, **kwargs)
 
     monkeypatch.setattr("ast.parse", watched)
     with ThreadPoolExecutor(4) as pool:
