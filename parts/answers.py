@@ -1,22 +1,25 @@
-r"""Are two mathematical answers the same? An own parser: in this process, bounded, never evaluating text.
+r"""Not part of the method: decides whether two mathematical answers are the same.
 
     from parts.answers import boxed, equal_answers
     equal_answers("\\frac12", "0.5")        # True
     boxed("so \\boxed{7}")                  # "7"
 
-`normalise` removes what typesetting adds, `read` takes structures apart (lists, intervals, relations,
-matrices), `Expression` gives values; a `Judge` compares, with a budget of work instead of a clock:
-- Rational values are compared exactly, irrational ones by 1,200 and 1,300 digits: they are the same if only
-  rounding parts them. What has no value (1/0, infinity minus infinity) equals nothing; infinity only itself.
+It runs in this process and never evaluates text as code. `normalize` removes typesetting, `read` finds the
+structure (lists, intervals, relations, matrices …), `Expression` computes values, and a `Judge` compares. Its
+work is limited in steps, not in seconds, so verdicts do not depend on the machine. The rules:
+- Rational values are compared exactly, irrational ones with 1,200 and 1,300 digits: they are equal if they
+  differ by rounding only. An expression without a value (1/0, infinity minus infinity) equals nothing.
+  Infinity equals only itself.
 - A decimal fraction stands for an exact answer if it has that value; or if it has at least six significant
-  digits and is that answer, no integer, rounded or cut off at its last place. Two decimals must be equal.
-- Letters keep their case and are drawn at places of both signs; as integers in exponents and under
-  factorials where other places decide nothing. Where one side has a value and the other none, it is
-  undecided, and so is a command that is not known.
-- Lists and sets in any order, tuples in order, ± as two values; sets of real numbers by what they hold.
-- `name =` may be missing: a letter, f(x), |z|, AB, words, but no product or sum. Equations are the same up
-  to a constant factor, but an equation is not the value that solves it.
-- Units may be missing beside a number without letters; two different ones are undecided. Degrees may be
+  digits and is that answer, not an integer, rounded or cut off at its last place. Two decimals must be equal.
+- Letters are case-sensitive and compared at random points, positive and negative. If these decide nothing,
+  letters in exponents and under factorials are compared at integers. It is undecided if only one side has a
+  value, or if a command is unknown.
+- Lists and sets match in any order, tuples in order; ± stands for two values. Sets of real numbers are equal
+  if they contain the same numbers.
+- `name =` may be missing. A name is a letter, f(x), |z|, AB or words, but no product or sum. Equations are
+  equal up to a constant factor. An equation never equals the value that solves it.
+- Units may be missing beside a number without letters; two different units are undecided. Degrees may be
   missing beside a number without π.
 """
 
@@ -31,66 +34,66 @@ from typing import NamedTuple
 
 import mpmath
 
-LONGEST = 2000  # characters of an answer that is read
-PRECISE, QUICK = (1200, 1300), (50, 70)  # digits, twice each: at the first place, and at all others
-DIGITS, BITS = 1200, 60_000  # of a number as it is written, and of an exact value
-WORK = 30_000  # steps of calculation for a pair of answers: about a second
+MAX_LENGTH = 2000  # characters of an answer; a longer one is undecided
+PRECISE, QUICK = (1200, 1300), (50, 70)  # digits, two runs each: at the first point, at the others
+MAX_DIGITS, MAX_BITS = 1200, 60_000  # of a number in the text, and of an exact value
+MAX_STEPS = 30_000  # of calculation for a pair of answers: about a second
 
 
 class Undecided(Exception):
-    """An answer that the parser does not understand, or that is too large to compute."""
+    """The parser does not understand an answer, or its value is too large to compute."""
 
 
 class Undefined(Exception):
-    """An expression without a value at this place, or with one that only more digits would tell."""
+    """An expression has no value at this point, or needs more digits to be known."""
 
 
-def refuse(reason=Undecided):
+def refuse(reason=Undecided):  # `raise`, for use within an expression
     raise reason
 
 
 def boxed(text: str) -> str | None:
-    r"""Content of the last box of a turn (\boxed{…}, \boxed7, \fbox{…}); None if it is missing or empty."""
-    starts = [m.end() for m in re.finditer(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*", text)]
+    r"""The content of a turn's last box (\boxed{…}, \boxed7, \fbox{…}), or None if it is missing or empty."""
+    starts = [match.end() for match in re.finditer(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*", text)]
     rest, depth = text[starts[-1] :] if starts else "", 0
     if not rest.startswith("{"):
         bare = re.match(r"[^\s${}]+", rest)
         return bare and bare[0].rstrip(".,;:)*") or None
-    for m in re.finditer(r"\\.|[{}]", rest, flags=re.S):
-        depth += (m[0] == "{") - (m[0] == "}")
-        if depth == 0 and m[0] == "}":
-            return rest[1 : m.start()].strip() or None
+    for match in re.finditer(r"\\.|[{}]", rest, flags=re.S):
+        depth += (match[0] == "{") - (match[0] == "}")
+        if depth == 0 and match[0] == "}":
+            return rest[1 : match.start()].strip() or None
     return None
 
 
-def equal_answers(given: str, gold: str) -> bool | None:
-    """Whether two answers mean the same by the rules above; None if that cannot be decided. Never raises."""
+def equal_answers(answer: str, gold: str) -> bool | None:
+    """Whether two answers are the same by the rules above, or None if undecided. Never raises."""
     try:
-        if given.strip() == gold.strip() or max(len(given), len(gold)) > LONGEST:
-            return True if given.strip() and given.strip() == gold.strip() else None
-        a, b = normalise(given), normalise(gold)
-        a, b = unlabelled(a, b), unlabelled(b, a)
-        return True if a and squeeze(a) == squeeze(b) else Judge().same(read(a), read(b))
-    except Exception:  # whatever goes wrong in here, it must not end a run
+        if answer.strip() == gold.strip() or max(len(answer), len(gold)) > MAX_LENGTH:
+            return True if answer.strip() and answer.strip() == gold.strip() else None
+        a, b = normalize(answer), normalize(gold)
+        a, b = strip_label(a, b), strip_label(b, a)
+        return True if a and strip_blanks(a) == strip_blanks(b) else Judge().same(read(a), read(b))
+    except Exception:  # no error in here may end a run
         return None
 
 
 def judgeable(gold: str) -> bool:
-    """Whether a gold answer can be judged by rule: it has values, and of prose at most two words."""
+    """Whether the rules can judge a gold answer: it has values, and at most two words of prose."""
     try:
-        node = read(unlabelled(normalise(gold), "")) if len(gold) <= LONGEST else refuse()
-        return prose(node) <= 2 and (node.kind == "words" or Judge().same(node, node) is True)
+        node = read(strip_label(normalize(gold), "")) if len(gold) <= MAX_LENGTH else refuse()
+        return word_count(node) <= 2 and (node.kind == "words" or Judge().same(node, node) is True)
     except Exception:  # as above
         return False
 
 
-def prose(node):
-    """The number of words in a structure, those of its items included."""
-    inner = sum(prose(item) for item in node.items if isinstance(item, Node))
-    return inner + (len(node.text.split()) if node.kind == "words" else 0)
+def word_count(node):
+    """The number of words in a structure, including its items."""
+    in_items = sum(word_count(item) for item in node.items if isinstance(item, Node))
+    return in_items + (len(node.text.split()) if node.kind == "words" else 0)
 
 
-# ---- The text layer ----------------------------------------------------------------------------------------
+# ---- The text layer: removes typesetting -------------------------------------------------------------------
 
 # fmt: off
 SYMBOLS = r"""× * · * ⋅ * ∙ * − - – - — - ÷ / ⟨ ( ⟩ ) ， , ′ ' ’ ' π \pi √ \sqrt ≤ <= ≥ >= ⩽ <= ⩾ >= ≠ \ne ≈
@@ -102,7 +105,7 @@ RENAMED = r"""dfrac \frac tfrac \frac cfrac \frac dbinom \binom tbinom \binom cd
     varnothing \emptyset backslash \setminus smallsetminus \setminus varepsilon \epsilon varphi \phi
     vartheta \theta varrho \rho dots ... ldots ... cdots ...""".split()
 SYMBOLS = {ord(old): f"{new} " for old, new in zip(SYMBOLS[::2], SYMBOLS[1::2], strict=True)}
-SYMBOLS |= dict.fromkeys(map(ord, '\0"`'), " ")  # double quotes mark words below
+SYMBOLS |= dict.fromkeys(map(ord, '\0"`'), " ")  # from here on, double quotes enclose words
 RENAMED = {old: f"{new} " for old, new in zip(RENAMED[::2], RENAMED[1::2], strict=True)}
 RENAMED |= dict.fromkeys("""left right middle big Big bigg Bigg bigl bigr bigm Bigl Bigr biggl biggr Biggl
     Biggr displaystyle textstyle limits nolimits mathstrut quad qquad boldsymbol bm pmb mathbf mathit mathsf
@@ -113,29 +116,30 @@ FUNCTIONS = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "log": "ln", 
 FUNCTIONS |= {name: name for name in "sin cos tan cot sec csc sinh cosh tanh asin acos atan ln exp".split()}
 FUNCTION = "|".join(sorted([*FUNCTIONS, *"sqrt pi gcd lcm max min cis".split()], key=len, reverse=True))
 FUNCTION = re.compile(FUNCTION)
+# words behind a number that are no unit, but change the value or leave it open
 NO_UNIT = set("""if for when where while with mod modulo base not except excluding and or is are than least
     most more less to fewer of million billion trillion thousand hundred dozen half halves third thirds
     quarter quarters fourth fourths fifth tenth squared cubed factorial pi times plus minus over divided
     negative infinity infinite inclusive only none no even odd root roots""".split())
 
 
-def end(words):
-    """Pattern of commands: a backslash, one of the words, and no letter behind it."""
-    return rf"\\(?:{words})(?![a-zA-Z])"
+def commands(names):
+    """A pattern that matches a backslash, one of the names (a|b|c), and no letter after it."""
+    return rf"\\(?:{names})(?![a-zA-Z])"
 
 
-REWRITES = [(re.compile(pattern, re.S), new) for pattern, new in [  # in this order
-    (r"^\s*(\*\*|__)(.*)\1\s*$", r"\2"),
+REWRITES = [(re.compile(pattern, re.S), new) for pattern, new in [  # applied in this order
+    (r"^\s*(\*\*|__)(.*)\1\s*$", r"\2"),  # bold in Markdown
     (r"[⁰¹²³⁴-⁹]+", lambda m: "^{" + unicodedata.normalize("NFKC", m[0]) + "}"),
     (r"[¼-¾⅐-⅞]", lambda m: r"\frac{" + unicodedata.normalize("NFKC", m[0]).replace("⁄", "}{") + "}"),
     (r"\\\\(?=(?:left|right|d?frac|sqrt|pi|text|infty|cdot|times|leq?|geq?|cup|in)\b)", r"\\"),
-    (r"\\(?:text)?color\s*\{[^{}]*\}|\\[hv]space\*?\s*\{[^{}]*\}", " "),
-    (end(r"text(?:[bmst][dftl]|it|rm|up|normal)?|[mh]box|mathrm|operatorname")
-     + r"\s*\{((?:[^{}]|\{[^{}]*\})*)\}", lambda m: words(m)),
+    (r"\\(?:text)?color\s*\{[^{}]*\}|\\[hv]space\*?\s*\{[^{}]*\}", " "),  # colors and spaces
+    (commands(r"text(?:[bmst][dftl]|it|rm|up|normal)?|[mh]box|mathrm|operatorname")
+     + r"\s*\{((?:[^{}]|\{[^{}]*\})*)\}", lambda m: text_command(m)),
     (r",\s*(?:\\[,;: ]\s*)*\\!\s*(?=\d{3}(?!\d))|\\!", ""),
     (r"(?<=\d)\\[,;:](?=\d{3}(?!\d))|(?<=\d)'(?=\d{3}(?!\d))", ""),
     (r"(?<![\d.,}])(\d{1,3})((?:\{,\}\d{3})+)(?!\d)", lambda m: m[1] + m[2].replace("{,}", "")),
-    (r"(?<=\d)\s*\{,\}\s*(?=\d)", "."),
+    (r"(?<=\d)\s*\{,\}\s*(?=\d)", "."),  # a decimal comma; the lines above: separators of thousands
     (r"\\left\s*(?:\||\\vert)", r"\\lvert "), (r"\\right\s*(?:\||\\vert)", r"\\rvert "),
     (r"\\(?:left|right)\s*\.|(?<!\\)\\[,;:> ]|(?<!\\)~|\\?\$|\\[()]|(?<!\\)\\[\[\]]|\\?%|[£€]|\\$", " "),
     (r"\\mathbb\s*\{?\s*([RZ])\s*\}?", r"\\\1 "), (r"\*\*", "^"), (r"\\not\s*=|!=", r"\\ne "),
@@ -152,29 +156,29 @@ REWRITES = [(re.compile(pattern, re.S), new) for pattern, new in [  # in this or
     (r'(?<=\S)\s*"?\(?\s*"?\(?(?:since|because|as|by|using)\s[^"]*\)?"?\s*\)?\s*$', ""),  # a reason
     (r'\s\(\s*"?[a-z ,]{5,}"?\s*\)\s*$', lambda m: m[0] if NO_UNIT & set(re.findall(r"\w+", m[0])) else ""),
     (r'^\s*(?i:"?(?:none|the empty set|empty set|no (?:real )?solutions?)[ ."]*)$', r"\\emptyset"),
-    (r'^\s*"\(?([A-J])[).:]*"[.\s]*$', r"\1"),
+    (r'^\s*"\(?([A-J])[).:]*"[.\s]*$', r"\1"),  # the letter of a choice
     (r'^(.+?)[,;]?\s*(?:"[a-z ]+"\s*)?([a-z])\s*(?:\\in\s*\\integers|"is an integer")\s*$',
-     lambda m: re.sub(rf"(?<![\\a-zA-Z]){m[2]}(?![a-zA-Z])", "k_{0}", m[1])),  # any letter for integers
+     lambda m: re.sub(rf"(?<![\\a-zA-Z]){m[2]}(?![a-zA-Z])", "k_{0}", m[1])),  # one name for any integer
 ]]
 # fmt: on
 
 
-def squeeze(text):
-    """A text without the blanks that mean nothing: those that do not part two letters or digits."""
+def strip_blanks(text):
+    """A text without blanks, except those that separate letters or digits."""
     blanks = r"(?<![a-zA-Z0-9]) | (?![a-zA-Z0-9])|(?<=\d) (?=[a-zA-Z])"
     return re.sub(blanks, "", " ".join(text.replace('"', " ").split()))
 
 
-def words(m):
-    r"""What \text{…} stands for: words in quotes, mathematics as it is."""
-    inside = m[1].strip()
-    if m[0].startswith(r"\operatorname"):
+def text_command(match):
+    r"""The replacement of \text{…}: its words in double quotes, or its mathematics unchanged."""
+    inside = match[1].strip()
+    if match[0].startswith(r"\operatorname"):
         return rf"\{inside} "
     return f" {inside} " if re.search(r"[\d\\$=<>{}^_]|^[eid]?$|^\([a-z]\)$", inside) else f' "{inside}" '
 
 
-def normalise(text):
-    """A text without what typesetting adds to it; words that were typeset as text stand in double quotes."""
+def normalize(text):
+    """An answer without its typesetting. Words that were typeset as text are put in double quotes."""
     for _ in range(2):
         inside = boxed(text)
         around = text.replace(inside or "", "").replace(r"\boxed", "")
@@ -191,18 +195,18 @@ def normalise(text):
     return text.strip().rstrip(".,;").strip()
 
 
-def unlabelled(text, other):
-    """A choice such as (C) 42 or D: 42 as its letter beside a letter, else as what it says."""
+def strip_label(text, other):
+    """A choice such as (C) 42 or D: 42: its letter if the other answer has a letter, else its content."""
     label = re.compile(r'(?:"\(?([A-J])(?:\)[.:]?|[.:])"|([A-J])[.)](?=\s))\s*(?![-+*/^!])(?=.)', re.S)
-    if (m := label.match(text)) and not split(text, SEPARATORS)[1]:
+    if (match := label.match(text)) and not split(text, SEPARATORS)[1]:
         by_letter = label.match(other) or re.fullmatch("[A-J]", other)
-        return m[1] or m[2] if by_letter else text[m.end() :]
+        return match[1] or match[2] if by_letter else text[match.end() :]
     return text
 
 
 # ---- The structure layer: texts to nodes -------------------------------------------------------------------
 
-LETTER = r"(?:[a-zA-Z]|" + end("|".join(sorted(LETTERS))) + ")"
+LETTER = r"(?:[a-zA-Z]|" + commands("|".join(sorted(LETTERS))) + ")"
 SYMBOL = LETTER + r"(?:\s*_\s*(?:\{[^{}]*\}|\w|\\[a-z]+))?'*"
 NAME = "|".join([  # f^{-1}(x), |z|, \angle ABC, AB, "the area" A, area, (x, y)
     rf"{SYMBOL}(?:\s*\^\s*\{{\s*-1\s*\}})?(?:\s*\([^()]*\))?", rf"(?:\||\\lvert)\s*{SYMBOL}\s*(?:\||\\rvert)",
@@ -211,11 +215,11 @@ NAME = "|".join([  # f^{-1}(x), |z|, \angle ABC, AB, "the area" A, area, (x, y)
     r"\(\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])+\s*\)",
 ])  # fmt: skip
 SEPARATORS = ',|;|"(?:and|or)"'
-RELATION = end("ne|in|approx") + "|<=|>=|[<>=]"
+RELATION = commands("ne|in|approx") + "|<=|>=|[<>=]"
 OPERATIONS = (
-    (end("cup"), "set", "union"),
-    (end("cap"), "set", "cap"),
-    (end("setminus") + r"|-(?=\s*\\\{)", "set", "minus"),
+    (commands("cup"), "set", "union"),
+    (commands("cap"), "set", "cap"),
+    (commands("setminus") + r"|-(?=\s*\\\{)", "set", "minus"),
     (":", "tuple", ":"),
 )
 FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
@@ -229,9 +233,12 @@ QUANTITY = re.compile(rf"(.*?[\d}})\]!]|.*?\\(?:pi|degree))\s*({UNIT}(?:[\s/*.]*
 
 
 class Node(NamedTuple):
-    """A part of an answer. kind: value (text: an expression), words, list (items in any order), tuple (text:
-    its brackets), chain (equal items), relation (items: texts, signs: between them), interval (text: its
-    brackets, items: texts), set (of real numbers; text: its operation), matrix (items: rows, as tuples)."""
+    """A structure: an answer or a part of one. name: the text before its `=`, if it is a name.
+
+    kind: value (text: an expression), words, list (items in any order), tuple (text: its brackets), chain
+    (items that are equal), relation (items: texts, signs: between them), interval (text: its brackets,
+    items: texts), set (of real numbers; text: its operation), matrix (items: rows, as tuples).
+    """
 
     kind: str
     text: str = ""
@@ -243,44 +250,45 @@ class Node(NamedTuple):
 REALS = Node("interval", "()", (r"-\infty", r"\infty"))
 
 
-def split(text, separators):
-    """(parts, separators between them) of a text, at the separators (a pattern) outside brackets."""
-    parts, found, depth, last = [], [], 0, 0
-    for m in re.finditer(rf'(?P<separator>{separators})|"[^"]*"|\\[{{}}]|[()\[\]{{}}]|\\[a-zA-Z]+', text):
-        depth += (m[0] in ("(", "[", "{", r"\{", r"\begin")) - (m[0] in (")", "]", "}", r"\}", r"\end"))
+def split(text, pattern):
+    """(parts, separators): splits a text where the pattern matches outside brackets."""
+    parts, separators, depth, last = [], [], 0, 0
+    for match in re.finditer(rf'(?P<separator>{pattern})|"[^"]*"|\\[{{}}]|[()\[\]{{}}]|\\[a-zA-Z]+', text):
+        token = match[0]
+        depth += (token in ("(", "[", "{", r"\{", r"\begin")) - (token in (")", "]", "}", r"\}", r"\end"))
         if depth > 40:
             raise Undecided
-        if depth == 0 and m["separator"]:
-            parts.append(text[last : m.start()].strip())
-            found.append(m[0])
-            last = m.end()
-    return [*parts, text[last:].strip()], found
+        if depth == 0 and match["separator"]:
+            parts.append(text[last : match.start()].strip())
+            separators.append(token)
+            last = match.end()
+    return [*parts, text[last:].strip()], separators
 
 
 def enclosed(text):
-    """(opening bracket, inside, closing bracket) if one pair encloses the whole text, else None."""
-    m = re.fullmatch(r"(\\\{|[(\[{])(.*?)(\\\}|[)\]}])", text, flags=re.S)
+    """(opening bracket, inside, closing bracket) if one pair encloses the whole text; else None."""
+    match = re.fullmatch(r"(\\\{|[(\[{])(.*?)(\\\}|[)\]}])", text, flags=re.S)
     depth = 0
-    for bracket in re.findall(r"\\[{}]|[()\[\]{}]", m[2] if m else ""):
+    for bracket in re.findall(r"\\[{}]|[()\[\]{}]", match[2] if match else ""):
         depth += 1 if bracket in ("(", "[", "{", r"\{") else -1
         if depth < 0:
             return None
-    return m.groups() if m and depth == 0 else None
+    return match.groups() if match and depth == 0 else None
 
 
 def letters_of(text):
     """The letters in an expression, without functions, other commands, e and i."""
     text = re.sub(r"\\(?!(?:" + "|".join(LETTERS) + r")(?![a-zA-Z]))[a-zA-Z]+", " ", text)
-    return {squeeze(m) for m in re.findall(SYMBOL, FUNCTION.sub(" ", text))} - {"e", "i"}
+    return {strip_blanks(match) for match in re.findall(SYMBOL, FUNCTION.sub(" ", text))} - {"e", "i"}
 
 
 def read(text):
-    """The structure of a normalised answer: one thing, a list, or conditions joined by and, or."""
+    """The structure of a normalized answer: one item, a list, or conditions joined by `and` or `or`."""
     text = text.strip().rstrip(".,;").strip()
     if re.match(r'[-+]?\d{1,3}(?:[, ]\d{3})+(?![\d,]|\s*[,;\d]|.*"(?:and|or)")', text):
         text = re.sub(r"(?<=\d)[, ](?=\d{3}(?!\d))", "", text)
     parts, separators = split(text, SEPARATORS)
-    nodes = [read_one(one) for part in parts if part for one in signed(part)]
+    nodes = [read_one(one) for part in parts if part for one in expand_signs(part)]
     if len(nodes) < 2:
         return nodes[0] if nodes else refuse()
     if nodes[0].text == "minus" and nodes[0].name and all(n.kind == "value" for n in nodes[1:]):
@@ -307,21 +315,21 @@ def read_one(text):
     return (whole and read_brackets(*whole)) or read_plain(text)
 
 
-def signed(text):
-    """The texts that one with ± stands for: all combinations, or only two where a ∓ goes with it."""
-    signs = re.findall(end("pm|mp"), text)
+def expand_signs(text):
+    """All texts that a text with ± stands for: every combination, but only two if it also has ∓."""
+    signs = re.findall(commands("pm|mp"), text)
     if not signs or r"\{" in text:
         return [text]
     count = 0 if r"\mp" in signs else 1 if len(signs) < 4 else refuse()
-    texts = [re.sub(end("mp"), m, re.sub(end("pm"), p, text, count=count)) for p, m in ("+-", "-+")]
-    return [one for two in texts for one in signed(two)]
+    texts = [re.sub(commands("mp"), m, re.sub(commands("pm"), p, text, count=count)) for p, m in ("+-", "-+")]
+    return [one for two in texts for one in expand_signs(two)]
 
 
 def read_brackets(left, inside, right):
-    """A set, tuple or interval, or None if the brackets only group."""
+    """A set, a tuple or an interval; None if the brackets only group."""
     parts = split(inside, ",|;")[0]
     if left == r"\{" or left == "{" and len(parts) > 1:
-        builder = rf"\s*{LETTER}(?:\s*\\in\s*\\reals)?\s*(?:\||:|{end('mid')})(.*)"
+        builder = rf"\s*{LETTER}(?:\s*\\in\s*\\reals)?\s*(?:\||:|{commands('mid')})(.*)"
         builder = re.fullmatch(builder, inside, flags=re.S)
         inner = read(builder[1] if builder else inside)
         if builder or inner.kind in ("set", "interval"):
@@ -330,7 +338,7 @@ def read_brackets(left, inside, right):
     if len(parts) > 1:
         node = Node("tuple", left + right, tuple(map(read_one, parts)))
         infinite = any(INFINITE.fullmatch(n.text) for n in node.items)
-        return region(node) if left + right in ("(]", "[)") or infinite and len(parts) == 2 else node
+        return as_region(node) if left + right in ("(]", "[)") or infinite and len(parts) == 2 else node
     return read_one(inside.strip()) if left == "(" and re.match(r'\s*(?:"|\\begin|\()', inside) else None
 
 
@@ -348,20 +356,20 @@ def read_plain(text):
 
 
 def is_prose(text):
-    """Whether letters are words, not a product such as abc or a function such as ln x."""
+    """Whether letters form words, not a product such as abc or a function such as ln x."""
     runs = re.findall("[a-zA-Z]+", re.sub(r"\\[a-zA-Z]+", " ", text))
     runs = [FUNCTION.sub("", run.lower()) for run in runs]
     return any(len(r) > 4 or len(set(r)) < len(r) > 2 or r in ("yes", "no", "true", "none") for r in runs)
 
 
 def read_matrix(text):
-    """A matrix, or a sum of matrices, each perhaps behind a factor: the texts of the entries are joined."""
+    """A matrix, or a sum of matrices that may have factors: each entry's text is the sum of theirs."""
     factors, tables, last = [], [], 0
-    for m in MATRIX.finditer(text):
-        factors.append(text[last : m.start()].strip())
-        lines = re.split(r"\\\\", re.sub(r"^\s*\{[lcr|\s]*\}", "", m[2]))
+    for match in MATRIX.finditer(text):
+        factors.append(text[last : match.start()].strip())
+        lines = re.split(r"\\\\", re.sub(r"^\s*\{[lcr|\s]*\}", "", match[2]))
         tables.append([line.split("&") for line in lines if line.strip()])
-        last = m.end()
+        last = match.end()
     factor = r"[-+]?(?:|(?:[^-+/^_&]|\([^()]*\)|\{[^{}]*\})*(?:[\d})*]|\\pi|(?<![a-zA-Z\\])[a-z]))"
     widths = [[len(row) for row in table] for table in tables]
     if text[last:].strip() or any(w != widths[0] or len(set(w)) != 1 or sum(w) > 100 for w in widths):
@@ -376,8 +384,8 @@ def read_matrix(text):
 
 
 def read_relation(parts, signs):
-    """A value behind its name, a chain of equal values, an interval, or a relation."""
-    if r"\approx" in signs:  # what stands behind it is a rounding of what stands before it
+    """A value with its name, a chain of equal values, an interval, or a relation."""
+    if r"\approx" in signs:  # the right side rounds the left one: ignored, unless the left one is a name
         at = signs.index(r"\approx")
         name_only = at == 0 and re.fullmatch(NAME, parts[0])
         parts, signs = (parts[:2], ["="]) if name_only else (parts[: at + 1], signs[:at])
@@ -392,63 +400,63 @@ def read_relation(parts, signs):
         if named or not letters_of("|".join(parts)):
             values = tuple(map(read_one, parts[1:] if named else parts))
             node = values[0] if len(values) == 1 else Node("chain", "", values)
-            node = region(node) if signs == [r"\in"] and node.kind == "tuple" else node
-            return node._replace(name=squeeze(parts[0]) if named else "")
+            node = as_region(node) if signs == [r"\in"] and node.kind == "tuple" else node
+            return node._replace(name=strip_blanks(parts[0]) if named else "")
     if signs == [r"\ne"] and re.fullmatch(SYMBOL, parts[0]):
-        return Node("set", "minus", (REALS, read_one(parts[1])), squeeze(parts[0]))
-    return solved(parts, signs) or Node("relation", "", tuple(parts), "", tuple(signs))
+        return Node("set", "minus", (REALS, read_one(parts[1])), strip_blanks(parts[0]))
+    return as_interval(parts, signs) or Node("relation", "", tuple(parts), "", tuple(signs))
 
 
-def solved(parts, signs):
-    """The interval that a relation such as 0 < x <= 3 or -x > 1 gives, else None."""
+def as_interval(parts, signs):
+    """The interval of a relation such as 0 < x <= 3 or -x > 1; None if it is no such relation."""
     if not set(signs) <= FLIPPED.keys() or len(parts) > 3:
         return None
     if signs[0][0] == ">":
         parts, signs = parts[::-1], [FLIPPED[sign] for sign in signs[::-1]]
     at = 1 if len(parts) == 3 or not re.fullmatch(rf"-?\s*{SYMBOL}", parts[0]) else 0
-    m = re.fullmatch(rf"(-?)\s*({SYMBOL})", parts[at])
+    match = re.fullmatch(rf"(-?)\s*({SYMBOL})", parts[at])
     others = parts[:at] + parts[at + 1 :]
-    if not m or squeeze(m[2]) in letters_of("|".join(others)) or {sign[0] for sign in signs} != {"<"}:
+    if not match or any(s[0] == ">" for s in signs) or strip_blanks(match[2]) in letters_of("|".join(others)):
         return None
-    if m[1]:
+    if match[1]:
         others = [f"-({p})" for p in others]
-        return solved([*others[:at], m[2], *others[at:]], [FLIPPED[sign] for sign in signs])
+        return as_interval([*others[:at], match[2], *others[at:]], [FLIPPED[sign] for sign in signs])
     low, left = (parts[0], "[" if signs[0] == "<=" else "(") if at else (r"-\infty", "(")
     high, right = (parts[-1], "]" if signs[-1] == "<=" else ")") if others[at:] else (r"\infty", ")")
-    return Node("interval", left + right, (low, high), squeeze(m[2]))
+    return Node("interval", left + right, (low, high), strip_blanks(match[2]))
 
 
-def region(node):
-    """A node as a set of real numbers: intervals, and what is made of them."""
+def as_region(node):
+    """A node as a set of real numbers: an interval, or a set made of intervals. Else raises Undecided."""
     if node.kind == "value":
         empty = node.text == r"\emptyset"
         return Node("set", "union") if empty else Node("interval", "[]", (node.text, node.text))
     if node.kind == "tuple" and [n.kind + n.name for n in node.items] == ["value"] * 2 and node.text != ":":
         return Node("interval", node.text, tuple(n.text for n in node.items), node.name)
     if node.kind == "set" or node.kind == "list" and all(n.kind == "value" for n in node.items):
-        return Node("set", node.text if node.kind == "set" else "union", tuple(map(region, node.items)))
+        return Node("set", node.text if node.kind == "set" else "union", tuple(map(as_region, node.items)))
     return node if node.kind == "interval" else refuse()
 
 
 def split_unit(text):
-    """(number, unit): a value without its unit, and that unit, or "" if there is none."""
-    m = QUANTITY.fullmatch(text)
-    words = re.findall("[a-z]+", m[2].lower()) if m else []
+    """(value without its unit, unit); the unit is "" if there is none."""
+    match = QUANTITY.fullmatch(text)
+    words = re.findall("[a-z]+", match[2].lower()) if match else []
     if not words or NO_UNIT & set(words) or FUNCTION.fullmatch(words[0]):
         return text, ""
-    return m[1], squeeze(m[2]).lower().removesuffix("s")
+    return match[1], strip_blanks(match[2]).lower().removesuffix("s")
 
 
 # ---- The expression layer: texts to values -----------------------------------------------------------------
 
 BRACKETS = [(r"\{", r"\}"), (r"\(", r"\)"), (r"\[", r"\]"), (r"\\\{", r"\\\}"), (r"\|", r"\|"),
-            (end("lvert"), r"\\rvert"), (end("lfloor"), r"\\rfloor"), (end("lceil"), r"\\rceil")]  # fmt: skip
+            *((commands("l" + name), r"\\r" + name) for name in ("vert", "floor", "ceil"))]  # fmt: skip
 CLOSING = (r"\}", r"\rfloor", r"\rceil", r"\rvert", r"\over", r"\choose", r"\degree", "_")
 TOKEN = re.compile(r"\s*(\\[a-zA-Z]+|\\[{}]|\d+(?:\.\d+)?|\.\d+|[a-zA-Z]|\S)")
 MIXED = r"\d+\s*\\frac\s*(?:\{\s*\d+\s*\}|\d)\s*(?:\{\s*\d+\s*\}|\d)|\d+\s+\d+\s*/\s*\d+(?![\d.])"
-LITERAL = r"(?:\d+\.?\d*(?:E[-+]?|e|e[-+](?=\d\d))|\d*\.\d+e[-+]?)\d+(?![\d.])"  # 2e-1 may be 2e minus 1
+LITERAL = r"(?:\d+\.?\d*(?:E[-+]?|e|e[-+](?=\d\d))|\d*\.\d+e[-+]?)\d+(?![\d.])"  # 2e-1 may be 2e - 1
 LITERAL += r"|\d+\.?\d*|\.\d+"
-COUNTED = re.compile(  # where letters stand for integers if nothing else has a value: (-1)^n, n!
+COUNTED = re.compile(  # where letters may have to be integers: (-1)^n, n!, binomials
     r"\^\s*(?:\{[^{}]*\}|[a-z])|(?:\([^()]*\)|[a-z])\s*!|\\binom\s*(?:\w|\{[^{}]*\})\s*(?:\w|\{[^{}]*\})"
     r"|\{[^{}]*\\choose[^{}]*\}"
 )
@@ -456,7 +464,7 @@ CONTEXTS = threading.local()
 
 
 def context(digits):
-    """This thread's mpmath context of so many digits (mpmath's own is not safe in threads)."""
+    """This thread's mpmath context with so many digits. Threads must not share mpmath's global one."""
     contexts = CONTEXTS.__dict__
     if digits not in contexts:
         contexts[digits] = mpmath.mp.clone()
@@ -465,69 +473,72 @@ def context(digits):
 
 
 class Expression:
-    """Recursive descent over LaTeX or plain mathematics at one place; `value` is a Fraction where exact,
-    else a number of mpmath. Letters stand for numbers drawn for their name and the place."""
+    """Evaluates LaTeX or plain mathematics by recursive descent. value: a Fraction if exact, else mpmath's.
 
-    def __init__(self, text, judge, index, digits):
-        self.text, self.judge, self.index, self.ctx = text, judge, index, context(digits)
-        self.at, self.depth, self.bars, self.cost = 0, 0, 0, 1 + digits // 50
+    point: a number that seeds the random values of letters. in_bars: inside |…|, where a bar closes. cost: of
+    an operation, in steps. real: letters but no i, so that roots and logarithms of negatives have no value.
+    """
+
+    def __init__(self, text, judge, point, digits):
+        self.text, self.judge, self.point, self.ctx = text, judge, point, context(digits)
+        self.position, self.depth, self.in_bars, self.cost = 0, 0, 0, 1 + digits // 50
         self.real = bool(letters_of(text)) and not re.search(r"(?<![a-zA-Z\\])i(?![a-zA-Z])", text)
         self.value = self.sum()
         if self.peek():
             raise Undecided
 
     def peek(self):
-        m = TOKEN.match(self.text, self.at)
-        return m[1] if m else ""
+        match = TOKEN.match(self.text, self.position)
+        return match[1] if match else ""
 
     def take(self, pattern):
-        """What matches next, else ""."""
-        m = re.compile(rf"\s*({pattern})").match(self.text, self.at)
-        self.at = m.end() if m else self.at
-        return m[1] if m else ""
+        """Consumes and returns the text if the pattern matches next, else returns ""."""
+        match = re.compile(rf"\s*({pattern})").match(self.text, self.position)
+        self.position = match.end() if match else self.position
+        return match[1] if match else ""
 
-    def minus(self):
-        """-1 if signs with an odd number of minuses follow, else 1."""
+    def sign(self):
+        """Consumes signs: -1 if the number of minuses is odd, else 1."""
         return (-1) ** self.take(r"[-+][-+\s]*").count("-")
 
     def sum(self):
         self.depth += 1
         if self.depth > 40:
             raise Undecided
-        value = self.minus() * self.product()
+        value = self.sign() * self.product()
         while self.peek() in ("+", "-"):
-            value = self.add(value, self.minus() * self.product())
+            value = self.add(value, self.sign() * self.product())
         self.depth -= 1
         return value
 
     def product(self):
-        start = self.at
+        start = self.position
         if mixed := re.findall(r"\d+", self.take(MIXED).replace("{", " ")):  # 3 1/2, 3\frac12
-            over, under = mixed[1:] if len(mixed) > 2 else (mixed[1][0], mixed[1][1:] or 0)
-            value = Fraction(mixed[0]) + Fraction(int(over), int(under))
-            value = value if int(over) < int(under) else refuse()
+            above, below = mixed[1:] if len(mixed) > 2 else (mixed[1][0], mixed[1][1:] or 0)
+            value = Fraction(mixed[0]) + Fraction(int(above), int(below))
+            value = value if int(above) < int(below) else refuse()
         else:
             value = self.factor()
         while True:
-            if sign := self.take(r"[*/]"):
-                minus, other = self.minus(), self.factor()
-                value = minus * (self.checked(value * other) if sign == "*" else self.over(value, other))
+            if operator := self.take(r"[*/]"):
+                sign, other = self.sign(), self.factor()
+                value = sign * (self.checked(value * other) if operator == "*" else self.divide(value, other))
             elif self.starts_factor():
-                if self.peek()[0].isdigit() and re.search(r"[\d.]\s*$", self.text[start : self.at]):
-                    raise Undecided  # two numbers side by side are no product
+                if self.peek()[0].isdigit() and re.search(r"[\d.]\s*$", self.text[start : self.position]):
+                    raise Undecided  # two numbers side by side are not a product
                 value = self.checked(value * self.factor())
             else:
                 return value
 
     def starts_factor(self):
         token = self.peek()
-        return not self.bars if token == "|" else token not in CLOSING and re.match(r"[\w.(\[{\\]", token)
+        return not self.in_bars if token == "|" else token not in CLOSING and re.match(r"[\w.(\[{\\]", token)
 
     def factor(self):
         value = self.primary()
         while mark := self.take(r"!(?!\s*!)|\\degree(?![a-zA-Z])|\^"):
             if mark == "!":
-                value = Fraction(math.factorial(self.whole(value, 4000)))
+                value = Fraction(math.factorial(self.integer(value, 4000)))
             elif mark == "^":
                 value = self.power(value, self.exponent())
             else:
@@ -539,7 +550,7 @@ class Expression:
         return self.power(value, self.exponent()) if self.take(r"\^") else value
 
     def argument(self):
-        """What stands behind a command or ^: a group, one number or one command."""
+        """The argument of a command or of ^: a group, one number or one command."""
         return -self.argument() if self.take("-") else self.primary()
 
     def digit_or_group(self):
@@ -551,11 +562,11 @@ class Expression:
             return self.literal()
         for left, right in BRACKETS:
             if self.take(left):
-                bars, self.bars = self.bars, left == r"\|"
+                in_bars, self.in_bars = self.in_bars, left == r"\|"
                 value = self.sum()
-                if left == r"\{" and (sign := self.take(end("over|choose"))):
-                    value = (self.over if sign == r"\over" else self.binomial)(value, self.sum())
-                self.bars = bars
+                if left == r"\{" and (word := self.take(commands("over|choose"))):
+                    value = (self.divide if word == r"\over" else self.binomial)(value, self.sum())
+                self.in_bars = in_bars
                 return self.bracketed(value, right) if self.take(right) else refuse()
         self.depth += 1
         word = self.take(rf"\\[a-zA-Z]+|(?:{FUNCTION.pattern})(?![a-z])|[a-zA-Z]")
@@ -564,9 +575,9 @@ class Expression:
         return value
 
     def literal(self):
-        """A number, perhaps with an exponent of ten, digits that repeat, or a base."""
+        """A number, which may have an exponent of ten, repeating digits, or a base."""
         text = self.take(LITERAL)
-        if not text or len(text) > DIGITS or len(re.split("[eE]", text + "e0")[1]) > 4:
+        if not text or len(text) > MAX_DIGITS or len(re.split("[eE]", text + "e0")[1]) > 4:
             raise Undecided
         if "." in text and (repeat := self.take(r"\\overline\s*\{\d+\}")):
             digits, places = re.search(r"\d+", repeat)[0], len(text.split(".")[1])
@@ -575,18 +586,18 @@ class Expression:
         return Fraction(int(text, int(re.search(r"\d+", base)[0]))) if base else Fraction(text)
 
     def command(self, word):
-        """The value that begins with a command, a function's name or a letter."""
+        """The value of a command, of a function with its argument, or of a letter."""
         backslash, word = word.startswith("\\"), word.lstrip("\\")
         if word in ("frac", "binom") and backslash:
             a, b = self.digit_or_group(), self.digit_or_group()
-            return self.over(a, b) if word == "frac" else self.binomial(a, b)
+            return self.divide(a, b) if word == "frac" else self.binomial(a, b)
         if word == "sqrt":
             index = self.primary() if self.peek() == "[" else Fraction(2)
-            return self.power(self.argument(), self.over(Fraction(1), index))
+            return self.power(self.argument(), self.divide(Fraction(1), index))
         if word in FUNCTIONS:
-            return self.apply(word)
+            return self.apply_function(word)
         if word == "cis":
-            return self.function("expj", self.applied_to())
+            return self.function("expj", self.function_argument())
         if word in ("gcd", "lcm", "max", "min"):
             values = [self.sum()] if self.take(r"\(|\\\{") else refuse()
             while self.take(","):
@@ -594,7 +605,7 @@ class Expression:
             values = values if self.take(r"\)|\\\}") else refuse()
             if word in ("max", "min"):
                 return (max if word == "max" else min)(values, key=self.ctx.convert)
-            return Fraction(getattr(math, word)(*(self.whole(v, 10**300) for v in values)))
+            return Fraction(getattr(math, word)(*(self.integer(v, 10**300) for v in values)))
         if word == "pi":
             return +self.ctx.pi
         if word in ("e", "i") and self.peek() != "_":
@@ -603,47 +614,47 @@ class Expression:
             raise Undecided
         name = re.sub(r"[\s{}]", "", word + self.take(r"(?:_\s*(?:\{[^{}]*\}|\w|\\[a-zA-Z]+))?'*"))
         if self.peek() == "(" and (name in ("f", "g") or name.endswith("'")):
-            raise Undecided  # a function that is not known
+            raise Undecided  # an unknown function
         return self.letter(name)
 
-    def applied_to(self):
-        """What a function is applied to: sin 2x, ln(x)."""
+    def function_argument(self):
+        """The value of a function's argument, with or without brackets: ln(x), sin 2x."""
         if self.peek() in ("(", "[", "{", "|", r"\lvert"):
             return self.primary()
         value, stop = self.factor(), re.compile(rf"\s*(?:[(\[]|\\?(?:{FUNCTION.pattern}))")
-        while self.starts_factor() and not stop.match(self.text, self.at):
+        while self.starts_factor() and not stop.match(self.text, self.position):
             value = self.checked(value * self.factor())
         return value
 
-    def apply(self, word):
-        """The value of a function, perhaps of its inverse, to some base or power."""
+    def apply_function(self, word):
+        """The value of a function: also of an inverse (sin^{-1}), to a base (log_2) or a power (sin^2)."""
         base = self.digit_or_group() if word == "log" and self.take("_") else None
         name, exponent = FUNCTIONS[word], None
         if self.take(r"\^\s*(?:\{\s*-\s*1\s*\}|-1)"):
             name = "a" + name if name in ("sin", "cos", "tan", "cot", "sinh", "cosh", "tanh") else refuse()
         elif self.take(r"\^"):
             exponent = self.argument()
-        value = self.function(name, self.applied_to())
-        value = self.over(value, self.function("ln", base)) if base is not None else value
+        value = self.function(name, self.function_argument())
+        value = self.divide(value, self.function("ln", base)) if base is not None else value
         return value if exponent is None else self.power(value, exponent)
 
     # Calculating
 
     def letter(self, name):
-        """The value drawn for a letter: of both signs and several sizes."""
-        draw = random.Random(f"{name}/{self.index}")
-        if name in self.judge.integers:
-            return Fraction(draw.randint(1, 14))
-        size = Fraction(draw.randrange(2001, 9001, 2), 2**13 if self.index % 2 else 2**8)  # no odd roots
-        size = size if self.index % 8 < 6 else Fraction(draw.randint(2, 9))
-        return -size if self.index == 4 or self.index not in (0, 1, 6) and draw.random() < 0.5 else size
+        """The random value of a letter at this point: of both signs and several sizes."""
+        rng = random.Random(f"{name}/{self.point}")
+        if name in self.judge.integer_letters:
+            return Fraction(rng.randint(1, 14))
+        size = Fraction(rng.randrange(2001, 9001, 2), 2**13 if self.point % 2 else 2**8)  # never an odd root
+        size = size if self.point % 8 < 6 else Fraction(rng.randint(2, 9))
+        return -size if self.point == 4 or self.point not in (0, 1, 6) and rng.random() < 0.5 else size
 
     def checked(self, value):
-        """A value that is finite and not too large; the work is counted."""
+        """The value, if it is finite and not too large. Counts the work."""
         if isinstance(value, Fraction):
             bits = value.numerator.bit_length() + value.denominator.bit_length()
             self.judge.spend(1 + bits // 1000)
-            return value if bits < BITS else refuse()
+            return value if bits < MAX_BITS else refuse()
         self.judge.spend(self.cost)
         if not self.ctx.isfinite(value) or value and abs(self.ctx.mag(value)) > 10**7:
             raise Undefined
@@ -654,21 +665,21 @@ class Expression:
         if not isinstance(value, Fraction):
             size = self.ctx.mag(a)
             if size > 1000 and (not value or size - self.ctx.mag(value) > self.ctx.prec - 60):
-                raise Undefined  # nothing but rounding is left of two large numbers
+                raise Undefined  # two large numbers cancel, and only their rounding errors remain
         return value
 
-    def over(self, a, b):
+    def divide(self, a, b):
         return self.checked(a * (1 / b)) if b != 0 else refuse(Undefined)
 
     def power(self, base, exponent):
-        """base^exponent, exact where that is rational."""
+        """base^exponent; exact if it is rational."""
         exact = isinstance(exponent, Fraction)
         if base == 0 and not (exact and exponent > 0):
             raise Undefined
         whole = exact and exponent.denominator == 1
         if isinstance(base, Fraction) and whole:
             bits = base.numerator.bit_length() + base.denominator.bit_length() - 2
-            return base ** int(exponent) if abs(exponent) * bits < BITS else refuse()
+            return base ** int(exponent) if abs(exponent) * bits < MAX_BITS else refuse()
         if isinstance(base, Fraction) and exact and exponent.denominator == 2 and base > 0:
             root = Fraction(math.isqrt(base.numerator), math.isqrt(base.denominator))
             if root**2 == base:
@@ -678,33 +689,33 @@ class Expression:
             if exact and exponent.denominator % 2:  # a real odd root, as in schools
                 return self.power(-base, exponent) * (-1) ** (exponent.numerator % 2)
             if self.real:
-                self.judge.fractional |= not exact or exponent.denominator > 99  # with letters in it
+                self.judge.fractional |= not exact or exponent.denominator > 99  # from a letter
                 raise Undefined
         return self.checked(self.ctx.power(x, exponent)) if abs(exponent) < 10**6 else refuse(Undefined)
 
-    def whole(self, value, most):
-        """A value as an integer from 0 to `most`."""
+    def integer(self, value, maximum):
+        """The value as an int from 0 to maximum. Raises Undefined if it is none, Undecided if larger."""
         if not isinstance(value, Fraction) or value.denominator != 1:
             self.judge.fractional = True
             raise Undefined
-        return refuse(Undefined) if value < 0 else int(value) if value <= most else refuse()
+        return refuse(Undefined) if value < 0 else int(value) if value <= maximum else refuse()
 
     def binomial(self, n, k):
-        k = self.whole(k, 1000)
+        k = self.integer(k, 1000)
         if isinstance(n, Fraction) and n.denominator == 1 and n >= 0:
-            return Fraction(math.comb(int(n), k)) if k <= self.whole(n, 4000) else refuse(Undefined)
+            return Fraction(math.comb(int(n), k)) if k <= self.integer(n, 4000) else refuse(Undefined)
         return functools.reduce(lambda v, i: self.checked(v * (n - i) / (i + 1)), range(k), Fraction(1))
 
     def bracketed(self, value, right):
-        """A value in brackets, of which some are functions."""
+        """The value of a bracketed expression: |…|, floor and ceiling are functions."""
         if right not in (r"\\rfloor", r"\\rceil"):
             return abs(value) if right in (r"\|", r"\\rvert") else value
         if not isinstance(value, Fraction) and abs(value - self.ctx.nint(value)) < 1e-20:
-            raise Undefined  # a whole number but for rounding?
+            raise Undefined  # so near an integer that a rounding error could decide the floor
         return Fraction(int(math.floor(value) if right == r"\\rfloor" else math.ceil(value)))
 
     def function(self, name, value):
-        """The value of one of mpmath's functions."""
+        """The value of a function of mpmath."""
         x, logarithm = self.ctx.convert(value), name in ("ln", "log10")
         if logarithm and x == 0 or not logarithm and name not in ("atan", "acot", "asinh") and abs(x) > 10**6:
             raise Undefined
@@ -718,37 +729,38 @@ class Expression:
 
 
 def every(results):
-    """True if all are, False if any is, else None."""
+    """True if all results are True, False if any is False, else None."""
     results = list(results)
     return False if False in results else None if None in results else True
 
 
 class Judge:
-    """Compares two answers; what may be calculated for it is bounded by WORK."""
+    """Compares two answers, within MAX_STEPS of work."""
 
     def __init__(self):
-        self.left, self.values, self.integers = WORK, {}, frozenset()  # the letters that are integers
-        self.fractional = False  # whether a fraction has stood where only integers have values
+        self.budget, self.cache = MAX_STEPS, {}
+        self.integer_letters = frozenset()  # letters whose random values are integers
+        self.fractional = False  # whether an expression had no value because some number was no integer
 
     def spend(self, steps):
-        self.left -= steps
-        if self.left < 0:
+        self.budget -= steps
+        if self.budget < 0:
             raise Undecided
 
-    def value(self, text, index, digits):
-        """The value of an expression at a place; raises Undefined if it has none there."""
-        key = text, index, digits, self.integers
-        if key not in self.values:
+    def value(self, text, point, digits):
+        """The value of an expression at a point. Raises Undefined if it has none there."""
+        key = text, point, digits, self.integer_letters
+        if key not in self.cache:
             try:
-                self.values[key] = Expression(text, self, index, digits).value
+                self.cache[key] = Expression(text, self, point, digits).value
             except (Undefined, ZeroDivisionError):
-                self.values[key] = None
-        return self.values[key] if self.values[key] is not None else refuse(Undefined)
+                self.cache[key] = None
+        return self.cache[key] if self.cache[key] is not None else refuse(Undefined)
 
     # Structures
 
     def same(self, a, b):
-        """Whether two structures mean the same."""
+        """Whether two structures are the same."""
         self.spend(5)
         if a.name and b.name and a.name != b.name:
             return False if all(re.fullmatch(LETTER, n.name) for n in (a, b)) else None
@@ -757,8 +769,8 @@ class Judge:
                 consistent = every(self.same(x.items[0], n) for n in x.items[1:])
                 return self.same(x.items[0], y) if consistent else None
         if {a.kind, b.kind} & {"interval", "set"}:
-            return self.same_regions(region(a), region(b))
-        return getattr(self, "same_" + a.kind)(a, b) if a.kind == b.kind else self.mixed(a, b)
+            return self.same_regions(as_region(a), as_region(b))
+        return getattr(self, "same_" + a.kind)(a, b) if a.kind == b.kind else self.different_kinds(a, b)
 
     def same_words(self, a, b):
         x, y = a.text.split(), b.text.split()
@@ -767,15 +779,15 @@ class Judge:
         return True if x == y else False if len(x) == len(y) == 1 or {x[0], y[0]} == {"yes", "no"} else None
 
     def same_list(self, a, b):
-        """Whether two collections hold the same answers in some order."""
-        rest = list(b.items)
-        if len(a.items) != len(rest):
+        """Whether two lists have the same items in any order."""
+        unmatched = list(b.items)
+        if len(a.items) != len(unmatched):
             return False
-        for x in a.items if len(rest) <= 40 else refuse():
-            results = [self.same(x, y) for y in rest]
+        for x in a.items if len(unmatched) <= 40 else refuse():
+            results = [self.same(x, y) for y in unmatched]
             if True not in results:
                 return None if None in results else False
-            del rest[results.index(True)]
+            del unmatched[results.index(True)]
         return True
 
     def same_tuple(self, a, b):
@@ -783,8 +795,8 @@ class Judge:
 
     same_matrix = same_tuple
 
-    def mixed(self, a, b):
-        """Different kinds: matrices or lists beside tuples, equations beside values."""
+    def different_kinds(self, a, b):
+        """Compares different kinds: a matrix or a list with a tuple, an equation with a value."""
         a, b = (a, b) if a.kind in ("tuple", "relation") else (b, a)
         if a.kind == "tuple" and a.text == "()" and b.text != "set":
             items = b.items if b.kind == "list" else ()
@@ -800,82 +812,80 @@ class Judge:
         return None if {a.kind, b.kind} & {"relation", "words"} else False
 
     def same_relation(self, a, b):
-        """Relations part by part in either direction, or up to a constant factor (> 0 for inequalities)."""
+        """Compares relations side by side, in either direction, or up to a factor (> 0 for inequalities)."""
         turned = b._replace(items=b.items[::-1], signs=tuple(FLIPPED.get(s, s) for s in b.signs[::-1]))
         for n in (b, turned):
-            if a.signs == n.signs and every(map(self.same_values, a.items, n.items)):
+            if a.signs == n.signs and every(map(self.equal_expressions, a.items, n.items)):
                 return True
         b = b if a.signs == b.signs else turned
         if len(a.items) != 2 or a.signs != b.signs or a.signs == (r"\in",):
             return None
         x, y, sign = a.items, b.items, a.signs[0]
-        self.integers, ratio = frozenset(), f"(({x[0]})-({x[1]}))/(({y[0]})-({y[1]}))"
+        self.integer_letters, ratio = frozenset(), f"(({x[0]})-({x[1]}))/(({y[0]})-({y[1]}))"
         first = self.value(ratio, 0, QUICK[0])
         if first == 0 or sign in FLIPPED and not first > 0:
             return None
-        others = [self.near((ratio, 0), (ratio, index), QUICK) for index in range(1, 8)]
+        others = [self.equal_at((ratio, 0), (ratio, point), QUICK) for point in range(1, 8)]
         return True if others.count(True) > 2 and False not in others else None
 
     # Values
 
     def same_value(self, a, b):
-        """Whether two values are the same, with or without units."""
-        (x, unit), (y, other) = split_unit(a.text), split_unit(b.text)
-        if bool(unit) != bool(other) and letters_of(x + "|" + y) or unit and other and unit != other:
+        """Whether two values are the same; a unit or the degree sign may be missing on one side."""
+        (x, x_unit), (y, y_unit) = split_unit(a.text), split_unit(b.text)
+        if bool(x_unit) != bool(y_unit) and letters_of(x + "|" + y) or x_unit and y_unit and x_unit != y_unit:
             return None
-        if (r"\degree" in x) != (r"\degree" in y) and "rad" not in unit + other:
+        if (r"\degree" in x) != (r"\degree" in y) and "rad" not in x_unit + y_unit:
             if r"\pi" not in x + y and not FUNCTION.search(x + y):
                 x, y = (t.replace(r"\degree", "") for t in (x, y))
-        return self.same_values(x, y)
+        return self.equal_expressions(x, y)
 
-    def same_values(self, a, b):
-        """Whether two expressions have the same value wherever they have one."""
+    def equal_expressions(self, a, b):
+        """Whether two expressions have the same value at every point where they have one."""
         a, b = a.strip(), b.strip()
         if INFINITE.fullmatch(a) or INFINITE.fullmatch(b) or r"\emptyset" in (a, b):
-            return squeeze(a).lstrip("+") == squeeze(b).lstrip("+")
-        self.integers, letters = frozenset(), letters_of(f"{a}|{b}")
-        verdict = self.agree(a, b, letters)
-        if (
-            verdict is None
-            and self.fractional
-            and (counted := letters_of(" ".join(COUNTED.findall(f"{a}|{b}"))))
-        ):
-            self.integers = frozenset(counted)
-            verdict = self.agree(a, b, letters)
+            return strip_blanks(a).lstrip("+") == strip_blanks(b).lstrip("+")
+        self.integer_letters, letters = frozenset(), letters_of(f"{a}|{b}")
+        verdict = self.equal_at_points(a, b, letters)
+        if verdict is None and self.fractional:
+            self.integer_letters = frozenset(letters_of(" ".join(COUNTED.findall(f"{a}|{b}"))))
+            verdict = self.equal_at_points(a, b, letters) if self.integer_letters else None
         return verdict
 
-    def agree(self, a, b, letters):
-        """Whether two expressions agree at all places, of which at least two must have values."""
+    def equal_at_points(self, a, b, letters):
+        """Whether two expressions agree at all points. With letters, at least two points must give values."""
         verdicts = []
-        many = self.integers or re.search("floor|ceil", a + b)  # these agree at many places by chance
-        for index in range(1 if not letters else 40 if many else 8):
-            verdicts.append(self.near((a, index), (b, index), QUICK if index else PRECISE))
+        many = self.integer_letters or re.search("floor|ceil", a + b)  # these agree at many points by chance
+        for point in range(1 if not letters else 40 if many else 8):
+            verdicts.append(self.equal_at((a, point), (b, point), QUICK if point else PRECISE))
             if verdicts[-1] is False:
-                return not letters and self.rounding(a, b)
+                return not letters and self.is_rounding(a, b)
         return True if None not in verdicts and verdicts.count(True) >= (2 if letters else 1) else None
 
-    def near(self, a, b, digits):
-        """Whether two (expression, place), each calculated with less and with more digits, differ by rounding
-        only; None if only one has a value or it is lost in rounding, "nothing" if neither has."""
-        found, ctx = [], context(digits[1])
-        for text, index in (a, b):
+    def equal_at(self, a, b, digits):
+        """Whether the values of two (expression, point) pairs differ by rounding only: at most by four times
+        the change that more digits make. None if only one has a value or both are too inexact; "nothing" if
+        neither has a value.
+        """
+        results, ctx = [], context(digits[1])
+        for text, point in (a, b):
             try:
-                found.append([self.value(text, index, d) for d in digits])
+                results.append([self.value(text, point, d) for d in digits])
             except Undefined:
-                found.append(None)
-        if None in found:
-            return "nothing" if found == [None, None] else None
-        if all(isinstance(values[0], Fraction) for values in found):
-            return found[0] == found[1]
-        p, q = ([ctx.convert(v) for v in values] for values in found)
-        most = ctx.mpf(10) ** (-ctx.dps // 4)
-        if any(abs(rough - fine) > most * max(abs(fine), 1) for rough, fine in (p, q)):
+                results.append(None)
+        if None in results:
+            return "nothing" if results == [None, None] else None
+        if all(isinstance(values[0], Fraction) for values in results):
+            return results[0] == results[1]
+        p, q = ([ctx.convert(v) for v in values] for values in results)
+        limit = ctx.mpf(10) ** (-ctx.dps // 4)
+        if any(abs(rough - fine) > limit * max(abs(fine), 1) for rough, fine in (p, q)):
             return None
         rough, fine = p[0] - q[0], p[1] - q[1]
         return bool(abs(fine) <= 4 * abs(rough - fine))
 
-    def rounding(self, a, b):
-        """Whether one of two different constants is a decimal fraction that rounds the other, no integer."""
+    def is_rounding(self, a, b):
+        """Whether one of two constants is a decimal fraction and a rounding of the other, a non-integer."""
         decimals = [t for t in (a, b) if re.fullmatch(r"[-+]?\d*\.\d+", t)]
         if len(decimals) != 1:
             return False
@@ -883,47 +893,47 @@ class Judge:
         if len(re.sub(r"\D", "", decimals[0]).lstrip("0")) < 6 or isinstance(exact, context(QUICK[1]).mpc):
             return False
         value = Fraction(decimals[0])
-        off = (-exact + value) * (1 if value > 0 else -1) * 10**places
-        return getattr(exact, "denominator", 0) != 1 and bool(-1 < off and 2 * off <= 1)  # cut off or rounded
+        error = (-exact + value) * (1 if value > 0 else -1) * 10**places  # in units of the last place
+        return getattr(exact, "denominator", 0) != 1 and bool(-1 < error and 2 * error <= 1)  # cut or rounded
 
     # Sets of real numbers
 
     def same_regions(self, a, b):
         if a.kind == b.kind == "interval":
-            return a.text == b.text and every(map(self.same_values, a.items, b.items))
-        texts, equal = {*ends(a), *ends(b), *REALS.items}, True
-        for index in range(6 if any(map(letters_of, texts)) else 1):
-            ranks = self.ranks(texts, index)
-            equal &= all(holds(a, ranks, p) == holds(b, ranks, p) for p in range(ranks[r"\infty"] + 1))
+            return a.text == b.text and every(map(self.equal_expressions, a.items, b.items))
+        texts, equal = {*all_ends(a), *all_ends(b), *REALS.items}, True
+        for point in range(6 if any(map(letters_of, texts)) else 1):
+            ranks = self.ranks(texts, point)
+            equal &= all(contains(a, ranks, p) == contains(b, ranks, p) for p in range(ranks[r"\infty"] + 1))
         return equal
 
-    def ranks(self, texts, index):
-        """An even number for each text by its value; the odd ones stand for what is between."""
+    def ranks(self, texts, point):
+        """{end of an interval: rank}. Ranks are even, in the order of values; odd ones stand for the gaps."""
         if len(texts) > 40:
             raise Undecided
-        self.integers, ctx = frozenset(), context(QUICK[1])
+        self.integer_letters, ctx = frozenset(), context(QUICK[1])
         numbers = {t: -ctx.inf if "-" in t else ctx.inf for t in texts if INFINITE.fullmatch(t)}
-        numbers |= {t: ctx.convert(self.value(t, index, ctx.dps)) for t in texts - numbers.keys()}
+        numbers |= {t: ctx.convert(self.value(t, point, ctx.dps)) for t in texts - numbers.keys()}
         ranks, last = {}, None
         for text in sorted(numbers, key=numbers.get):
-            same = last is not None and self.same_values(last, text)
+            same = last is not None and self.equal_expressions(last, text)
             ranks[text] = ranks.get(last, 0) + (0 if same or last is None else 2)
             last = text if same is not None else refuse()
         return ranks
 
 
-def ends(node):
-    """Texts of all the ends of the intervals in a set."""
-    return [t for n in node.items for t in ends(n)] if node.kind == "set" else list(node.items)
+def all_ends(node):
+    """The texts of both ends of every interval in a set."""
+    return [t for n in node.items for t in all_ends(n)] if node.kind == "set" else list(node.items)
 
 
-def holds(node, ranks, place):
-    """Whether a set holds the number at a place among the ranks."""
+def contains(node, ranks, rank):
+    """Whether a set contains the numbers of this rank (see `Judge.ranks`)."""
     if node.kind == "interval":
         low, high = (ranks[text] for text in node.items)
-        above = place > low or place == low and node.text[0] == "["
-        return above and (place < high or place == high and node.text[1] == "]")
-    inside = [holds(n, ranks, place) for n in node.items]
+        above = rank > low or rank == low and node.text[0] == "["
+        return above and (rank < high or rank == high and node.text[1] == "]")
+    inside = [contains(n, ranks, rank) for n in node.items]
     if node.text == "minus":
         return inside[0] and not any(inside[1:])
     return all(inside) if node.text == "cap" else any(inside)

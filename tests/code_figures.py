@@ -1,9 +1,10 @@
-"""How well code verdicts do on real problems. Prints figures, asserts nothing.
+"""Prints how often the verdicts on programs are right on real problems. Asserts nothing.
 
     python tests/code_figures.py --humaneval HumanEval.jsonl.gz --livecodebench public_tests.jsonl
 
-HumanEval: reference solutions, and stubs. LiveCodeBench (rows of the data set; the statement may be missing):
-solutions written for this file, in the many ways in which programs read their input.
+HumanEval: the reference solutions should be correct, empty functions wrong. LiveCodeBench: rows of the data
+set, of which the problem statements are not needed. Their solutions were written for this file; they read
+their input in many different ways. All should be correct.
 """
 
 import argparse
@@ -18,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from parts.programs import check, find_program  # noqa: E402
 from parts.sandbox import protections  # noqa: E402
 
-# each: question, the parameters of its function if it has one; below, the function's body or the program
+# Each entry: "#: question_id parameters", then the function's body; without parameters a whole program.
 SOLUTIONS = """
 #: 2727 d
 return sum(int(x[11:13]) > 60 for x in d)
@@ -216,7 +217,7 @@ def main():
     if args.humaneval:
         right, stubs = Counter(), Counter()
         for row in map(json.loads, gzip.open(args.humaneval, "rt")):
-            name, prompt = row["entry_point"], row["prompt"]  # which holds helper functions of some tests
+            name, prompt = row["entry_point"], row["prompt"]  # some tests need its helper functions
             snippet = (
                 f"candidate = {name}\n{prompt}\n    pass\n{name} = candidate\n{row['test']}\ncheck(candidate)"
             )
@@ -247,7 +248,7 @@ def main():
 
 
 def verdict(source, name, tests, asserts):
-    """(status, report) of a turn that holds this program."""
+    """(status, report) of a turn with this program."""
     return check(find_program(f"```python\n{source}\n```", name), name, tests, asserts, [])
 
 

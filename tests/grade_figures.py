@@ -1,10 +1,10 @@
-"""Prints how well the maths verdicts do on real data. Nothing is asserted; the numbers are for the reader.
+"""Prints how often the math verdicts are right on real data. Asserts nothing.
 
     python tests/grade_figures.py --gold FILE.jsonl … --graded FILE.jsonl
 
---gold: rows with `answer` or `final_answer` (a text or a list). --graded: rows with `answer`,
-`student_final_answer` and `gpt4o_verdict`, a judge's opinion. Harmless rewrites must be judged equal, near
-misses and other rows' answers must not.
+--gold: rows with `answer` or `final_answer`, a text or a list. Harmless rewrites of an answer should be judged
+equal; near misses and the answers of other rows should not.
+--graded: rows with `answer`, `student_final_answer` and `gpt4o_verdict`, the verdict of a language model.
 """
 
 import argparse
@@ -60,10 +60,10 @@ def rewrites(a):
 
 
 def near_misses(a, rng):
-    """Answers that differ in value."""
-    if m := list(re.finditer(r"\d+", a)):
-        d = rng.choice(m)
-        yield a[: d.start()] + str(int(d[0][-15:]) + rng.choice((1, 2, 10))) + a[d.end() :]
+    """Answers that look alike, but differ in value."""
+    if numbers := list(re.finditer(r"\d+", a)):
+        number = rng.choice(numbers)
+        yield a[: number.start()] + str(int(number[0][-15:]) + rng.choice((1, 2, 10))) + a[number.end() :]
     if re.fullmatch(r"-?\d+", a) and a != "0":
         yield from (
             a[1:] if a[0] == "-" else "-" + a,

@@ -1,4 +1,4 @@
-"""Verdicts on maths answers. How well they do on real data: tests/grade_figures.py."""
+"""Verdicts on math answers. How well they do on real data: tests/grade_figures.py."""
 
 import random
 import subprocess
@@ -162,7 +162,7 @@ def test_answers_that_differ_are_not_equal(a, b):
 
 
 @pytest.mark.parametrize("a, b", UNDECIDED)
-def test_what_has_no_value_or_is_not_understood_is_undecided(a, b):
+def test_answers_without_a_value_or_not_understood_are_undecided(a, b):
     assert equal_answers(a, b) is None and equal_answers(b, a) is None
 
 
@@ -299,7 +299,7 @@ def test_answers_with_values_can_be_judged(gold):
         "9" * 3000,
     ],
 )
-def test_prose_and_what_has_no_value_cannot_be_judged(gold):
+def test_prose_and_answers_without_a_value_cannot_be_judged(gold):
     assert not judgeable(gold)
 
 
