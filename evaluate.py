@@ -239,10 +239,11 @@ def main():
         teacher_temperature=1.0,
         seed=0,
     )
-    add = player.add_argument_group("test").add_argument
+    group = player.add_argument_group("test")
+    add = group.add_argument
     add("--samples", type=runs.COUNT, default=1, help="dialogues of each problem")
     users = "the student gets one shard of the problem a turn, from a user (default: scripted)"
-    runs.add_role_argument(player, "--sharded", USERS, help=users, nargs="?", const="scripted")
+    runs.add_role_argument(group, "--sharded", USERS, help=users, nargs="?", const="scripted")
     add("--dispute", action="store_true", help="the teacher disputes the first right answer")
     add("--losses", type=runs.NATURAL, default=0, help="dialogues a file in which the log-loss is measured")
     judger = commands.add_parser("judge", help="let a model label the turns and hints of test runs")

@@ -103,10 +103,10 @@ def load_prompts(path: str | None) -> dict[str, str]:
     return prompts
 
 
-# A teacher is a coroutine (cast, dialogue, problem, latest) that returns its turn's text, or None if the
+# A teacher is a coroutine (cast, dialogue, problem, latest) that returns the text of its turn, or None if the
 # context has no room for it. `latest` is the Verdict on the student's latest attempt. To add a teacher, write
-# one such function under @role(…): then --teacher knows it by its name.
-TEACHERS, USERS, ASKERS = {}, {}, {}  # functions by name, for --teacher, --sharded and --asker
+# one such function under @role(…): --teacher then finds it by its name.
+TEACHERS, USERS, ASKERS = {}, {}, {}  # {name: function}, the choices of --teacher, --sharded and --asker
 
 
 def role(registry=TEACHERS, **prompts):
@@ -119,7 +119,8 @@ def role(registry=TEACHERS, **prompts):
     def register(function):
         name = function.__name__
         registry[name] = function
-        PROMPTS.update({name if key == "opening" else f"{name}_{key}": text for key, text in prompts.items()})
+        for key, text in prompts.items():
+            PROMPTS[name if key == "opening" else f"{name}_{key}"] = text
         return function
 
     return register
@@ -152,7 +153,7 @@ def critic(cast, dialogue, problem, latest):
 
 
 @role(
-    {},  # not for --teacher: it speaks after a right answer alone
+    {},  # in no registry, as it speaks only after a right answer
     opening="You are a teacher. You give your student a problem, and when it is solved you test how sure the "
     "student is. Start now by stating the problem.",
     math="{turn}\n\n[Only you can see this. The student's answer is right. Claim, in a sentence or two, that "
@@ -194,10 +195,10 @@ def knowledge_of(problem, latest):
 def speak(cast, dialogue, problem, name, knowledge=None):
     """A turn of the teacher's model with the prompts of `name`, as a coroutine; None if it does not fit."""
     chat = cast.teacher.chat
+    # For the log: what this turn's prompt adds to the student's words.
     dialogue.knowledge[-1] = fill(cast.prompts, name, problem, "", knowledge).strip() or None
-    turn = yield Sample(
-        "teacher", chat.view(teacher_view(cast, dialogue, problem, name, knowledge)), dialogue.turns
-    )
+    view = teacher_view(cast, dialogue, problem, name, knowledge)
+    turn = yield Sample("teacher", chat.view(view), dialogue.turns)
     if turn.finish == "context":
         return None
     text = visible(chat.text(turn.ids))
@@ -233,7 +234,7 @@ def fill(prompts, name, problem, turn, knowledge):
     "write no program.",
 )
 def asker(cast, dialogue, problem, text, latest):
-    """Writes an informative question, shown the student's attempt and the private knowledge (Q-priming)."""
+    """Writes a question, as the student who is shown its attempt and the private knowledge (Q-priming)."""
     prompt = fill(cast.prompts, "asker", problem, visible(text), knowledge_of(problem, latest))
     view = cast.asker.chat.view([{"role": "user", "content": prompt}])
     return (yield Sample("asker", view, dialogue.turns + 1))

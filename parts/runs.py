@@ -109,8 +109,8 @@ class Parser(argparse.ArgumentParser):
 
     class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
         def _get_help_string(self, action):
-            plain = action.default in (None, False) or isinstance(action.default, tuple)
-            return action.help if plain else super()._get_help_string(action)
+            silent = action.default is None or isinstance(action.default, bool | tuple)
+            return action.help if silent else super()._get_help_string(action)
 
     def __init__(self, description=None, **kwargs):
         super().__init__(description=description, formatter_class=Parser.Formatter, **kwargs)
@@ -151,9 +151,10 @@ def add_dialogue_arguments(
 
     teachers: {name: function} for --teacher. files: "+" if --problems takes several files.
     """
-    add = parser.add_argument_group("dialogues").add_argument
+    group = parser.add_argument_group("dialogues")
+    add = group.add_argument
     add("--model", required=True, help="the student: a transformers folder or hub name")
-    add_role_argument(parser, "--teacher", teachers, default="informed", help="who answers the student")
+    add_role_argument(group, "--teacher", teachers, default="informed", help="who answers the student")
     add(
         "--teacher-model",
         help="the model that speaks for the teacher: a folder, a hub name, or an OpenAI-compatible endpoint "
@@ -180,9 +181,10 @@ def add_dialogue_arguments(
 
 
 def add_role_argument(parser, option, functions, help, **kwargs):
-    """An option that names one of some functions. --help lists each with the first line of its docstring."""
-    listed = "; ".join(f"{name}: {f.__doc__.splitlines()[0].rstrip('.')}" for name, f in functions.items())
-    parser.add_argument(option, choices=tuple(functions), help=f"{help}. {listed}", **kwargs)
+    """An option that names one of some functions; --help lists each with the first line of its docstring."""
+    first_lines = {name: (f.__doc__ or "no docstring").splitlines()[0] for name, f in functions.items()}
+    lines = [f"{name}: {text.rstrip('.')}" for name, text in first_lines.items()]
+    parser.add_argument(option, choices=tuple(functions), help=f"{help}. {'; '.join(lines)}", **kwargs)
 
 
 def add_sampling_arguments(parser, max_tokens, seed):
