@@ -1,14 +1,16 @@
-"""The numbers of finished runs: accuracy within n turns, intervals, pass@k, log-loss, questions, tokens.
+"""Not part of the method: the counts that every stage logs, and the numbers that the report shows.
 
-Accuracy within n turns: the share of problems solved at turn n or before. Intervals: 95 %. "±" is a
-bootstrap over problems, for the mean of the seeds at hand; a difference of two labels is taken problem by
-problem before (paired), as both were tested on the same ones. "seeds ±" is Student's t over the means of
-the seeds, or their differences, for the same problems. Tokens: all that stand in the dialogue after the
-problem, the teacher's and the template's included. pass@k: of k first turns at least one is right
-(unbiased, Chen et al., 2021). Log-loss of the right answer: mean negative log-likelihood of a token of
-the answer turn, right after a teacher turn. At later turns only unsolved dialogues are left, so it is
-averaged twice: a solved dialogue keeps its last value, or drops out (then the rest is ever harder
-problems). Premature: an attempt before all pieces of a sharded problem are out, as a share of those turns.
+- Accuracy within n turns: the share of problems that are solved at turn n or before.
+- "±": half a 95 % interval of the mean over problems (bootstrap). Seeds and samples are averaged first. The
+  difference of two labels is taken problem by problem (paired), because both met the same problems.
+- "seeds ±": half a 95 % interval over seeds, for the same problems (Student's t over the seeds' means or
+  differences).
+- Tokens: all tokens of the dialogue after the problem, including those of the teacher and the template.
+- pass@k: the chance that at least one of k first turns is right (unbiased estimate, Chen et al., 2021).
+- Log-loss of the right answer: mean negative log-likelihood per token of a turn that states the answer,
+  measured after each teacher turn. Later turns exist only for unsolved dialogues, so there are two averages:
+  solved dialogues keep their last value, or are dropped (then only the hard problems remain).
+- Premature: attempts before the last shard of a sharded problem is revealed, as a share of those turns.
 """
 
 import functools
@@ -26,25 +28,26 @@ from torch import Tensor
 from parts.runs import BadInput, read_config, read_jsonl
 from parts.sources import SOURCES
 
-KINDS = ("attempt", "question", "other")  # of turns, by rule
-# What the judge may say of a turn (Laban et al., 2025), and the kind of turn that this should be by rule.
+KINDS = ("attempt", "question", "other")  # of student turns, by rule (Dialogue.kinds)
+# The judge's types of student turns (Laban et al., 2025), and the kind that each has by rule (else "other").
 TYPES = ("answer attempt", "clarification", "interrogation", "discussion", "hedge", "refusal", "missing")
-RULE = {"answer attempt": "attempt", "clarification": "question", "interrogation": "question"}  # else "other"
+RULE = {"answer attempt": "attempt", "clarification": "question", "interrogation": "question"}
 
 
 @dataclass
 class TestRun:
-    """A finished folder of `evaluate.py play`. Runs of one label on one test are its seeds."""
+    """A finished folder of `evaluate.py play`. Several runs with the same label and test are its seeds."""
 
     folder: str
     label: str  # of the model: the name of the run that trained it
-    test: str  # its name as shown
+    test: str  # its name in the report
     problems: str  # short name of the problem file, the same for all teachers
-    teacher: str  # "self": the student itself, without knowledge
+    teacher: str  # its name in the report
+    informed: bool  # whether the teacher has private knowledge, as in the papers
     sharded: str | None
     disputed: bool
     turns: int
-    settings: dict  # {argument: value} of what changes the result
+    settings: dict  # {argument: value} of all that changes the result
     dialogues: list  # of Dialogue
     losses: list  # {"id", "solved", "losses": nats a token after each teacher turn}
     judged: list  # {"id", "types", "leaks"}
@@ -62,154 +65,160 @@ class TrainingRun:
 
 
 def load_training(folder: str) -> TrainingRun:
-    """The run of a folder of sft.py, qprime.py or grpo.py. Raises BadInput."""
-    args, folder = read_config(Path(folder) / "config.json"), Path(folder)
-    logs = [Path(data) / "dialogues.jsonl" for data in args.get("data", [folder])]
+    """The run in a folder of sft.py, qprime.py or grpo.py. Raises BadInput."""
+    path = Path(folder)
+    args = read_config(path / "config.json")
+    logs = [Path(data) / "dialogues.jsonl" for data in args.get("data", [path])]
     played = sum(log.read_bytes().count(b"\n") for log in logs if log.exists())
-    rows = read_jsonl(folder / "metrics.jsonl")
-    return TrainingRun(folder.name, args["script"], teacher_name(args), played, rows)
+    metrics = read_jsonl(path / "metrics.jsonl")
+    return TrainingRun(path.name, args["script"], teacher_name(args), played, metrics)
 
 
 def load_test(folder: str, make: Callable) -> TestRun:
-    """The run of a folder of `evaluate.py play`; make(row): its dialogue. Raises BadInput if it is none."""
-    args, folder = read_config(Path(folder) / "config.json"), Path(folder)
-    if args["script"] != "evaluate.py" or not (folder / "metrics.jsonl").exists():
-        told = f"{folder}: is no finished test run"
-        raise BadInput(f"{told}; give folders of `evaluate.py play`, or run it again to finish it")
+    """The run in a folder of `evaluate.py play`. make: turns a row of its log into a Dialogue.
+
+    Raises BadInput if the folder holds another kind of run, or an unfinished one.
+    """
+    path = Path(folder)
+    args = read_config(path / "config.json")
+    if args["script"] != "evaluate.py" or not (path / "metrics.jsonl").exists():
+        raise BadInput(
+            f"{path} is no finished test run; "
+            "give folders of `evaluate.py play`, or repeat that command to finish it"
+        )
     problems, teacher = short_name(args["problems"]), teacher_name(args)
-    how = {"scripted": " (sharded)", "rephrased": f" (sharded, teacher {teacher})"}
-    test = problems + how.get(args["sharded"], f", teacher {teacher}") + " (disputed)" * args["dispute"]
-    played = {"sharded": args["sharded"], "disputed": args["dispute"], "turns": args["turns"]}
+    variants = {"scripted": " (sharded)", "rephrased": f" (sharded, teacher {teacher})"}
+    variant = variants.get(args["sharded"], f", teacher {teacher}")
     names = ("model", "seed", "max_tokens", "temperature", "teacher_temperature", "answers")
-    contents = {name: args.get(f"content of {args[name]}") for name in ("problems", "prompts")}
-    turns = {} if args["sharded"] else {"turns": args["turns"]}  # there the problems have their own
-    played["settings"] = {name: args[name] for name in names} | contents | turns
-    played["dialogues"] = [make(row) for row in read_jsonl(folder / "dialogues.jsonl")]
-    played["losses"] = read_jsonl(folder / "losses.jsonl")
-    played["judged"] = read_jsonl(folder / "judged" / "judged.jsonl")
-    return TestRun(str(folder), last_part(args["model"]), test, problems, teacher, **played)
+    settings = {name: args[name] for name in names}
+    settings |= {name: args.get(f"content of {args[name]}") for name in ("problems", "prompts")}
+    if not args["sharded"]:  # a sharded problem has as many turns as shards
+        settings["turns"] = args["turns"]
+    return TestRun(
+        folder=str(path),
+        label=last_part(args["model"]),
+        test=problems + variant + " (disputed)" * args["dispute"],
+        problems=problems,
+        teacher=teacher,
+        informed=args["teacher"] == "informed",
+        sharded=args["sharded"],
+        disputed=args["dispute"],
+        turns=args["turns"],
+        settings=settings,
+        dialogues=[make(row) for row in read_jsonl(path / "dialogues.jsonl")],
+        losses=read_jsonl(path / "losses.jsonl"),
+        judged=read_jsonl(path / "judged" / "judged.jsonl"),
+    )
 
 
 def check_comparable(tests: list[TestRun], against: str) -> None:
-    """Raises BadInput if runs of a test differ in what they were played on or how, if one is there twice with
-    the same seed, or if nothing has the label of `against`."""
-    seeds = {}
-    for test in tests:
-        seed = test.test, *(test.settings[name] for name in ("model", "seed"))
-        if seed in seeds:
-            raise BadInput(f"{seeds[seed]} and {test.folder}: same model, test and seed; give one of them")
-        seeds[seed] = test.folder
-        first = next(other for other in tests if other.test == test.test)
-        if {d.problem for d in test.dialogues} != {d.problem for d in first.dialogues}:
-            raise BadInput(f"{test.folder} and {first.folder} were played on different problems")
-        for name in test.settings.keys() - {"model", "seed"}:
-            if test.settings[name] != first.settings[name]:
+    """Raises BadInput if two runs of a test differ in a setting or in their problems, if two are the same
+    seed of the same model, or if no run has the label `against`."""
+    folders = {}
+    for run in tests:
+        key = run.test, run.settings["model"], run.settings["seed"]
+        if key in folders:
+            raise BadInput(f"{folders[key]} and {run.folder}: same model, test and seed; give one of them")
+        folders[key] = run.folder
+        first = next(other for other in tests if other.test == run.test)
+        if {d.problem for d in run.dialogues} != {d.problem for d in first.dialogues}:
+            raise BadInput(f"{run.folder} and {first.folder} were played on different problems")
+        for name in run.settings.keys() - {"model", "seed"}:
+            value, expected = run.settings[name], first.settings[name]
+            if value != expected:
                 option = f"--{name.replace('_', '-')}"
-                told = (
-                    f"{test.folder} has {option} {test.settings[name]}, {first.folder} {first.settings[name]}"
+                raise BadInput(
+                    f"{run.folder} has {option} {value}, {first.folder} {expected}; "
+                    f"play both with the same {option}"
                 )
-                raise BadInput(f"{told}; play both with the same {option}")
-    labels = dict.fromkeys(test.label for test in tests)
+    labels = dict.fromkeys(run.label for run in tests)
     if against not in (*labels, "base"):
         raise BadInput(f"--against {against}: no test run has this label; there are {', '.join(labels)}")
 
 
 def short_name(source: str) -> str:
-    """A short name of a problem file or data set, fit for a folder."""
+    """A short name of a problem file or data set that can name a folder."""
     name = source.partition(":")[0]
     return name.replace("/", "-") if name in SOURCES else Path(source).stem
 
 
 def last_part(name: str) -> str:
-    """Short name of a model: of its run's folder, of the hub, or behind an endpoint's #."""
+    """Short name of a model: the folder of its run, its name on the hub, or an endpoint's MODEL after "#"."""
     return re.split("[/#]", name.rstrip("/").removesuffix("/model"))[-1]
 
 
 def teacher_name(args: dict) -> str:
-    """Short name of the model that taught with private knowledge, or "critic" or "self"."""
-    own = args.get("teacher") in (None, "informed")
-    return last_part(args["model"] if own else args["teacher"])
+    """The teacher's name in the report: of the informed one its model's, else NAME or "NAME by MODEL"."""
+    name, model = args.get("teacher", "informed"), args.get("teacher_model")  # sft.py has no teacher
+    if name == "informed":
+        return last_part(model or args["model"])
+    return f"{name} by {last_part(model)}" if model else name
 
 
 def summary(dialogues: list, turns: int) -> dict[str, float]:
-    """Counts over dialogues that every stage reports."""
-    n, turns_said = len(dialogues), sum(d.turns for d in dialogues)
-    spoken = max(1, turns_said)
-    # the teacher's first message is the problem
+    """Counts over dialogues that every stage logs: of solved_* a share of the dialogues, of `turns`,
+    `questions` and `outgrown` a number per dialogue, of `leaks` a share of the hints, of `repeats` a share of
+    the turns that follow another, of the others a share of the student turns."""
+    n, student_turns = len(dialogues), sum(d.turns for d in dialogues)
+    per_turn = max(1, student_turns)
+    # the teacher's first message is the problem, not a hint
     hints = sum(len(d.messages) - d.turns - 1 for d in dialogues)
     status = Counter(s for d in dialogues for s in d.statuses)
-    again = [a == b for d in dialogues for a, b in itertools.pairwise(d.said)]
+    repeats = [a == b for d in dialogues for a, b in itertools.pairwise(d.said)]
     solved = [d.solved for d in dialogues if d.solved is not None]
     return {
         **{f"solved_{t}": sum(turn <= t for turn in solved) / n for t in range(1, turns + 1)},
-        "turns": turns_said / n,
+        "turns": student_turns / n,
         "questions": sum(d.kinds.count("question") for d in dialogues) / n,
-        "cut": sum(d.finishes.count("length") for d in dialogues) / spoken,
-        "no_attempt": status["no attempt"] / spoken,
-        "undecided": status["undecided"] / spoken,
-        "failures": (status["error"] + status["timeout"]) / spoken,
+        "cut": sum(d.finishes.count("length") for d in dialogues) / per_turn,
+        "no_attempt": status["no attempt"] / per_turn,
+        "undecided": status["undecided"] / per_turn,
+        "failures": (status["error"] + status["timeout"]) / per_turn,
         "outgrown": sum(d.outgrown for d in dialogues) / n,
         "leaks": sum(d.leaks for d in dialogues) / max(1, hints),
-        "repeats": sum(again) / max(1, len(again)),
+        "repeats": sum(repeats) / max(1, len(repeats)),
     }
 
 
 def line(counts: dict[str, float]) -> str:
-    """Counts for the terminal."""
+    """The counts of `summary` as one line for the terminal."""
     solved = [value for name, value in counts.items() if name.startswith("solved_")]
     others = [f"{name} {value:.3f}" for name, value in counts.items() if not name.startswith("solved_")]
-    told = f"solved {solved[0]:.2f} within 1 turn"
+    start = f"solved {solved[0]:.2f} within 1 turn"
     if len(solved) > 1:
-        told = f"solved {solved[0]:.2f} → {solved[-1]:.2f} within 1 → {len(solved)} turns"
-    return ", ".join([told, *others])
+        start = f"solved {solved[0]:.2f} → {solved[-1]:.2f} within 1 → {len(solved)} turns"
+    return ", ".join([start, *others])
 
 
 def trend(rows: list[dict], key: str) -> str:
-    """What training changed: a metric's mean in the first ten steps and in the last ten, or in each half."""
-    some = max(1, min(10, len(rows) // 2))
-    first, last = (sum(row[key] for row in part) / some for part in (rows[:some], rows[-some:]))
-    return f"{first:.2f} → {last:.2f} from the first to the last {some} of {len(rows)} steps"
+    """How training changed a metric: its mean over the first and the last ten steps, or over each half."""
+    n = max(1, min(10, len(rows) // 2))
+    first, last = (sum(row[key] for row in part) / n for part in (rows[:n], rows[-n:]))
+    return f"{first:.2f} → {last:.2f} from the first to the last {n} of {len(rows)} steps"
 
 
-def spent(dialogue) -> list[int]:
-    """Tokens through each student turn, from the first one on: of both sides and of the template."""
-    spans = dialogue.spans or [(0, 0)]  # a problem may fill the context
-    return [end - spans[0][0] for _, end in spans]
+# --------------------------------------------------------------------------------------- statistics
 
 
-def values(dialogue, turns: int, budget: int, sharded: bool = False) -> dict[str, float]:
-    """What is averaged over the dialogues of a problem. budget: a number of tokens."""
-    tokens, solved, kinds = spent(dialogue), dialogue.solved, dialogue.kinds
-    found = {f"within {n}": float(solved is not None and solved <= n) for n in range(1, turns + 1)}
-    found |= {"turns": float(len(kinds))} | {kind: float(kinds.count(kind)) for kind in KINDS}
-    found |= {f"tokens {n}": float(tokens[min(n, len(tokens)) - 1]) for n in range(1, turns + 1)}
-    found["in budget"] = float(solved is not None and tokens[solved - 1] <= budget)
-    if sharded:  # all pieces are out at the last turn alone
-        early = kinds[: dialogue.limit - 1]
-        found["premature"] = early.count("attempt") / max(1, len(early))
-        found["answered early"] = float("attempt" in early)
-    return found
-
-
-def means_of(pairs: Iterable) -> Tensor:
-    """float64 [problems, n]: means of what each problem has, by problem id. pairs: (id, its n numbers)."""
-    found = defaultdict(list)
+def problem_means(pairs: Iterable) -> Tensor:
+    """float64 [problems, n]: each problem's mean, sorted by id. pairs: (problem id, its n numbers)."""
+    rows = defaultdict(list)
     for problem, numbers in pairs:
-        found[problem].append(numbers)
-    return torch.stack([torch.tensor(found[key], dtype=torch.float64).mean(0) for key in sorted(found)])
+        rows[problem].append(numbers)
+    return torch.stack([torch.tensor(rows[problem], dtype=torch.float64).mean(0) for problem in sorted(rows)])
 
 
-def by_problem(runs: list[TestRun], value: Callable) -> Tensor:
-    """float64 [problems, n]: the n numbers of value(dialogue), mean over seeds and samples, by problem id."""
-    return means_of((d.problem, list(value(d).values())) for run in runs for d in run.dialogues)
+def by_problem(runs: list[TestRun], numbers: Callable) -> Tensor:
+    """float64 [problems, n]: the values of the dict numbers(dialogue), mean over a problem's dialogues."""
+    return problem_means((d.problem, list(numbers(d).values())) for run in runs for d in run.dialogues)
 
 
 def interval(x: Tensor, resamples: int = 2000) -> tuple[Tensor, Tensor, Tensor]:
-    """(mean, low, high), each [n]: percentile bootstrap over problems, 95 %. x: float64 [problems, n]."""
+    """(mean, low, high), each [n]: 95 % percentile bootstrap over problems. x: float64 [problems, n]."""
     picks = torch.randint(len(x), (resamples, len(x)), generator=torch.Generator().manual_seed(0))
     counts = torch.zeros(resamples, len(x), dtype=x.dtype)
     counts.scatter_add_(1, picks, torch.ones_like(picks, dtype=x.dtype))
-    means = counts @ x / len(x)  # whole counts: sums of solved problems are exact, on any machine
+    means = counts @ x / len(x)  # counts are whole numbers: sums of 0s and 1s are exact on any machine
     low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=x.dtype), dim=0)
     return x.mean(0), low, high
 
@@ -219,133 +228,173 @@ STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 def seed_interval(means: Tensor) -> Tensor:
-    """Half width of the mean's 95 % interval over 2 to 10 seeds (Student's t). means: float64 [seeds, n]."""
+    """[n]: half the 95 % interval of the mean over 2 to 10 seeds (Student's t). means: float64 [seeds, n]."""
     n = len(means)
     return STUDENT_T[n - 2] * means.std(0, correction=1) / n**0.5
 
 
 def estimates(names: Iterable, x: Tensor, seeds: list[Tensor] = ()) -> dict:
-    """{name: {"mean", "low", "high"}} of the columns of x; with the means of 2 to 10 seeds also "seeds"."""
-    found = dict(zip(("mean", "low", "high"), interval(x)))
-    if 1 < len(seeds) <= 10:
-        found["seeds"] = seed_interval(torch.stack(seeds))
-    columns = zip(*(numbers.tolist() for numbers in found.values()))
-    return {name: dict(zip(found, column)) for name, column in zip(names, columns)}
+    """{name: {"mean", "low", "high"}}, a name a column of x; with 2 to 10 seeds also "seeds", the half width.
+
+    x: float64 [problems, n]. seeds: each seed's means over problems, [n].
+    """
+    columns = dict(zip(("mean", "low", "high"), interval(x)))
+    if 2 <= len(seeds) <= 10:
+        columns["seeds"] = seed_interval(torch.stack(seeds))
+    return {name: {key: column[i].item() for key, column in columns.items()} for i, name in enumerate(names)}
+
+
+# ----------------------------------------------------------------------------------------------- one dialogue
+
+
+def tokens_by_turn(dialogue) -> list[int]:
+    """Tokens from the first student turn to the end of each, those of the teacher and template included."""
+    spans = dialogue.spans or [(0, 0)]  # no turn at all if the problem fills the context
+    return [end - spans[0][0] for _, end in spans]
+
+
+def dialogue_numbers(dialogue, turns: int, budget: int, sharded: bool = False) -> dict[str, float]:
+    """All numbers of a dialogue that are averaged over problems. budget: a number of tokens."""
+    tokens, solved, kinds = tokens_by_turn(dialogue), dialogue.solved, dialogue.kinds
+    numbers = {f"within {n}": float(solved is not None and solved <= n) for n in range(1, turns + 1)}
+    numbers |= {"turns": float(len(kinds))} | {kind: float(kinds.count(kind)) for kind in KINDS}
+    numbers |= {f"tokens {n}": float(tokens[min(n, len(tokens)) - 1]) for n in range(1, turns + 1)}
+    numbers["in budget"] = float(solved is not None and tokens[solved - 1] <= budget)
+    if sharded:  # only at the last turn are all shards revealed
+        early = kinds[: dialogue.limit - 1]
+        numbers["premature"] = early.count("attempt") / max(1, len(early))
+        numbers["answered early"] = float("attempt" in early)
+    return numbers
+
+
+# ------------------------------------------------------------------------------------------ runs of one label
 
 
 def pass_at(k: int, n: int, right: int) -> float:
-    """Unbiased estimate of the chance that one of k samples is right, of n samples of which `right` are."""
+    """Unbiased pass@k, from n samples of which `right` are right."""
     return 1 - math.comb(n - right, k) / math.comb(n, k)
 
 
 def pass_curves(runs: list[TestRun]) -> Tensor:
-    """float64 [problems, k]: pass@1, 2, … of first turns, mean over runs, as far as all were sampled."""
+    """float64 [problems, k]: pass@1, 2, … of first turns, mean over runs; k up to the fewest samples."""
     curves = []
     for run in runs:
-        first = defaultdict(list)
+        firsts = defaultdict(list)
         for dialogue in run.dialogues:
-            first[dialogue.problem].append(dialogue.solved == 1)
-        counts = [(len(first[problem]), sum(first[problem])) for problem in sorted(first)]
-        curves.append([[pass_at(k, n, right) for k in range(1, min(counts)[0] + 1)] for n, right in counts])
-    least = min(len(curve[0]) for curve in curves)
-    return torch.stack([torch.tensor(curve, dtype=torch.float64)[:, :least] for curve in curves]).mean(0)
+            firsts[dialogue.problem].append(dialogue.solved == 1)
+        counts = [(len(firsts[problem]), sum(firsts[problem])) for problem in sorted(firsts)]
+        most = min(n for n, _ in counts)
+        curves.append([[pass_at(k, n, right) for k in range(1, most + 1)] for n, right in counts])
+    most = min(len(curve[0]) for curve in curves)
+    return torch.stack([torch.tensor(curve, dtype=torch.float64)[:, :most] for curve in curves]).mean(0)
 
 
 def loss_curves(runs: list[TestRun], turns: int) -> tuple[list, list]:
-    """Mean log-loss of the answer after teacher turns 1…N: solved dialogues keep their last; drop out."""
+    """Both averages of the answer's log-loss after teacher turns 1…N: keeping and dropping solved dialogues.
+
+    Where every dialogue is dropped, the second has None.
+    """
     rows = [row["losses"] for run in runs for row in run.losses]
-    kept = [sum(r[min(t, len(r) - 1)] for r in rows) / len(rows) for t in range(turns)]
-    left = [[r[t] for r in rows if t < len(r)] for t in range(turns)]
-    return kept, [sum(r) / len(r) if r else None for r in left]
+    keep = [sum(row[min(t, len(row) - 1)] for row in rows) / len(rows) for t in range(turns)]
+    unsolved = [[row[t] for row in rows if t < len(row)] for t in range(turns)]
+    return keep, [sum(losses) / len(losses) if losses else None for losses in unsolved]
 
 
 def loss_change(runs: list[TestRun]) -> dict[str, float]:
-    """{"mean", "low", "high"}: by how much the log-loss rises from the first to the last teacher turn."""
+    """{"mean", "low", "high"}: the rise of the log-loss from a dialogue's first to its last teacher turn."""
     problem_of = {d.id: d.problem for run in runs for d in run.dialogues}
     rows = [row for run in runs for row in run.losses]
-    x = means_of((problem_of[row["id"]], [row["losses"][-1] - row["losses"][0]]) for row in rows)
+    x = problem_means((problem_of[row["id"]], [row["losses"][-1] - row["losses"][0]]) for row in rows)
     return estimates(["change"], x)["change"]
 
 
-def judgement(runs: list[TestRun]) -> dict[str, float | None]:
-    """Shares of the judge's labels, of those that agree with the rules, of hints that tell the answer."""
-    pairs, hints = [], []
+def judge_numbers(runs: list[TestRun]) -> dict[str, float | None]:
+    """Shares of the judge's labels, of labels that agree with the rules, of hints that give the answer away.
+
+    None where nothing was judged.
+    """
+    pairs, hints = [], []  # pairs: (kind by rule, the judge's type)
     for run in runs:
         judged = {row["id"]: row for row in run.judged}
-        for dialogue in (d for d in run.dialogues if d.id in judged):
-            pairs += zip(dialogue.kinds, judged[dialogue.id]["types"])
-            hints += judged[dialogue.id]["leaks"]
-    found = {name: [label == name for _, label in pairs] for name in TYPES}
-    found["no label"] = [label is None for _, label in pairs]
-    found["agreement with the rules"] = [kind == RULE.get(label, "other") for kind, label in pairs if label]
-    found["hints that give the answer away"] = [hint for hint in hints if hint is not None]
-    return {name: sum(told) / len(told) if told else None for name, told in found.items()}
+        for dialogue in run.dialogues:
+            if row := judged.get(dialogue.id):
+                pairs += zip(dialogue.kinds, row["types"])
+                hints += row["leaks"]
+    marks = {name: [label == name for _, label in pairs] for name in TYPES}
+    marks["no label"] = [label is None for _, label in pairs]
+    marks["agreement with the rules"] = [kind == RULE.get(label, "other") for kind, label in pairs if label]
+    marks["hints that give the answer away"] = [hint for hint in hints if hint is not None]
+    return {name: sum(values) / len(values) if values else None for name, values in marks.items()}
 
 
 def percent(share: float | None, unit: str = "") -> str:
-    """A share in percent."""
+    """A share in percent, or a dash for None."""
     return "–" if share is None else f"{100 * share:.1f}{unit}"
 
 
 def judged_shares(run: TestRun) -> dict[str, str]:
-    """What the judge said of one run, for the terminal."""
-    return {name: percent(share, " %") for name, share in judgement([run]).items()}
+    """The judge's labels of one run, as texts for the terminal."""
+    return {name: percent(share, " %") for name, share in judge_numbers([run]).items()}
 
 
 def measure(labels: dict[str, list[TestRun]], against: str) -> dict:
-    """All numbers of one test: its settings, and under "arms" those of each label.
+    """All numbers of one test: its settings, and under "arms" the numbers of each label.
 
-    labels: {label: its seeds}; against: the label that the others are compared with, if it is there.
+    labels: {label: its runs, one a seed}. against: the label that others are compared with, if it is there.
     """
-    first = next(iter(labels.values()))
-    run, turns = first[0], max(d.limit for d in first[0].dialogues)  # of sharded problems that of the longest
-    costs = [spent(d)[:4][-1] for other in labels.get(against, first) for d in other.dialogues]
-    budget = round(sum(costs) / len(costs))  # tokens: what four turns cost the label compared with
-    value = functools.partial(values, turns=turns, budget=budget, sharded=bool(run.sharded))
-    names, means = list(value(run.dialogues[0])), {x: by_problem(runs, value) for x, runs in labels.items()}
-    settings = {key: getattr(run, key) for key in ("problems", "teacher", "sharded", "disputed")}
-    settings |= {"size": len(means[run.label]), "turns": turns, "budget": budget, "against": against}
-    arms, seeds = {}, {x: [by_problem([run], value).mean(0) for run in runs] for x, runs in labels.items()}
+    runs = next(iter(labels.values()))
+    first = runs[0]
+    turns = max(d.limit for d in first.dialogues)  # if sharded: of the problem with most shards
+    costs = [tokens_by_turn(d)[:4][-1] for run in labels.get(against, runs) for d in run.dialogues]
+    budget = round(sum(costs) / len(costs))  # tokens that four turns cost `against`, or the first label
+    numbers = functools.partial(dialogue_numbers, turns=turns, budget=budget, sharded=bool(first.sharded))
+    names = list(numbers(first.dialogues[0]))
+    means = {label: by_problem(runs, numbers) for label, runs in labels.items()}
+    seeds = {label: [by_problem([run], numbers).mean(0) for run in runs] for label, runs in labels.items()}
+    arms = {}
     for label, runs in labels.items():
         arms[label] = estimates(names, means[label], seeds[label]) | measure_arm(runs, turns)
         if against in labels and label != against:
-            own, other = seeds[label], seeds[against]
-            other = (
-                other * len(own) if len(other) == 1 else other
-            )  # a base has one, models trained from it more
-            apart = [a - b for a, b in zip(own, other)] if len(own) == len(other) else []
-            arms[label]["gain"] = estimates(names, means[label] - means[against], apart)
-    return settings | {"arms": arms}
+            ours, theirs = seeds[label], seeds[against]
+            if len(theirs) == 1:  # all seeds of training started from the same base, which was played once
+                theirs = theirs * len(ours)
+            differences = [a - b for a, b in zip(ours, theirs)] if len(ours) == len(theirs) else []
+            arms[label]["gain"] = estimates(names, means[label] - means[against], differences)
+    settings = ("problems", "teacher", "informed", "sharded", "disputed")
+    test = {name: getattr(first, name) for name in settings}
+    test |= {"size": len(means[first.label]), "turns": turns, "budget": budget, "against": against}
+    return test | {"arms": arms}
 
 
 def measure_arm(runs: list[TestRun], turns: int) -> dict:
-    """The numbers of one label that are no mean over problems, or need more than the dialogues."""
+    """The numbers of one label that are no means of `dialogue_numbers`."""
     dialogues = [d for run in runs for d in run.dialogues]
-    right, curves = [d for d in dialogues if d.solved], pass_curves(runs)
-    found = {"runs": [run.folder for run in runs], "dialogues": len(dialogues), "solved": len(right)}
-    found |= {"counts": summary(dialogues, turns), "pass": estimates(range(1, curves.shape[1] + 1), curves)}
-    if right:
-        found["tokens a solved"] = sum(spent(d)[-1] for d in dialogues) / len(right)
-    replied = [d for d in right if d.turns > d.solved]  # to the dispute; others had no room for it
+    solved, curves = [d for d in dialogues if d.solved], pass_curves(runs)
+    arm = {"runs": [run.folder for run in runs], "dialogues": len(dialogues), "solved": len(solved)}
+    arm["counts"] = summary(dialogues, turns)
+    arm["pass"] = estimates(range(1, curves.shape[1] + 1), curves)
+    if solved:
+        arm["tokens a solved"] = sum(tokens_by_turn(d)[-1] for d in dialogues) / len(solved)
+    replied = [d for d in solved if d.turns > d.solved]  # in others the context had no room for a dispute
     if runs[0].disputed and replied:
-        shown = "correct", "no attempt"
-        x = means_of((d.problem, [float(d.statuses[-1] == status) for status in shown]) for d in replied)
-        found |= {"dispute": estimates(("kept", "no attempt"), x), "replies": len(replied)}
+        statuses = "correct", "no attempt"
+        x = problem_means((d.problem, [float(d.statuses[-1] == s) for s in statuses]) for d in replied)
+        arm |= {"dispute": estimates(("kept", "no attempt"), x), "replies": len(replied)}
     if losses := sum(len(run.losses) for run in runs):
-        kept, left = loss_curves(runs, turns)
-        found["log-loss"] = {"solved keep": kept, "unsolved only": left, "dialogues": losses}
-        found["log-loss"]["change"] = loss_change(runs)
+        keep, unsolved = loss_curves(runs, turns)
+        arm["log-loss"] = {"solved keep": keep, "unsolved only": unsolved, "dialogues": losses}
+        arm["log-loss"]["change"] = loss_change(runs)
     if all(len(run.judged) == len(run.dialogues) for run in runs):
-        found["judge"] = judgement(runs)
-    return found
+        arm["judge"] = judge_numbers(runs)
+    return arm
 
 
-def training(seeds: list[TrainingRun]) -> dict:
-    """What a label's training played and learned from, mean of its seeds; of RL its curves too."""
-    first, rows, n = seeds[0], [run.metrics for run in seeds], len(seeds)
-    found = {"script": first.script, "teacher": first.teacher, "seeds": n, "steps": min(map(len, rows))}
-    found["played"] = sum(run.played for run in seeds) / n
-    found["tokens"] = sum(row["tokens"] for run in seeds for row in run.metrics) / n
+def measure_training(runs: list[TrainingRun]) -> dict:
+    """The size of a label's training, mean over its seeds; of RL also its curves, up to the shortest run."""
+    first, metrics, n = runs[0], [run.metrics for run in runs], len(runs)
+    numbers = {"script": first.script, "teacher": first.teacher, "seeds": n, "steps": min(map(len, metrics))}
+    numbers["played"] = sum(run.played for run in runs) / n
+    numbers["tokens"] = sum(row["tokens"] for rows in metrics for row in rows) / n
     for key in ("questions", "reward") if first.script == "grpo.py" else ():
-        found[key] = [sum(row[key] for row in step) / n for step in zip(*rows)]
-    return found
+        numbers[key] = [sum(row[key] for row in step) / n for step in zip(*metrics)]
+    return numbers

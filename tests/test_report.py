@@ -12,7 +12,7 @@ import torch
 
 from common import Dialogue, Problem, leaks
 from parts import measures, report
-from parts.measures import TYPES, TestRun, TrainingRun, judged_shares, summary, values
+from parts.measures import TYPES, TestRun, TrainingRun, dialogue_numbers, judged_shares, summary
 from parts.runs import BadInput
 
 TestRun.__test__ = False  # not a class of tests
@@ -38,17 +38,18 @@ def dialogue(problem="p", statuses=("wrong", "correct"), said=None, limit=4, sam
 
 
 def run_of(dialogues, label="base", **more):
-    found = {"test": "t", "problems": "t", "teacher": "base", "sharded": None, "disputed": False, "turns": 4}
-    found |= {"losses": [], "judged": [], "settings": {"model": label, "seed": 0}} | more
+    found = {"test": "t", "problems": "t", "teacher": "base", "informed": True, "sharded": None, "turns": 4}
+    found |= {"disputed": False, "losses": [], "judged": []}
+    found |= {"settings": {"model": label, "seed": 0}} | more
     return TestRun(f"runs/{label}", label, dialogues=dialogues, **found)
 
 
 def tables(runs, training=(), against="base"):
     """All tables, as [{column: text}] by title."""
-    tests = report.grouped(runs, against).items()
+    tests = report.group_runs(runs, against).items()
     measured = {test: measures.measure(labels, against) for test, labels in tests}
-    trained = {run.label: measures.training([run]) for run in training}
-    return report.tabulate(measured, trained, against)
+    trained = {run.label: measures.measure_training([run]) for run in training}
+    return report.all_tables(measured, trained, against)
 
 
 def row_of(found, title, label="base"):
@@ -99,9 +100,9 @@ def test_pass_at_k_of_runs_is_the_mean_of_each_runs_own_up_to_the_samples_of_eve
 
 
 def test_tokens_are_those_of_both_sides_behind_the_problem():
-    assert measures.spent(dialogue(statuses=("wrong", "wrong", "correct"))) == [2, 8, 14]
-    assert [values(dialogue(), 4, budget)["in budget"] for budget in (7, 8)] == [0.0, 1.0]
-    assert values(dialogue(statuses=("wrong",)), 4, 99)["in budget"] == 0.0
+    assert measures.tokens_by_turn(dialogue(statuses=("wrong", "wrong", "correct"))) == [2, 8, 14]
+    assert [dialogue_numbers(dialogue(), 4, budget)["in budget"] for budget in (7, 8)] == [0.0, 1.0]
+    assert dialogue_numbers(dialogue(statuses=("wrong",)), 4, 99)["in budget"] == 0.0
 
 
 def test_equal_tokens_are_what_four_turns_cost_the_base():
@@ -114,7 +115,7 @@ def test_equal_tokens_are_what_four_turns_cost_the_base():
 def test_accuracy_within_n_turns_is_averaged_over_samples_and_seeds_of_a_problem():
     seeds = [run_of([dialogue("a"), dialogue("b", ("wrong",) * 4)])]
     seeds += [run_of([dialogue("a", ("correct",)), dialogue("b", ("wrong",) * 4)])]
-    assert measures.by_problem(seeds, lambda d: values(d, 4, 0))[:, :4].tolist() == [
+    assert measures.by_problem(seeds, lambda d: dialogue_numbers(d, 4, 0))[:, :4].tolist() == [
         [0.5, 1.0, 1.0, 1.0],
         [0.0] * 4,
     ]
@@ -168,19 +169,19 @@ def test_turns_are_attempts_questions_or_other():
     mixed = dialogue(
         statuses=("no attempt", "no attempt", "wrong"), said=["Which 1st?", "Hm.", "\\boxed{1}?"]
     )
-    found = values(mixed, 4, 0)
+    found = dialogue_numbers(mixed, 4, 0)
     assert [found[kind] for kind in ("attempt", "question", "other")] == [1.0, 1.0, 1.0]
 
 
 def test_an_attempt_before_the_last_shard_is_premature():
     early = dialogue(statuses=("no attempt", "wrong", "wrong"), limit=3)
     late = dialogue(statuses=("no attempt", "no attempt", "wrong"), limit=3)
-    assert [values(d, 3, 0, sharded=True)["premature"] for d in (early, late)] == [0.5, 0.0]
-    assert "premature" not in values(early, 3, 0)
+    assert [dialogue_numbers(d, 3, 0, sharded=True)["premature"] for d in (early, late)] == [0.5, 0.0]
+    assert "premature" not in dialogue_numbers(early, 3, 0)
     run = run_of([early], sharded="scripted")
     row = row_of(tables([run]), "Turns by rule")
-    assert row["attempts, % of the turns before the last piece"] == "50.0 ± 0.0"
-    assert row["dialogues with such a turn, %"] == "100.0 ± 0.0"
+    assert row["attempts, % of the turns before the last shard"] == "50.0 ± 0.0"
+    assert row["dialogues with such an attempt, %"] == "100.0 ± 0.0"
 
 
 def test_leaks_that_were_planted_are_all_found():
@@ -262,9 +263,15 @@ def test_hints_are_counted_where_dialogues_have_no_turn_at_all():
     assert summary([empty, told], 4)["leaks"] == 1.0
 
 
-def test_a_teacher_has_one_name_however_it_was_asked_for():
-    asked = [{}, {"teacher": None}, {"teacher": "informed"}, {"teacher": "hub/m"}, {"teacher": "self"}]
-    assert [measures.teacher_name({"model": "hub/m"} | args) for args in asked] == ["m"] * 4 + ["self"]
+def test_the_informed_teacher_is_named_after_its_model_and_others_by_their_own_name_first():
+    names = {
+        "m": [{}, {"teacher": "informed"}, {"teacher": "informed", "teacher_model": None}],
+        "big": [{"teacher": "informed", "teacher_model": "http://host/v1#big"}],
+        "critic": [{"teacher": "critic"}, {"teacher": "critic", "teacher_model": None}],
+        "critic by big": [{"teacher": "critic", "teacher_model": "hub/big"}],
+    }
+    for name, asked in names.items():
+        assert {measures.teacher_name({"model": "hub/m"} | args) for args in asked} == {name}
 
 
 def test_a_model_is_named_after_its_run_however_its_path_ends():
@@ -294,16 +301,17 @@ def test_teachers_at_inference_stand_beside_teachers_in_training():
 
 def test_arms_stand_in_the_papers_order_and_unknown_ones_behind_them_as_they_come():
     given = ["zeta", "mt-rl", "alpha", "primed", "st-sft", "mt-rl", "mt-sft", "base"]
-    assert report.ordered(given, "base") == ["base", "st-sft", "mt-sft", "mt-rl", "primed", "zeta", "alpha"]
-    assert report.ordered(["mt-rl", "gemma-3-12b-it"], "gemma-3-12b-it") == ["gemma-3-12b-it", "mt-rl"]
-    assert report.ordered(["base", "mt-sft"], "mt-sft") == ["base", "mt-sft"]
+    ordered = ["base", "st-sft", "mt-sft", "mt-rl", "primed", "zeta", "alpha"]
+    assert report.in_paper_order(given, "base") == ordered
+    assert report.in_paper_order(["mt-rl", "gemma-3-12b-it"], "gemma-3-12b-it") == ["gemma-3-12b-it", "mt-rl"]
+    assert report.in_paper_order(["base", "mt-sft"], "mt-sft") == ["base", "mt-sft"]
 
 
 def test_crowded_pictures_show_the_main_arms_and_all_unknown_ones_and_never_nothing():
     crowd = ["base", "mt-sft", "mt-rl", "primed", "primed-rl", "mt-rl-weak", "zeta"]
-    assert report.drawn(crowd) == ["base", "mt-sft", "mt-rl", "primed-rl", "zeta"]
-    assert report.drawn(crowd[:6]) == crowd[:6]
-    assert report.drawn(["primed", "unprimed"], ("mt-rl",)) == ["primed", "unprimed"]
+    assert report.labels_to_draw(crowd) == ["base", "mt-sft", "mt-rl", "primed-rl", "zeta"]
+    assert report.labels_to_draw(crowd[:6]) == crowd[:6]
+    assert report.labels_to_draw(["primed", "unprimed"], ("mt-rl",)) == ["primed", "unprimed"]
 
 
 @pytest.mark.parametrize("base", ["base", "gemma-3-12b-it"])
@@ -315,6 +323,14 @@ def test_the_papers_numbers_stand_below_those_of_its_tests(base):
     (rows,) = [rows for title, rows in found.items() if title.startswith("Table 1")]
     assert [row["test"] for row in rows] == ["mine", f"{name} (sharded)", "in the paper"]
     assert rows[-1] == {"test": "in the paper", base: "62.7", "mt-rl": "69.9 ± 1"}
+
+
+def test_the_papers_numbers_stand_only_beside_those_of_an_informed_teacher():
+    for name, title in (("lost-in-conversation-math", "Table 1"), ("omni-math-test", "Within n turns")):
+        for informed in (True, False):
+            found = tables([run_of([dialogue()], problems=name, informed=informed)])
+            (rows,) = [rows for heading, rows in found.items() if heading.startswith(title)]
+            assert any("paper" in row.get("test", row.get("model")) for row in rows) == informed
 
 
 def test_a_table_leaves_out_names_that_repeat_and_fills_in_columns_that_some_rows_lack():
@@ -342,7 +358,8 @@ def many_runs():
             {"id": d.id, "types": ["hedge"] * d.turns, "leaks": [False] * (d.turns - 1)} for d in played
         ]
         kinds = [{"test": "t, teacher x", "losses": losses}, {"test": "u, teacher x", "problems": "u"}]
-        kinds += [{"test": "t, teacher self", "teacher": "self"}, {"test": "t (disputed)", "disputed": True}]
+        kinds += [{"test": "t, teacher critic", "teacher": "critic", "informed": False}]
+        kinds += [{"test": "t (disputed)", "disputed": True}]
         kinds += [{"test": "s (sharded)", "problems": "s", "sharded": "scripted", "judged": judged}]
         runs += [run_of(played, label, **kind) for kind in kinds]
         metrics = [{"tokens": 10, "questions": 0.1 * step, "reward": 0.5} for step in range(20)]
@@ -389,6 +406,14 @@ def test_a_figure_without_data_is_not_written_and_one_of_an_earlier_report_is_re
     assert {file.name for file in tmp_path.iterdir()} == names
 
 
+@pytest.mark.filterwarnings("error")  # matplotlib warns where a panel has no height or width left
+@pytest.mark.parametrize("label", ["base", "a-name-of-sixty-characters-" + "x" * 33])
+def test_a_single_bar_has_room_beside_a_long_legend_and_a_long_name(label, tmp_path):
+    judged = [{"id": "p/0", "types": ["hedge"] * 2, "leaks": [False]}]
+    report.write(tmp_path, [run_of([dialogue()], label, judged=judged)], [], label, 50)
+    assert "by the judge" in (tmp_path / "report.md").read_text()
+
+
 def test_training_runs_alone_make_a_report(tmp_path):
     _, training = many_runs()
     report.write(tmp_path, [], training, "base", 50)
@@ -431,10 +456,10 @@ onload = () => {
   say("link", $("contents").firstChild.getAttribute("href"));
   say("first", [...$("sections").children].slice(0, 5).map(e => e.tagName).join(" "));
   say("all", $("count").textContent);
-  say("left", $("l").textContent);
-  say("right", $("r").textContent);
-  say("private", [...$("l").querySelectorAll(".private")].map(e => e.textContent).join("|"));
-  say("thought", $("l").querySelector(".thought").textContent);
+  say("left", $("left-dialogue").textContent);
+  say("right", $("right-dialogue").textContent);
+  say("private", [...$("left-dialogue").querySelectorAll(".private")].map(e => e.textContent).join("|"));
+  say("reasoning", $("left-dialogue").querySelector(".reasoning").textContent);
   for (const i of [1, 2, 3, 5]) {  // only the left, only the right, left not solved, left at turn 2
     $("outcome").value = i;
     $("outcome").onchange();
@@ -462,7 +487,7 @@ def test_the_page_works_in_a_browser(written, tmp_path):
     assert said["left"].startswith("base: solved at turn 2") and HOSTILE in said["left"]
     assert said["right"].startswith("mt-rl: solved at turn 1")
     assert said["private"] == "|wrongteacher sees: hidden 42||correct"
-    assert said["thought"] == "<think>aside</think>"
+    assert said["reasoning"] == "<think>aside</think>"
     assert said["all"] == "3 of 3" and said["text"] == "1 of 3"
     assert [said[f"outcome-{i}"] for i in range(1, 5)] == ["0 of 3", "1 of 3", "1 of 3", "1 of 3"]
     assert "<title>Report" in dom
