@@ -156,9 +156,12 @@ def teacher_name(args: dict) -> str:
 
 
 def summary(dialogues: list, turns: int) -> dict[str, float]:
-    """Counts over dialogues that every stage logs: of solved_* a share of the dialogues, of `turns`,
-    `questions` and `outgrown` a number per dialogue, of `leaks` a share of the hints, of `repeats` a share of
-    the turns that follow another, of the others a share of the student turns."""
+    """Counts over dialogues that every stage logs.
+
+    solved_n, outgrown: shares of the dialogues. turns, questions: numbers per dialogue. leaks: share of the
+    hints that hold the answer. repeats: share of the turns, after the first, that equal the turn before.
+    All others are shares of the student turns.
+    """
     n, student_turns = len(dialogues), sum(d.turns for d in dialogues)
     per_turn = max(1, student_turns)
     # the teacher's first message is the problem, not a hint

@@ -381,8 +381,8 @@ def save_figure(figure, file: Path) -> None:
     picture.save(file, optimize=True)
 
 
-# A label's color (Okabe and Ito's for the color-blind), marker and line style (for print in gray).
-COLORS = ("#000000", "#56b4e9", "#e69f00", "#009e73", "#d55e00", "#0072b2", "#cc79a7")
+# A label's color (Okabe and Ito's for the color-blind, and gray), marker and line style (for print in gray).
+COLORS = ("#000000", "#56b4e9", "#e69f00", "#009e73", "#d55e00", "#0072b2", "#cc79a7", "#999999")
 STYLES = ("o-", "v--", "s-.", "D:", "^-", "P--", "X-.", "*:", "<-")
 
 
