@@ -35,6 +35,8 @@ def play(args):
         raise runs.BadInput("two problem files have the same name; their results would share a folder")
     if args.sharded and args.dispute:
         raise runs.BadInput("--dispute is for full problems; leave out --sharded")
+    if args.sharded and args.teacher != "informed":
+        raise runs.BadInput(f"--sharded: its user answers the student; leave out --teacher {args.teacher}")
     tests = [(source, load_problems(source, args.answers)) for source in args.problems]
     for source, problems in tests:
         unsharded = next((p.id for p in problems if args.sharded and len(p.shards) < 2), None)
