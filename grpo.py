@@ -6,9 +6,9 @@
 
 A step plays g dialogues of each of --batch problems. A dialogue solved at turn n earns γ^(n−1), an unsolved
 one 0. Rewards are normalized within the group (Eq. 3), and one on-policy update is made on the student's
-tokens (Eq. 2). Removed from GRPO: several updates per batch and, unless --beta asks for it, the KL term (β =
-0 in all runs of the paper). Groups of equal rewards have advantages of 0 and are left out of the update. The
-teacher is a frozen copy of the initial student, unless --teacher-model names another model.
+tokens (Eq. 2). Removed from GRPO: several updates per batch and, unless --beta asks for it, the KL term
+(β = 0 in all runs of the paper). A group of equal rewards has advantages of 0 and is left out of the update.
+The teacher is a frozen copy of the initial student, unless --teacher-model names another model.
 
 Chosen where the paper is silent: one advantage for all student tokens of a dialogue (with --per-turn-return,
 turn t earns γ^(n−t)·R); AdamW with a constant learning rate; the loss is a mean over the trained tokens; the
@@ -107,32 +107,31 @@ def main():
         reference = partial(masked_logprobs, load_model(args.model, args.device, args.dtype))
     done = sharded.load_state(run, policy, optimizer)
     student.sync(sharded.weights(policy))  # wakes the sampler, with the weights of the resumed step
-    for name in ("metrics.jsonl", "dialogues.jsonl"):
-        run.keep(
-            name, lambda row: row["step"] <= done
-        )  # a killed run may have logged steps that were not saved
+    for name in (
+        "metrics.jsonl",
+        "dialogues.jsonl",
+    ):  # a killed run may have logged steps after the saved one
+        run.keep(name, lambda row: row["step"] <= done)
     resumed = f"; resumed after step {done}" if done else ""
     run.say(f"teacher: {args.teacher}, spoken by {args.teacher_model or args.model}, frozen{resumed}")
 
     for step in run.steps(done, args.steps, "grpo"):
         clock, seconds = time.perf_counter(), Counter()
 
-        # Play g dialogues of each problem of the step. With several processes, each plays a share of the
-        # groups.
+        # Play g dialogues of each problem of the step. Each process plays a share of the groups.
         share = list(enumerate(problems_of_step(problems, step, args)))[rank::processes]
         names = [[(p, f"{step}/{j}-{p.id}/{k}") for k in range(args.group)] for j, p in share]
-        teacher = TEACHERS[args.teacher]
         coroutines = (
-            (name, converse(cast, p, name, args.turns, teacher)) for group in names for p, name in group
+            (name, converse(cast, problem, name, args.turns, TEACHERS[args.teacher]))
+            for group in names
+            for problem, name in group
         )
         played = {d.id: d for d in drive(coroutines, cast.speakers, grade, args.concurrent, seconds)}
-        groups = [
-            [played[name] for _, name in group] for group in names
-        ]  # [G, g]: dialogues end in any order
+        groups = [[played[name] for _, name in group] for group in names]  # [G, g], as they end in any order
         if not math.isfinite(sum(sum(d.logprobs) for d in played.values())):
             raise runs.BadInput(f"step {step}: the student's log-probs are not finite; lower --lr")
 
-        # Advantages of turns, then of tokens. A group of equal rewards teaches nothing: it is left out.
+        # Advantages of turns, then of tokens. A group whose advantages are all 0 teaches nothing: it is left out.
         advantages_of_turns = [turn_advantages(group, args) for group in groups]
         batch, advantages_of_tokens = [], []
         for group, of_turns in zip(groups, advantages_of_turns):
@@ -140,8 +139,7 @@ def main():
                 batch += group
                 advantages_of_tokens += [per_token(a, d) for a, d in zip(of_turns, group)]
         # The loss is a mean over the trained tokens of the whole step. Their number, over all processes, must
-        # be known before the first micro-batch: dividing each micro-batch by its own would weigh tokens
-        # differently.
+        # be known before the first micro-batch. A mean per micro-batch would weigh tokens differently.
         trained_tokens = sum(runs.all_gather(sum(map(len, advantages_of_tokens))))
 
         # One update. The gradient is summed over micro-batches, which bound the memory.
@@ -154,16 +152,14 @@ def main():
             ids, mask = as_tensors(rows, args.device)  # [B, T]
             sampled = concatenated([d.sampled_logprobs for d in rows], args.device)  # [M]
             advantage = concatenated([advantages_of_tokens[i] for i in indices], args.device)  # [M]
-            logprobs = policy(
-                ids, mask, args.temperature
-            )  # [M], at the temperature that they were sampled at
+            logprobs = policy(ids, mask, args.temperature)  # [M], at the sampler's temperature
             initial = None
             if args.beta:  # after the policy's own pass, in which FSDP notes which weights need a gradient
                 with torch.no_grad(), without_adapter(model):
                     initial = reference(ids, mask, args.temperature)  # [M]
             part = grpo_loss(logprobs, sampled, advantage, trained_tokens, args.clip, initial, args.beta)
-            # FSDP averages gradients over processes. We want their sum, as `trained_tokens` counts all
-            # processes: so times their number.
+            # FSDP averages gradients over processes. Their sum is wanted, as `trained_tokens` counts the tokens
+            # of all processes. So the loss is multiplied by the number of processes.
             (part * processes).backward()
             loss += part.item()
             gaps.append((logprobs.detach() - sampled).abs())
