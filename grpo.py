@@ -131,7 +131,8 @@ def main():
         if not math.isfinite(sum(sum(d.logprobs) for d in played.values())):
             raise runs.BadInput(f"step {step}: the student's log-probs are not finite; lower --lr")
 
-        # Advantages of turns, then of tokens. A group whose advantages are all 0 teaches nothing: it is left out.
+        # Advantages of turns, then of tokens. A group whose advantages are all 0 teaches nothing and is left
+        # out.
         advantages_of_turns = [turn_advantages(group, args) for group in groups]
         batch, advantages_of_tokens = [], []
         for group, of_turns in zip(groups, advantages_of_turns):
@@ -158,8 +159,8 @@ def main():
                 with torch.no_grad(), without_adapter(model):
                     initial = reference(ids, mask, args.temperature)  # [M]
             part = grpo_loss(logprobs, sampled, advantage, trained_tokens, args.clip, initial, args.beta)
-            # FSDP averages gradients over processes. Their sum is wanted, as `trained_tokens` counts the tokens
-            # of all processes. So the loss is multiplied by the number of processes.
+            # FSDP averages gradients over processes. Their sum is wanted, as `trained_tokens` counts all of
+            # them. So the loss is multiplied by the number of processes.
             (part * processes).backward()
             loss += part.item()
             gaps.append((logprobs.detach() - sampled).abs())
