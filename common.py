@@ -108,7 +108,7 @@ class Dialogue:
     engines.py), and the private knowledge that the teacher saw next, or None. The log has it for inspection;
     the student never sees it.
     solved: the turn (1…N) of the first correct answer, or None. limit: N; for a sharded problem, the number
-    of its shards. injected: the student turns that the asker wrote (Q-priming). leaks: the number of hints
+    of its shards. injected: numbers of the turns that the asker wrote (Q-priming). leaks: the number of hints
     that contain the answer. outgrown: the dialogue ended because the next turn did not fit into the context.
     """
 
@@ -200,7 +200,10 @@ class Chat:
     def __init__(self, tokenizer, name: str):
         """name: the model's, for messages. Raises BadInput if the template cannot be used."""
         self.tokenizer = tokenizer
-        self.token_of, self.control = ({}, re.compile("(?!)"))  # which matches nothing, while probing
+        self.token_of, self.control = (
+            {},
+            re.compile("(?!)"),
+        )  # the probes below hide nothing: this never matches
         if not tokenizer.chat_template:
             raise BadInput(f"{name}: has no chat template; use the instruction-tuned version of the model")
         if "<|channel|>" in str(tokenizer.chat_template):
@@ -220,12 +223,14 @@ class Chat:
             notes.append("rewrites earlier turns; here they stay as they were sampled")
         days = [self.render(messages("A"), strftime_now=lambda form, day=day: day) for day in "12"]
         if days[0] != days[1]:
-            notes.append("puts today's date into the prompt; a run resumed on another day mixes two dates")
+            notes.append(
+                "puts today's date into the prompt; resumed on another day, a run goes on with the new date"
+            )
         self.note = f"note: the template of {name} {', and '.join(notes)}" if notes else None
         prompt_end = self.render(messages("A")).rpartition("</think>")[2]
         self.opening = (
             "<think>" if "<think>" in prompt_end else ""
-        )  # if the prompt itself opens the reasoning
+        )  # the prompt itself may open the reasoning
         control = sorted({t.content for i, t in added.items() if t.special or i in probe}, key=len)[::-1]
         # Each control token has a private-use character that stands for it while a message is rendered.
         self.token_of = {chr(0xF0000 + i): token for i, token in enumerate(control)}
@@ -291,10 +296,8 @@ def load_chat(path: str) -> Chat:
     try:
         chat = Chat(AutoTokenizer.from_pretrained(path), path)
     except (OSError, ValueError, KeyError) as e:
-        reason = str(e).splitlines()[0]
-        raise BadInput(
-            f"model {path}: cannot be loaded ({reason}); give a transformers folder or a hub name"
-        ) from None
+        reason = f"cannot be loaded ({str(e).splitlines()[0]})"
+        raise BadInput(f"model {path}: {reason}; give a transformers folder or a hub name") from None
     if chat.note:
         print(chat.note, file=sys.stderr)
     return chat
