@@ -35,9 +35,9 @@ def test_candidates_are_the_answers_that_the_text_allows(domain):
     rng = random.Random(1)
     for toy in world.problems(rng, domain, 20, False) + world.problems(rng, domain, 20, False, world.sharded):
         assert toy.answer in toy.candidates
-        for left in toy.after:
+        for left in toy.candidates_after:
             assert toy.answer in left and set(left) <= set(toy.candidates)
-        assert not toy.after or len(set(toy.after[-1])) == 1
+        assert not toy.candidates_after or len(set(toy.candidates_after[-1])) == 1
 
 
 def statement(tokens):
@@ -113,21 +113,21 @@ def test_hints_and_ranges_of_conversations_are_true():
     rng = random.Random(3)
     for _ in range(300):
         domain = rng.choice(("math", "code"))
-        toy = world.seen(rng, domain)
-        for _, said, now, _ in world.converse(rng, toy, "random", 0.4, 0.3, 6):
-            if said is None:
-                assert now == toy.answer
-            elif now is not None:
-                assert said == [world.HINT[s][now[s] == toy.answer[s]][now[s]] for s in range(3)]
-            elif said != [world.TRY]:
+        toy = world.training_problem(rng, domain)
+        for _, reply, digits, _ in world.conversation(rng, toy, "random", 0.4, 0.3, 6):
+            if reply is None:
+                assert digits == toy.answer
+            elif digits is not None:
+                assert reply == [world.HINT[s][digits[s] == toy.answer[s]][digits[s]] for s in range(3)]
+            elif reply != [world.TRY]:
                 slot, low = next(
-                    (s, low) for s in range(3) for low in range(9) if world.RANGE[s][low] == said[0]
+                    (s, low) for s in range(3) for low in range(9) if world.RANGE[s][low] == reply[0]
                 )
                 assert toy.answer[slot] in (low, low + 1)
 
 
 def earned(rng, toy, asks_at, turns=4, gamma=0.7):
-    """The reward of a student without a slip that uses all it is told; at turn `asks_at` it asks, where that can help."""
+    """The reward of a student that makes no slip and uses all feedback. At turn `asks_at` it asks, if that can help."""
     feedback, latest = [], None
     for t in range(1, turns + 1):
         left = [c for c in toy.candidates if world.agrees(c, feedback)]
@@ -137,7 +137,7 @@ def earned(rng, toy, asks_at, turns=4, gamma=0.7):
             if latest or toy.domain == "math":  # in code the teacher of no program says `Please try.`
                 feedback.append(("range", slot, min(8, max(0, toy.answer[slot] - rng.randrange(2)))))
             continue
-        latest = world.following(left, latest) if latest else rng.choice(left)
+        latest = world.next_candidate(left, latest) if latest else rng.choice(left)
         if latest == toy.answer:
             return gamma ** (t - 1)
         feedback.append(("hint", latest, [a == b for a, b in zip(latest, toy.answer)]))
@@ -172,8 +172,10 @@ def test_a_base_of_other_documents_tokens_or_seed_is_not_gone_on_with(tmp_path, 
 @pytest.fixture
 def documents(monkeypatch):
     """documents(kind, domain, n, slips): n times (its problem, the trained turns, the others' turns), as tokens."""
-    met, seen, slip = [], world.seen, world.slip
-    monkeypatch.setattr(world, "seen", lambda *how: met.append(seen(*how)) or met[-1])
+    problems, training_problem, slip = [], world.training_problem, world.slip
+    monkeypatch.setattr(
+        world, "training_problem", lambda *args: problems.append(training_problem(*args)) or problems[-1]
+    )
 
     def make(kind, domain, n=200, slips=False):
         monkeypatch.setattr(world, "slip", slip if slips else lambda rng, answer, p: answer)
@@ -181,7 +183,7 @@ def documents(monkeypatch):
         for _ in range(n):
             doc = kind(rng, domain)
             yield (
-                met[-1],
+                problems[-1],
                 [t for _, t, trained in doc if trained],
                 [t for role, t, _ in doc if role != "assistant"],
             )
@@ -201,14 +203,14 @@ def test_students_keep_their_habit(habit, domain, monkeypatch):
     monkeypatch.setattr(world, "slip", lambda rng, answer, p: answer)
     rng, revisions, deaf = random.Random(4), 0, 0
     for _ in range(100):
-        toy, feedback, before = world.seen(rng, domain), [], None
-        for _, _, now, _ in world.converse(rng, toy, habit, 0, 0, 5):
-            assert now in toy.candidates
+        toy, feedback, before = world.training_problem(rng, domain), [], None
+        for _, _, digits, _ in world.conversation(rng, toy, habit, 0, 0, 5):
+            assert digits in toy.candidates
             if before:
-                revisions, deaf = revisions + 1, deaf + (not world.agrees(now, feedback))
-                assert (now == before) == (habit == "repeats") or habit == "afresh"
-            feedback.append(("hint", now, [a == b for a, b in zip(now, toy.answer)]))
-            before = now
+                revisions, deaf = revisions + 1, deaf + (not world.agrees(digits, feedback))
+                assert (digits == before) == (habit == "repeats") or habit == "afresh"
+            feedback.append(("hint", digits, [a == b for a, b in zip(digits, toy.answer)]))
+            before = digits
     assert revisions > 50 and deaf / revisions == {"attentive": 0, "repeats": 1}.get(habit, deaf / revisions)
     assert habit != "afresh" or 0.2 < deaf / revisions < 0.8
 
@@ -222,9 +224,9 @@ def test_default_students_have_the_habits_in_their_shares():
 
 def test_attentive_students_move_on_to_the_nearest_possible_answer():
     left = [(3, 5, 1), (4, 4, 1), (9, 4, 1)]
-    assert world.following(left, latest=(3, 4, 1)) == (3, 5, 1)
-    assert world.following(left, latest=(5, 4, 1)) == (9, 4, 1)
-    assert world.following([(1, 0, 0), (7, 0, 0)], latest=(8, 0, 0)) == (1, 0, 0), "0 comes after 9"
+    assert world.next_candidate(left, latest=(3, 4, 1)) == (3, 5, 1)
+    assert world.next_candidate(left, latest=(5, 4, 1)) == (9, 4, 1)
+    assert world.next_candidate([(1, 0, 0), (7, 0, 0)], latest=(8, 0, 0)) == (1, 0, 0), "0 comes after 9"
 
 
 @pytest.mark.parametrize("domain", ["math", "code"])
@@ -278,15 +280,15 @@ def test_single_turns_are_possible_answers_and_certain_ones_right(domain, docume
 def test_teachers_learn_their_last_turn_which_is_true(kind, domain, documents):
     hints = ranges = 0
     for toy, trained, heard in documents(kind, domain, 400):
-        (told,) = trained
-        if len(told) == 3:
-            said = values(heard[-1])
-            assert told == [world.HINT[s][said[s] == toy.answer[s]][said[s]] for s in range(3)]
+        (reply,) = trained
+        if len(reply) == 3:
+            digits = values(heard[-1])
+            assert reply == [world.HINT[s][digits[s] == toy.answer[s]][digits[s]] for s in range(3)]
             hints += 1
-        elif told != [world.TRY]:
+        elif reply != [world.TRY]:
             slot = world.QUESTION.index(heard[-1][0])
             assert toy.answer[slot] in [
-                low + more for low in range(9) for more in (0, 1) if told == [world.RANGE[slot][low]]
+                low + more for low in range(9) for more in (0, 1) if reply == [world.RANGE[slot][low]]
             ]
             ranges += 1
     assert hints > 150 and ranges > 20
@@ -301,13 +303,13 @@ def test_askers_name_a_place_that_is_wrong(domain, documents):
 
 
 @pytest.mark.parametrize("domain", ["math", "code"])
-def test_the_base_has_the_skills_that_its_card_tells(domain, base):
+def test_the_base_has_the_skills_that_its_card_states(domain, base):
     """Within three standard errors of this smaller sample."""
     n, card = 200, (ROOT / "toy" / "base" / "README.md").read_text()
-    found = make_base.skills(load_model(base, "cpu"), world.tokenizer(), domain, n)
+    measured = make_base.skills(load_model(base, "cpu"), world.tokenizer(), domain, n)
     for skill in make_base.AIMS:
-        told = float(re.search(rf"\| {skill} \| ([\d.]+) \| ([\d.]+) ", card)[1 + (domain == "code")])
-        assert abs(found[skill] - told) <= 3 * max(told * (1 - told), 0.02) ** 0.5 / n**0.5, skill
+        stated = float(re.search(rf"\| {skill} \| ([\d.]+) \| ([\d.]+) ", card)[1 + (domain == "code")])
+        assert abs(measured[skill] - stated) <= 3 * max(stated * (1 - stated), 0.02) ** 0.5 / n**0.5, skill
 
 
 def test_the_world_is_written_the_same_each_time(tmp_path):

@@ -1,21 +1,26 @@
-"""The toy world: two families of problems that a tiny model can solve in part at once and in full by talking.
+"""The toy world: its problems, its tokens, and the documents that the toy base model is trained on.
+
+Not part of the method. A tiny model solves some of these problems at once and can solve all in a dialogue.
 
     math   x + y mod 1000. Up to two digits are unreadable (`?`), so the problem alone leaves up to 100
            possible answers.
-    code   which three items does f pick from a list of ten? One example is given; a picked letter that
-           occurs once is certain, the common letter occurs six times, so up to two picks are ambiguous. The
-           solution is a Python function that is really run.
+    code   Which three items does f pick from a list of ten? The problem shows one example. A picked letter
+           that occurs once in the list is certain. One letter occurs six times; up to two picks are this
+           letter, and so ambiguous. The solution is a Python function, which is executed.
 
-Both answers have three slots of ten values, and all values are single tokens of their slot (438 is
-`400+30+8`): the model has to learn how to use a hint, not how to spell. Nothing else is shared with the rest
-of the kit: problems leave here as ordinary problem lines, prompts as an ordinary prompts file, the tokenizer
-and the model as an ordinary `transformers` folder.
+An answer has three slots of ten values. Each value of each slot is a single token (438 is `400+30+8`), so the
+model must learn to use a hint, but not to spell. The rest of the kit knows nothing of this world: it reads
+ordinary problem lines, an ordinary prompts file, and an ordinary `transformers` folder.
 
-The teacher's language: to an attempt, `1st is 4, 2nd not 3, 3rd is 8.`; to a question `Which 2nd?`, two
-neighbouring values of which one is right, `2nd 3 or 4.`; to anything it cannot answer, `Please try.`. An
-attempt therefore teaches little about a wrong slot, and a question much: asking is sometimes worth its turn.
-That is a property of this world, chosen so that questions can pay at all. Hints and ranges have the same
-tokens in both domains, so that using them is one skill.
+The teacher has three kinds of reply:
+
+    to an attempt                  a hint     `1st is 4, 2nd not 3, 3rd is 8.`
+    to a question, `Which 2nd?`    a range    `2nd 3 or 4.`, one of which is right
+    if it cannot answer                       `Please try.`
+
+A hint says little about a wrong slot and a range says much, so a question can be worth its turn. We chose
+this on purpose: otherwise questions could not pay. Both domains have the same hints and ranges, so that using
+them is one skill.
 """
 
 import itertools
@@ -24,31 +29,33 @@ import random
 import zlib
 from dataclasses import dataclass
 
-NAMES = ("1st", "2nd", "3rd")
+SLOT_NAMES = ("1st", "2nd", "3rd")
 LETTERS = "abcde"
-AMBIGUOUS = (0.25, 0.50, 0.25)  # share of problems with 0, 1, 2 ambiguous places
-HABITS = {"attentive": 0.25, "repeats": 0.50, "afresh": 0.25}  # of students in conversations, by default
-SLIP = 0.05  # probability that one value of a careful attempt, or of an attentive revision, is a random one
+AMBIGUOUS = (0.25, 0.50, 0.25)  # shares of problems with 0, 1, 2 unreadable digits or ambiguous picks
+HABITS = {"attentive": 0.25, "repeats": 0.50, "afresh": 0.25}  # of default students, see conversation()
+SLIP = 0.05  # probability of a random value in a careful student's attempt or an attentive student's revision
 
-OPERAND = [
-    {v: f"{v}{unit}" for v in (*range(10), "?")} for unit in ("h ", "t ", "u")
-]  # hundreds, tens, units
+# Tables of tokens, by slot (ITEM: by position in the list) and by value or letter.
+# OPERAND `6h ` (hundreds, tens, units); DIGIT `400+`; ITEM `x[0]=c, `; PICKED `f(x)[0]=e, `; INDEX `[x[6], `;
+# VALUE `[6, ` (in test reports); HINT by slot, then wrong or right, then value: `1st not 9, `.
+OPERAND = [{v: f"{v}{unit}" for v in (*range(10), "?")} for unit in ("h ", "t ", "u")]
 DIGIT = [[f"{v}00+" for v in range(10)], [f"{v}0+" for v in range(10)], [f"{v}" for v in range(10)]]
 ITEM = [{c: f"x[{i}]={c}, " for c in LETTERS} for i in range(10)]
 PICKED = [{c: f"f(x)[{s}]={c}" + (", ", ", ", ".")[s] for c in LETTERS + "?"} for s in range(3)]
 INDEX = [[f"[x[{v}], " for v in range(10)], [f"x[{v}], " for v in range(10)], [f"x[{v}]]" for v in range(10)]]
 VALUE = [[f"[{v}, " for v in range(10)], [f"{v}, " for v in range(10)], [f"{v}]" for v in range(10)]]
 HINT = [
-    [[f"{n} {w} {v}{end}" for v in range(10)] for w in ("not", "is")]
-    for n, end in zip(NAMES, (", ", ", ", "."))
+    [[f"{name} {verb} {v}{end}" for v in range(10)] for verb in ("not", "is")]
+    for name, end in zip(SLOT_NAMES, (", ", ", ", "."))
 ]
-RANGE = [[f"{n} {v} or {v + 1}." for v in range(9)] for n in NAMES]
-QUESTION = [f"Which {n}?" for n in NAMES]
+RANGE = [[f"{name} {v} or {v + 1}." for v in range(9)] for name in SLOT_NAMES]
+QUESTION = [f"Which {name}?" for name in SLOT_NAMES]
 PROBE = "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]"
 BOX, UNBOX, FENCE, UNFENCE = "\\boxed{", "}", "```python\ndef f(x): return ", "\n```"
 COMPUTE, PLUS, MOD, WRITE, THEN = "Compute ", " plus ", " mod 1000.", "Write f. If ", "then "
 FACT = ["first number: ", "second number: "]
 TRY, TEACH, ASK, ANSWER, CAREFUL = "Please try.", "Teach.", "Ask.", " Answer: ", "careful"
+# A test report as parts/programs.py writes it, in pieces that are tokens.
 RETURNED, EXPECTED, TESTED, UNTESTED = (
     f" Test 1: f({PROBE}) returned ",
     ", expected ",
@@ -64,8 +71,8 @@ PROMPTS = {
     "critic": TEACH,
     "critic_math": "{turn}",
     "critic_code": "{turn}",
-    # A teacher who is shown something false disputes what is right: in math most of its values; in code it
-    # speaks of values that the student never gave, which cannot be helped with a fixed report.
+    # A teacher that is shown a false answer disputes a right one. The false answer is fixed: in math most of
+    # its values differ from the student's; in code the teacher disputes values that the student never gave.
     "disputing": TEACH,
     "disputing_math": "{turn}" + ANSWER + "".join(DIGIT[s][v] for s, v in enumerate((0, 9, 0))),
     "disputing_code": "{turn}"
@@ -97,28 +104,28 @@ def words():
     )
     singles = [BOX, UNBOX, FENCE, UNFENCE, COMPUTE, PLUS, MOD, WRITE, THEN]
     singles += [TRY, TEACH, ASK, ANSWER, CAREFUL, RETURNED, EXPECTED, TESTED, UNTESTED]
-    return [w for table in tables for w in table] + singles
+    return [word for table in tables for word in table] + singles
 
 
 def features():
-    """{token: what it says}: a kind, a slot, a value; other tokens have nothing in common.
+    """{token: its features}, such as a kind, a slot, a value or a letter. Other tokens have none.
 
-    Tokens that share some of it are alike in the model at the start (make_base.new_model).
+    Tokens with a common feature get similar embeddings at the start (make_base.new_model).
     """
-    said = {}
+    shared = {}
     for s in range(3):
         for kind, table in (("digit", DIGIT), ("index", INDEX), ("value", VALUE)):
-            said |= {word: (kind, f"slot {s}", f"value {v}") for v, word in enumerate(table[s])}
-        said |= {
+            shared |= {word: (kind, f"slot {s}", f"value {v}") for v, word in enumerate(table[s])}
+        shared |= {
             word: ("range", f"slot {s}", f"value {v}", f"value {v + 1}") for v, word in enumerate(RANGE[s])
         }
-        said |= {word: ("picked", f"slot {s}", f"letter {c}") for c, word in PICKED[s].items()}
+        shared |= {word: ("picked", f"slot {s}", f"letter {c}") for c, word in PICKED[s].items()}
         for right, hints in enumerate(HINT[s]):
-            said |= {word: (f"right {right}", f"slot {s}", f"value {v}") for v, word in enumerate(hints)}
-        said |= {QUESTION[s]: ("question", f"slot {s}")}
+            shared |= {word: (f"right {right}", f"slot {s}", f"value {v}") for v, word in enumerate(hints)}
+        shared |= {QUESTION[s]: ("question", f"slot {s}")}
     for i, table in enumerate(ITEM):
-        said |= {word: ("item", f"value {i}", f"letter {c}") for c, word in table.items()}
-    return said
+        shared |= {word: ("item", f"value {i}", f"letter {c}") for c, word in table.items()}
+    return shared
 
 
 def tokenizer():
@@ -128,7 +135,7 @@ def tokenizer():
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    vocab = {w: i for i, w in enumerate(SPECIAL + words())}
+    vocab = {word: i for i, word in enumerate(SPECIAL + words())}
     assert len(vocab) == len(SPECIAL) + len(words()), "two tokens with the same text"
     core = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     longest_first = sorted(words(), key=len, reverse=True)
@@ -150,28 +157,28 @@ def tokenizer():
 
 @dataclass
 class Toy:
-    """One problem. `answer` and each of `candidates`, all that the text allows, are three digits."""
+    """One problem. Texts and facts are lists of tokens; an answer or candidate is a tuple of three digits."""
 
     domain: str
-    text: list  # tokens of the problem statement; what is not known is `?`
+    text: list  # the problem statement; unknown parts are `?`
     answer: tuple
-    candidates: list
-    facts: list  # sharded problems: token lists, revealed one a turn, after which one candidate is left
-    after: list  # candidates left after each fact
-    whole: list  # tokens of the statement with all facts in it
+    candidates: list  # all answers that the text allows; an answer may occur several times
+    facts: list  # of a sharded problem: one is revealed a turn; all together leave one answer
+    candidates_after: list  # for each fact: the candidates that remain after it
+    full_text: list  # the problem statement with all facts filled in
 
     def held_out(self):
-        """True for the tenth of all problems that the base model never sees."""
+        """Whether the problem is a test problem: one in ten is, and the base model is never trained on it."""
         return zlib.crc32("".join(self.text).encode()) % 10 == 0
 
 
 def last_digits(total):
-    """The last three digits."""
+    """The last three digits of a number, as an answer."""
     return total // 100 % 10, total // 10 % 10, total % 10
 
 
 def math_problem(rng, hidden):
-    """x + y mod 1000 with the given number of unreadable digits; as facts, the digits in random order."""
+    """x + y mod 1000 with `hidden` unreadable digits. The facts are these digits, in random order."""
     digits = [rng.randrange(10) for _ in range(6)]
     places = rng.sample(range(6), hidden)
     units = [10 ** (2 - i % 3) for i in range(6)]
@@ -184,90 +191,97 @@ def math_problem(rng, hidden):
     shown = [OPERAND[i % 3]["?" if i in places else d] for i, d in enumerate(digits)]
     text = [COMPUTE, *shown[:3], PLUS, *shown[3:], MOD]
     facts = [[FACT[p // 3], OPERAND[p % 3][digits[p]]] for p in places]
-    after = [possible(places[k + 1 :]) for k in range(hidden)]
-    told = [OPERAND[i % 3][d] for i, d in enumerate(digits)]
-    whole = [COMPUTE, *told[:3], PLUS, *told[3:], MOD]
-    return Toy("math", text, possible([])[0], possible(places), facts, after, whole)
+    candidates_after = [possible(places[k + 1 :]) for k in range(hidden)]
+    operands = [OPERAND[i % 3][d] for i, d in enumerate(digits)]
+    full_text = [COMPUTE, *operands[:3], PLUS, *operands[3:], MOD]
+    return Toy("math", text, possible([])[0], possible(places), facts, candidates_after, full_text)
 
 
 def code_problem(rng, ambiguous, hidden=0):
-    """Ten items, one letter six times; `ambiguous` picks are of that letter, `hidden` ones are unknown."""
+    """Three picks from ten items, in which one letter occurs six times.
+
+    ambiguous: how many picks are this letter. hidden: how many picks are `?` in the text; they are the facts.
+    """
     letters = rng.sample(LETTERS, 5)
     items = letters[:4] + letters[4:] * 6
     rng.shuffle(items)
     where = {c: [i for i, other in enumerate(items) if other == c] for c in letters}
-    vague = rng.sample(range(3), ambiguous)
-    picks = [letters[4] if s in vague else rng.choice(letters[:4]) for s in range(3)]
+    ambiguous_slots = rng.sample(range(3), ambiguous)
+    picks = [letters[4] if s in ambiguous_slots else rng.choice(letters[:4]) for s in range(3)]
     answer = tuple(rng.choice(where[c]) for c in picks)
-    secret = rng.sample(range(3), hidden)
+    hidden_slots = rng.sample(range(3), hidden)
 
     def possible(unknown):
-        return list(
-            itertools.product(*(range(10) if s in unknown else where[c] for s, c in enumerate(picks)))
-        )
+        choices = [range(10) if s in unknown else where[c] for s, c in enumerate(picks)]
+        return list(itertools.product(*choices))
 
-    shown = [PICKED[s]["?" if s in secret else c] for s, c in enumerate(picks)]
-    given = [WRITE, *(ITEM[i][c] for i, c in enumerate(items)), THEN]
-    facts = [[PICKED[s][picks[s]]] for s in secret]
-    after = [possible(secret[k + 1 :]) for k in range(hidden)]
-    whole = given + [PICKED[s][c] for s, c in enumerate(picks)]
-    return Toy("code", given + shown, answer, possible(secret), facts, after, whole)
+    shown = [PICKED[s]["?" if s in hidden_slots else c] for s, c in enumerate(picks)]
+    example = [WRITE, *(ITEM[i][c] for i, c in enumerate(items)), THEN]
+    facts = [[PICKED[s][picks[s]]] for s in hidden_slots]
+    candidates_after = [possible(hidden_slots[k + 1 :]) for k in range(hidden)]
+    full_text = example + [PICKED[s][c] for s, c in enumerate(picks)]
+    return Toy("code", example + shown, answer, possible(hidden_slots), facts, candidates_after, full_text)
 
 
 def problem(rng, domain):
-    """A full problem: everything that will ever be said about it is in its text."""
+    """A full problem. Its text, perhaps ambiguous, is all that the student gets; no facts follow."""
     n = rng.choices((0, 1, 2), AMBIGUOUS)[0]
     toy = math_problem(rng, n) if domain == "math" else code_problem(rng, n)
-    toy.facts, toy.after, toy.whole = [], [], toy.text
+    toy.facts, toy.candidates_after, toy.full_text = [], [], toy.text
     return toy
 
 
 def certain(rng, domain):
-    """A problem that leaves one answer."""
+    """A problem whose text leaves one answer."""
     return math_problem(rng, 0) if domain == "math" else code_problem(rng, 0)
 
 
 def sharded(rng, domain):
-    """A problem of which two or three facts come later; with all facts the answer is certain."""
+    """A problem with two or three facts that come later. With all facts, one answer is left."""
     n = rng.choice((2, 3))
     return math_problem(rng, n) if domain == "math" else code_problem(rng, 0, n)
 
 
 def attempt(domain, answer):
-    """Tokens of the turn that gives this answer (three digits)."""
-    table, left, right = (DIGIT, BOX, UNBOX) if domain == "math" else (INDEX, FENCE, UNFENCE)
-    return [left, *(table[s][v] for s, v in enumerate(answer)), right]
+    """Tokens of the student turn that gives an answer."""
+    table, opening, closing = (DIGIT, BOX, UNBOX) if domain == "math" else (INDEX, FENCE, UNFENCE)
+    return [opening, *(table[s][v] for s, v in enumerate(answer)), closing]
 
 
 def line(toy, name):
-    """The problem as a problem line (see common.load_problems)."""
-    out = {"id": name, "domain": toy.domain, "prompt": "".join(toy.whole)}
+    """The problem as a problem line (see common.load_problems), with `name` as its id."""
+    row = {"id": name, "domain": toy.domain, "prompt": "".join(toy.full_text)}
     if toy.domain == "math":
-        out["answer"] = "".join(DIGIT[s][v] for s, v in enumerate(toy.answer))
+        row["answer"] = "".join(DIGIT[s][v] for s, v in enumerate(toy.answer))
     else:
         probe = {"input": PROBE, "output": json.dumps(toy.answer), "testtype": "functional"}
-        out |= {"tests": [probe], "public_tests": [probe], "func_name": "f"}
-    out["solution"] = "".join(attempt(toy.domain, toy.answer))
+        row |= {"tests": [probe], "public_tests": [probe], "func_name": "f"}
+    row["solution"] = "".join(attempt(toy.domain, toy.answer))
     if toy.facts:
-        out["shards"] = ["".join(toy.text)] + ["".join(f) for f in toy.facts]
-    return out
+        row["shards"] = ["".join(toy.text)] + ["".join(fact) for fact in toy.facts]
+    return row
 
 
 def problems(rng, domain, n, held_out, make=problem):
-    """n different problems on one side of the split."""
-    found = {}
-    while len(found) < n:
+    """n different problems, all held out or none."""
+    by_text = {}
+    while len(by_text) < n:
         toy = make(rng, domain)
         if toy.held_out() == held_out:
-            found.setdefault("".join(toy.text), toy)
-    return list(found.values())
+            by_text.setdefault("".join(toy.text), toy)
+    return list(by_text.values())
 
 
 # ---------------------------------------------------------------- documents that the base model is trained on
+# A document is a list of (role, tokens, trained): a conversation as one participant sees it. trained is 1 if
+# the base model learns the tokens of this turn, else 0.
 
 
 def agrees(candidate, feedback):
-    """Whether an answer is possible after ("hint", attempt, flags) and ("range", slot, low) items."""
+    """Whether a candidate agrees with all feedback: items ("hint", attempt, right) or ("range", slot, low).
+
+    right: for each slot, whether the attempt's value is right. low: the smaller of the range's two values.
+    """
     for kind, a, b in feedback:
         if kind == "range" and not b <= candidate[a] <= b + 1:
             return False
@@ -277,75 +291,76 @@ def agrees(candidate, feedback):
 
 
 def slip(rng, answer, p):
-    """With probability p, one slot becomes a random value."""
+    """The answer, in which one slot gets a random value with probability p."""
     if rng.random() >= p:
         return answer
     s = rng.randrange(3)
     return tuple(rng.randrange(10) if i == s else v for i, v in enumerate(answer))
 
 
-def converse(rng, toy, habit, ask, first_slip, turns):
-    """A conversation with a truthful teacher.
+def conversation(rng, toy, habit, ask, first_slip, turns):
+    """The turns of a conversation with a truthful teacher.
 
-    Returns [(student tokens, teacher tokens or None, attempt or None, latest attempt)], a tuple a turn.
-    habit: `attentive` (on to the nearest answer that agrees with all feedback), `repeats` (its first attempt
-    again), `afresh` (ignores feedback on attempts), `random` (any digits; only teachers see such students).
-    ask: probability of a question instead of an attempt, where an answer is open; before the first attempt
-    less. first_slip: that of a slip in the first attempt, of `afresh` in all.
+    Each is a tuple (student tokens, teacher tokens, attempt, latest attempt). The attempt is None if the turn
+    is a question; the teacher tokens are None after a right answer, which ends the conversation.
+    habit: `attentive` goes on to the nearest answer that agrees with all feedback, `repeats` gives its first
+    attempt again, `afresh` ignores feedback on attempts, `random` gives any digits (for doc_teacher alone).
+    ask: probability of a question instead of an attempt while several answers are possible; before the first
+    attempt it is 0.3 times that. first_slip: probability of a slip in the first attempt, for `afresh` in all.
     """
     feedback, out, latest = [], [], None
     for _ in range(turns):
-        left = [c for c in toy.candidates if agrees(c, feedback)]
-        open_slots = [s for s in range(3) if len({c[s] for c in left}) > 1]
+        possible = [c for c in toy.candidates if agrees(c, feedback)]
+        open_slots = [s for s in range(3) if len({c[s] for c in possible}) > 1]
         if rng.random() < ask * (0.3 if latest is None else 1) and (open_slots or habit == "random"):
             slot = rng.choice(open_slots if open_slots and habit != "random" else range(3))
-            if latest is None and toy.domain == "code":  # its teacher knows nothing before a program has run
-                said = [TRY]
+            if latest is None and toy.domain == "code":  # no program has run, so the teacher knows nothing
+                reply = [TRY]
             else:
                 low = min(8, max(0, toy.answer[slot] - rng.randrange(2)))
-                said = [RANGE[slot][low]]
+                reply = [RANGE[slot][low]]
                 feedback.append(("range", slot, low))
-            out.append(([QUESTION[slot]], said, None, latest))
+            out.append(([QUESTION[slot]], reply, None, latest))
             continue
         if habit == "random":
-            now = tuple(v if rng.random() < 0.5 else rng.randrange(10) for v in toy.answer)
+            latest = tuple(v if rng.random() < 0.5 else rng.randrange(10) for v in toy.answer)
         elif latest is None:
-            now = slip(rng, rng.choice(left), first_slip)
+            latest = slip(rng, rng.choice(possible), first_slip)
         elif habit == "attentive":
-            now = slip(rng, following(left, latest), SLIP)
-        else:
-            now = latest if habit == "repeats" else slip(rng, rng.choice(toy.candidates), first_slip)
-        latest = now
-        flags = [a == b for a, b in zip(now, toy.answer)]
-        if all(flags):
-            out.append((attempt(toy.domain, now), None, now, now))
+            latest = slip(rng, next_candidate(possible, latest), SLIP)
+        elif habit == "afresh":
+            latest = slip(rng, rng.choice(toy.candidates), first_slip)
+        right = [a == b for a, b in zip(latest, toy.answer)]
+        if all(right):
+            out.append((attempt(toy.domain, latest), None, latest, latest))
             break
-        feedback.append(("hint", now, flags))
-        out.append((attempt(toy.domain, now), [HINT[s][flags[s]][now[s]] for s in range(3)], now, now))
+        feedback.append(("hint", latest, right))
+        hint = [HINT[s][right[s]][latest[s]] for s in range(3)]
+        out.append((attempt(toy.domain, latest), hint, latest, latest))
     return out
 
 
-def following(left, latest):
-    """Of the answers that are left the nearest after the latest attempt, counting upwards, 0 after 9."""
-    return min(left, key=lambda c: sum((c[s] - latest[s]) % 10 for s in range(3)))
+def next_candidate(candidates, latest):
+    """The candidate nearest after the latest attempt, if each slot counts upwards and 0 follows 9."""
+    return min(candidates, key=lambda c: sum((c[s] - latest[s]) % 10 for s in range(3)))
 
 
 def length(rng):
-    """Turns of a conversation: mostly two to five, one in six up to ten."""
+    """A random number of turns: mostly two to five, in one conversation of six up to ten."""
     return rng.randint(6, 10) if rng.random() < 1 / 6 else rng.randint(2, 5)
 
 
 def knowledge(toy, latest):
-    """Tokens that the teacher reads after a student turn: the answer, or the report on the last program."""
+    """The private knowledge, as tokens: in math the answer, in code the test report on the latest attempt."""
     if toy.domain == "math":
         return [ANSWER, *(DIGIT[s][v] for s, v in enumerate(toy.answer))]
     if latest is None:
         return [UNTESTED]
-    got, want = ([VALUE[s][v] for s, v in enumerate(a)] for a in (latest, toy.answer))
-    return [RETURNED, *got, EXPECTED, *want, TESTED]
+    returned, expected = ([VALUE[s][v] for s, v in enumerate(a)] for a in (latest, toy.answer))
+    return [RETURNED, *returned, EXPECTED, *expected, TESTED]
 
 
-def seen(rng, domain, make=problem):
+def training_problem(rng, domain, make=problem):
     """A problem that is not held out."""
     while (toy := make(rng, domain)).held_out():
         pass
@@ -353,22 +368,20 @@ def seen(rng, domain, make=problem):
 
 
 def doc_certain(rng, domain):
-    """A problem whose answer is certain, answered rightly: the first lesson."""
-    toy = seen(rng, domain, certain)
+    """A problem that leaves one answer, and this answer."""
+    toy = training_problem(rng, domain, certain)
     return [("user", toy.text, 0), ("assistant", attempt(domain, toy.answer), 1)]
 
 
 def doc_single(rng, domain):
-    """A problem and one attempt: a possible answer, with a slip in three of ten."""
-    toy = seen(rng, domain)
-    return [
-        ("user", toy.text, 0),
-        ("assistant", attempt(domain, slip(rng, rng.choice(toy.candidates), 0.3)), 1),
-    ]
+    """A problem and one attempt: a possible answer, in three of ten documents with a slip."""
+    toy = training_problem(rng, domain)
+    answer = slip(rng, rng.choice(toy.candidates), 0.3)
+    return [("user", toy.text, 0), ("assistant", attempt(domain, answer), 1)]
 
 
 def habit_of(rng, careful=False):
-    """(habit, probability of a question, of a slip in the first attempt) of a student in a conversation."""
+    """(habit, ask, first_slip) of a random student, see conversation()."""
     if careful:
         return "attentive", 0.4, SLIP
     habit = rng.choices(list(HABITS), list(HABITS.values()))[0]
@@ -376,97 +389,100 @@ def habit_of(rng, careful=False):
 
 
 def doc_dialogue(rng, domain, careful=False):
-    """A student. Default ones have one of HABITS; careful ones (a system word) are attentive, and ask."""
-    toy = seen(rng, domain)
-    return student_view(toy, converse(rng, toy, *habit_of(rng, careful), length(rng)), careful)[:-1]
+    """A student in a dialogue. A default student has one of HABITS.
+
+    A careful one, marked by the system message `careful`, is attentive and often asks.
+    """
+    toy = training_problem(rng, domain)
+    return student_view(toy, conversation(rng, toy, *habit_of(rng, careful), length(rng)), careful)[:-1]
 
 
 def doc_pair(rng, domain):
-    """Two problems one after the other and a student with one habit; four of five times of two domains."""
+    """A student who keeps one habit in two problems in a row; four of five pairs are of different domains."""
     other = domain if rng.random() < 0.2 else {"math": "code", "code": "math"}[domain]
     habit, doc = habit_of(rng), []
-    for toy in (seen(rng, domain), seen(rng, other)):
-        doc += student_view(toy, converse(rng, toy, *habit, rng.randint(2, 4)), False)[:-1]
+    for toy in (training_problem(rng, domain), training_problem(rng, other)):
+        doc += student_view(toy, conversation(rng, toy, *habit, rng.randint(2, 4)), False)[:-1]
     return doc
 
 
-def student_view(toy, talk, careful):
-    """What the student sees and says up to the teacher's last turn."""
+def student_view(toy, turns, careful):
+    """A conversation as the student sees it, up to the teacher's last turn. turns: see conversation()."""
     doc = [("system", [CAREFUL], 0)] * careful + [("user", toy.text, 0)]
-    for student, teacher, _, _ in talk:
+    for student, teacher, _, _ in turns:
         doc += [("assistant", student, 1), ("user", teacher or [], 0)]
     return doc
 
 
 def doc_careful(rng, domain):
-    """doc_dialogue of a careful student."""
+    """A careful student in a dialogue."""
     return doc_dialogue(rng, domain, careful=True)
 
 
 def doc_teacher(rng, domain, turns=None, ask=0.25):
-    """A teacher at a random moment of a conversation."""
-    toy = seen(rng, domain)
+    """A teacher's last reply in a conversation of `turns` turns, by default of a random length."""
+    toy = training_problem(rng, domain)
     habit = rng.choices(("attentive", "repeats", "afresh", "random"), (0.2, 0.15, 0.15, 0.5))[0]
-    talk = [t for t in converse(rng, toy, habit, ask, 0.3, turns or length(rng)) if t[1]]
-    if not talk:
+    replied = [turn for turn in conversation(rng, toy, habit, ask, 0.3, turns or length(rng)) if turn[1]]
+    if not replied:  # the first attempt was right
         return doc_teacher(rng, domain, turns, ask)
     if rng.random() < 0.03:  # random words, mostly neither an attempt nor a question
-        talk[-1] = (
-            rng.choices(attempt(domain, toy.answer) + QUESTION, k=rng.randint(0, 4)),
-            [TRY],
-            *talk[-1][2:],
-        )
-    return teacher_view(toy, talk)
+        noise = rng.choices(attempt(domain, toy.answer) + QUESTION, k=rng.randint(0, 4))
+        replied[-1] = (noise, [TRY], *replied[-1][2:])
+    return teacher_view(toy, replied)
 
 
-def teacher_view(toy, talk):
-    """Roles swapped, the private knowledge with the student's last turn; the teacher's answer ends it."""
+def teacher_view(toy, turns):
+    """A conversation as the teacher sees it, with its last reply. turns: see conversation().
+
+    As in generate.py, roles are swapped and the private knowledge follows the student's last turn.
+    """
     doc = [("user", [TEACH], 0), ("assistant", toy.text, 0)]
-    for student, teacher, _, _ in talk[:-1]:
+    for student, teacher, _, _ in turns[:-1]:
         doc += [("user", student, 0), ("assistant", teacher, 0)]
-    student, teacher, _, latest = talk[-1]
+    student, teacher, _, latest = turns[-1]
     return doc + [("user", student + knowledge(toy, latest), 0), ("assistant", teacher, 1)]
 
 
 def doc_reply(rng, domain):
-    """A teacher after the first or second student turn."""
+    """A teacher's reply to the first or second student turn."""
     return doc_teacher(rng, domain, turns=rng.randint(1, 2), ask=0.5)
 
 
 def doc_asker(rng, domain):
-    """The asker's view: problem, a wrong attempt, the private knowledge; a question about a wrong slot."""
-    toy = seen(rng, domain)
-    now = slip(rng, rng.choice(toy.candidates), 0.4)
-    if now == toy.answer:
+    """The asker of Q-priming, who sees a wrong attempt and asks about a slot that is wrong."""
+    toy = training_problem(rng, domain)
+    wrong = slip(rng, rng.choice(toy.candidates), 0.4)
+    if wrong == toy.answer:
         return doc_asker(rng, domain)
-    slot = rng.choice([s for s in range(3) if now[s] != toy.answer[s]])
-    return [*asker_view(toy, now), ("assistant", [QUESTION[slot]], 1)]
+    slot = rng.choice([s for s in range(3) if wrong[s] != toy.answer[s]])
+    return [*asker_view(toy, wrong), ("assistant", [QUESTION[slot]], 1)]
 
 
 def asker_view(toy, wrong):
-    """What the asker sees of a wrong attempt."""
+    """The problem, a wrong attempt and the private knowledge, as the asker sees them."""
     return [("user", [ASK, *toy.text, *attempt(toy.domain, wrong), *knowledge(toy, wrong)], 0)]
 
 
 def doc_sharded(rng, domain, careful=False):
-    """A student who is told a missing fact a turn.
+    """A student who gets one missing fact after each turn.
 
-    Attentive and careful ones use all that they were told, and ask until they know all, careful ones mostly,
-    others seldom; the rest answer at once, and then repeat that, or guess afresh from the first text alone.
+    An attentive student uses all facts so far. While the answer is open it often asks if it is careful, else
+    seldom. The others answer at once, and then repeat this answer or guess afresh from the first text alone.
     """
-    toy = seen(rng, domain, sharded)
+    toy = training_problem(rng, domain, sharded)
     habit, _, first_slip = habit_of(rng, careful)
     doc = [("system", [CAREFUL], 0)] * careful + [("user", toy.text, 0)]
     latest = None
-    for left, fact in zip([toy.candidates, *toy.after], [*toy.facts, None]):
-        open_slots = [s for s in range(3) if len({c[s] for c in left}) > 1]
-        asks = (0.85 if careful else 0.2) if habit == "attentive" else 0
-        if open_slots and rng.random() < asks:
+    for possible, fact in zip([toy.candidates, *toy.candidates_after], [*toy.facts, None]):
+        open_slots = [s for s in range(3) if len({c[s] for c in possible}) > 1]
+        ask = (0.85 if careful else 0.2) if habit == "attentive" else 0
+        if open_slots and rng.random() < ask:
             doc.append(("assistant", [QUESTION[rng.choice(open_slots)]], 1))
         else:
-            possible = left if habit == "attentive" else toy.candidates
+            answers = possible if habit == "attentive" else toy.candidates
             if habit != "repeats" or latest is None:
-                latest = slip(rng, rng.choice(possible), first_slip if latest is None else SLIP)
+                latest = slip(rng, rng.choice(answers), first_slip if latest is None else SLIP)
             doc.append(("assistant", attempt(domain, latest), 1))
             if latest == toy.answer:
                 return doc
@@ -476,11 +492,12 @@ def doc_sharded(rng, domain, careful=False):
 
 
 def doc_sharded_careful(rng, domain):
-    """doc_sharded of a careful student."""
+    """A careful student who gets one missing fact after each turn."""
     return doc_sharded(rng, domain, careful=True)
 
 
-# (until so many tokens were seen, {document: its share}): one skill after the other, then all habits
+# (tokens at which the lesson ends, {kind of document: its share}). The first lessons teach a skill each, the
+# last one the habits.
 LESSONS = [
     (2_500_000, {doc_reply: 1.0}),
     (8_000_000, {doc_certain: 0.8, doc_reply: 0.2}),
@@ -503,13 +520,13 @@ LESSONS = [
 
 
 def document(rng, tokens=1e9):
-    """[(role, tokens, trained)] of a random document after so many tokens; domains are equally likely."""
-    mixture = next(m for until, m in LESSONS if tokens <= until)
+    """A random document of the lesson at `tokens` tokens of training; domains are equally likely."""
+    mixture = next(mixture for end, mixture in LESSONS if tokens <= end)
     return rng.choices(list(mixture), list(mixture.values()))[0](rng, rng.choice(("math", "code")))
 
 
 def write_data(folder, train=2000, test=500, seed=0):
-    """Writes training, test and sharded problems of both domains, and the prompts file, into a folder."""
+    """Writes the training, test and sharded problems of both domains and the prompts file into a folder."""
     for domain in ("math", "code"):
         rng = random.Random(f"{seed}/{domain}")
         for name, n, held_out, make in (
