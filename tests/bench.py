@@ -1,14 +1,14 @@
-"""Speed and memory beside the plain way of doing the same. Prints ratios and sums, asserts nothing.
+"""Measures speed and memory of the kit, mostly against the plain way of doing the same. Asserts nothing.
 
-    python tests/bench.py rollout     # dialogues a second: our engine, and stock generate with a barrier after every turn
-    python tests/bench.py growth [vllm]    # what dialogues cost that are more, longer, or of longer turns (the first row is a warm-up)
-    python tests/bench.py trainer     # time and peak memory of token log-probs: selected positions, and log_softmax over all of them
-    python tests/bench.py step        # whole GRPO steps on the toy world, and what they spend their time on
-    python tests/bench.py trl [FOLDER]     # whole GRPO steps beside TRL's trainer, on the toy world or with a model's folder; needs pip install trl
-    python tests/bench.py update [MODEL]    # one GRPO update with random weights, dialogues of 2,000 to 8,000 tokens; also under torchrun
-    python tests/bench.py memory MODEL [--gpus 8] [--lora 32] [--micro-tokens 8192]    # what a GPU must hold, computed from the model's config
+    python tests/bench.py rollout          # dialogues a second: our engine against stock generate with a barrier after every turn
+    python tests/bench.py growth [vllm]    # cost of more dialogues, more turns and longer turns (the first row is a warm-up)
+    python tests/bench.py trainer          # time and peak memory of token log-probs: at selected positions against log_softmax at all
+    python tests/bench.py step             # GRPO steps on the toy world: their time, and the shares of its parts
+    python tests/bench.py trl [FOLDER]     # GRPO steps against TRL's trainer, on the toy world or with a model's folder; needs pip install trl
+    python tests/bench.py update [MODEL]   # one GRPO update with random weights, dialogues of 2,000 to 8,000 tokens; also under torchrun
+    python tests/bench.py memory MODEL [--gpus 8] [--lora 32] [--micro-tokens 8192]    # a GPU's memory, computed from the model's config
 
-MODEL: a name of SHAPES; for `memory` also a transformers folder or hub name.
+MODEL is a name in SHAPES; for `memory` also a transformers folder or a hub name.
 """
 
 import argparse
@@ -60,31 +60,34 @@ from parts.driver import Grade, Grader, Speaker, drive
 from parts.engines import HFEngine, Turn, VLLMEngine, add_adapter, load_model
 
 
-def talks(chat, engine, problems, turns=4, prompts=ROOT / "toy" / "prompts.json", group=1):
-    """(speakers, coroutines) of the dialogues of a model with itself, `group` of each problem."""
+def start(chat, engine, problems, turns=4, prompts=ROOT / "toy" / "prompts.json", group=1):
+    """(speakers, coroutines) of dialogues of a model with itself, `group` for each problem."""
     prompts, speakers = load_prompts(prompts), dict.fromkeys(("student", "teacher"), Speaker(chat, engine))
     teacher = bind(informed, speakers, prompts)
     names = [(p, f"{p.id}/{k}") for p in problems for k in range(group)]
     return speakers, [(name, converse(p, name, chat, teacher, prompts, turns)) for p, name in names]
 
 
-def engine(model, chat, problems, max_tokens):
-    """The dialogues with our engine."""
-    speakers, coroutines = talks(chat, HFEngine(model, chat.stops, max_tokens), problems)
+def our_engine(model, chat, problems, max_tokens):
+    """Plays dialogues with HFEngine; returns them."""
+    speakers, coroutines = start(chat, HFEngine(model, chat.stops, max_tokens), problems)
     return list(drive(coroutines, speakers, grade))
 
 
-def barrier(model, chat, problems, max_tokens, **how):
-    """The same dialogues, a turn of all of them at a time, each time from their first token, with stock generate."""
-    grader, running, requests, done = Grader(grade), dict(talks(chat, None, problems, **how)[1]), {}, []
+def stock_generate(model, chat, problems, max_tokens, **kwargs):
+    """Plays the same dialogues with stock generate, one turn of all at a time, each read again from its first token.
+
+    kwargs: of start(). Returns the dialogues.
+    """
+    grader, running, requests, done = Grader(grade), dict(start(chat, None, problems, **kwargs)[1]), {}, []
     values = dict.fromkeys(running)
     while running:
-        for name, talk in list(running.items()):
+        for name, dialogue in list(running.items()):
             try:
-                request = talk.send(values[name])
+                request = dialogue.send(values[name])
                 while isinstance(request, Grade):
                     grader.submit(name, request)
-                    request = talk.send(grader.poll(block=True)[0][1])
+                    request = dialogue.send(grader.poll(block=True)[0][1])
                 requests[name] = request
             except StopIteration as end:
                 del running[name], values[name]
@@ -93,41 +96,55 @@ def barrier(model, chat, problems, max_tokens, **how):
         if names:
             longest = max(len(requests[n].ids) for n in names)
             ids = torch.tensor([[0] * (longest - len(requests[n].ids)) + requests[n].ids for n in names])
-            kept = torch.arange(longest) >= longest - torch.tensor([[len(requests[n].ids)] for n in names])
-            options = {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0}
-            options |= {"max_new_tokens": max_tokens, "eos_token_id": chat.stops, "pad_token_id": 0}
-            out = model.generate(ids, attention_mask=kept.long(), **options)
+            mask = torch.arange(longest) >= longest - torch.tensor([[len(requests[n].ids)] for n in names])
+            out = model.generate(
+                ids,
+                attention_mask=mask.long(),
+                do_sample=True,
+                top_k=0,
+                top_p=1.0,
+                temperature=1.0,
+                max_new_tokens=max_tokens,
+                eos_token_id=chat.stops,
+                pad_token_id=0,
+            )
             for n, row in zip(names, out[:, longest:].tolist()):
                 end = next((i + 1 for i, t in enumerate(row) if t in chat.stops), len(row))
                 values[n] = Turn(row[:end], [0.0] * end, "stop" if row[end - 1] in chat.stops else "length")
     return done
 
 
-def middling(chat):
-    """A Llama of 24 M parameters, random, for the toy world's tokens."""
+def llama_24m(chat):
+    """A Llama of 24 million random parameters with the toy world's vocabulary."""
     torch.manual_seed(0)
-    sizes = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 7, "num_attention_heads": 8}
-    special = {"pad_token_id": 0, "bos_token_id": None, "eos_token_id": None}
-    vocabulary = len(chat.tokenizer)
-    return LlamaForCausalLM(
-        LlamaConfig(vocab_size=vocabulary, max_position_embeddings=4096, **sizes, **special)
+    config = LlamaConfig(
+        vocab_size=len(chat.tokenizer),
+        hidden_size=512,
+        intermediate_size=1408,
+        num_hidden_layers=7,
+        num_attention_heads=8,
+        max_position_embeddings=4096,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=None,
     )
+    return LlamaForCausalLM(config)
 
 
 def rollout():
-    """96 toy dialogues of four turns; then a model of 24 M parameters and turns of up to 64 tokens, 24 on the average."""
+    """96 dialogues of four turns with the toy base; then 24 with a model of 24 M parameters, turns of up to 64 tokens, 24 on average."""
     for name, max_tokens, n, times in (("toy base", 8, 96, 9), ("Llama, 24 M", 64, 24, 1)):
         base = str(ROOT / "toy" / "base")
         model, chat = load_model(base, "cpu"), load_chat(base)
         if name != "toy base":
-            model = middling(chat)
+            model = llama_24m(chat)
             ends = 2.3 * F.one_hot(torch.tensor(chat.end), model.config.vocab_size)
             model.lm_head.bias = torch.nn.Parameter(ends.float())  # turns end at random lengths
         problems = load_problems(ROOT / "toy" / "math_test.jsonl")[:n]
-        seconds = {engine: [], barrier: []}
+        seconds = {our_engine: [], stock_generate: []}
         for run in seconds:
-            run(model, chat, problems[:4], max_tokens)  # the first call of anything is slow
-        for _ in range(times):  # by turns, so that both see the machine at its slow and its fast moments
+            run(model, chat, problems[:4], max_tokens)  # warm-up: first calls are slow
+        for _ in range(times):  # alternating, so that a slow moment of the machine hits both
             for run, measured in seconds.items():
                 clock = time.perf_counter()
                 run(model, chat, problems, max_tokens)
@@ -140,27 +157,26 @@ def rollout():
 
 
 def growth(kind="hf"):
-    """Dialogues of a model of 24 M parameters, whose turns reach their limit, by an engine: what more of each costs.
+    """The cost of more dialogues, more turns and longer turns, with a model of 24 M parameters whose turns all reach the token limit.
 
-    Milliseconds a token of both views on one thread of an AMD EPYC, one run; dialogues, turns, tokens a turn otherwise 24, 4, 16:
+    Milliseconds a token of both views on one thread of an AMD EPYC, one run. The other two sizes are 24 dialogues, 4 turns, 16 tokens:
 
                      24, 48, 96 dialogues     2, 4, 8 turns         16, 32, 64 tokens a turn
         transformers   1.17, 1.04, 0.95       0.85, 1.17, 1.44          1.17, 1.20, 1.42
         vLLM           0.66, 0.78, 0.75       0.51, 0.66, 1.06          0.66, 1.02, 1.30
     """
     if kind not in ("hf", "vllm"):
-        raise runs.BadInput(f"growth {kind}: write vllm, or nothing")
+        raise runs.BadInput(f"growth {kind}: unknown engine; write growth, or growth vllm")
     chat = load_chat(str(ROOT / "toy" / "base"))
-    problems, model = load_problems(ROOT / "toy" / "math_test.jsonl"), middling(chat)
+    problems, model = load_problems(ROOT / "toy" / "math_test.jsonl"), llama_24m(chat)
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         chat.tokenizer.save_pretrained(folder)
         sampler = VLLMEngine(folder, [], device="cpu") if kind == "vllm" else HFEngine(model, [])
     print("dialogues  turns  tokens a turn  tokens, both views  processor seconds  milliseconds a token")
-    least = 24, 4, 16
     for n, turns, tokens in (
-        least,
-        least,
+        (24, 4, 16),
+        (24, 4, 16),
         (48, 4, 16),
         (96, 4, 16),
         (24, 2, 16),
@@ -169,19 +185,18 @@ def growth(kind="hf"):
         (24, 4, 64),
     ):
         sampler.max_tokens, clock = tokens, time.process_time()
-        speakers, coroutines = talks(chat, sampler, problems[:n], turns)
-        read = 2 * sum(len(d.ids) for d in drive(coroutines, speakers, grade))
-        took = time.process_time() - clock
+        speakers, coroutines = start(chat, sampler, problems[:n], turns)
+        total = 2 * sum(len(d.ids) for d in drive(coroutines, speakers, grade))
+        seconds = time.process_time() - clock
         print(
-            f"{n:9}  {turns:5}  {tokens:13}  {read:18,}  {took:17.1f}  {1000 * took / read:20.2f}", flush=True
+            f"{n:9}  {turns:5}  {tokens:13}  {total:18,}  {seconds:17.1f}  {1000 * seconds / total:20.2f}",
+            flush=True,
         )
 
 
 def one_trainer_case(kind, vocabulary, length):
-    """Forward and backward of one row, an eighth of whose tokens are the student's; prints seconds and peak memory in MB."""
-    resource.setrlimit(
-        resource.RLIMIT_AS, (16 * 2**30, 16 * 2**30)
-    )  # rather an error than a machine that swaps
+    """Forward and backward pass of one row, an eighth of it student tokens. Prints seconds and peak memory in MB."""
+    resource.setrlimit(resource.RLIMIT_AS, (16 * 2**30, 16 * 2**30))  # an error, instead of swapping
     torch.manual_seed(0)
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -207,63 +222,38 @@ def one_trainer_case(kind, vocabulary, length):
 
 
 def trainer():
+    """one_trainer_case() in a process each, with the kit's log-probs and with log_softmax over all positions."""
     for vocabulary in (152_000, 262_000):
         for length in (1024, 2048, 4096, 8192):
-            shown = []
+            cases = []
             for kind in ("ours", "plain"):
                 out = subprocess.run(
                     [sys.executable, __file__, "case", kind, str(vocabulary), str(length)],
                     capture_output=True,
                     text=True,
                 )
-                shown.append([float(x) for x in out.stdout.split()] if out.returncode == 0 else None)
-            (seconds, memory), plain = shown
-            beside = (
+                cases.append([float(x) for x in out.stdout.split()] if out.returncode == 0 else None)
+            (seconds, memory), plain = cases
+            against = (
                 f"{plain[0]:.1f} s and {plain[1]:,.0f} MB, ratios {plain[0] / seconds:.1f} and {plain[1] / memory:.1f}"
                 if plain
                 else "out of memory"
             )
             print(
-                f"V = {vocabulary:,}, T = {length}: {seconds:.1f} s and {memory:,.0f} MB over the model; log_softmax over all: {beside}",
+                f"V = {vocabulary:,}, T = {length}: {seconds:.1f} s and {memory:,.0f} MB over the model; log_softmax over all: {against}",
                 flush=True,
             )
 
 
 def step():
     """Ten GRPO steps of 12 × 8 dialogues on the toy world; the first is not counted."""
-    shares, total = Counter(), 0.0
+    shares, total, toy = Counter(), 0.0, ROOT / "toy"
     with tempfile.TemporaryDirectory() as out:
-        options = [
-            "--prompts",
-            ROOT / "toy" / "prompts.json",
-            "--max-tokens",
-            8,
-            "--teacher-temperature",
-            0.7,
-            "--threads",
-            1,
-            "--lr",
-            8e-4,
-        ]
-        command = [
-            "grpo.py",
-            "--model",
-            ROOT / "toy" / "base",
-            "--problems",
-            ROOT / "toy" / "code_train.jsonl",
-            "--batch",
-            12,
-            "--steps",
-            10,
-            "--out",
-            out,
-        ]
-        subprocess.run(
-            [sys.executable, *map(str, [ROOT / command[0], *command[1:], *options])],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        command = [sys.executable, ROOT / "grpo.py", "--model", toy / "base", "--out", out]
+        command += ["--problems", toy / "code_train.jsonl", "--prompts", toy / "prompts.json", "--batch", 12]
+        command += ["--steps", 10, "--max-tokens", 8, "--teacher-temperature", 0.7, "--threads", 1]
+        command += ["--lr", 8e-4]
+        subprocess.run([str(word) for word in command], check=True, capture_output=True)
         for line in (Path(out) / "metrics.jsonl").read_text().splitlines()[1:]:
             seconds = json.loads(line)["seconds"]
             total += seconds.pop("all")
@@ -275,36 +265,36 @@ def step():
     )
 
 
-def half(dialogue, *_):
-    """The reward in trl(): of every second dialogue, so that all groups are trained on, whatever the model can."""
+def every_second(dialogue, *_):
+    """The reward in trl(): 1 for every second dialogue, so that every group is trained on, whatever the model can do."""
     return float(int(dialogue.id[-1]) % 2)
 
 
 def kit_side(path, size, problems, out):
-    """GRPO steps by grpo.py; of each the seconds of its rollouts and its own, and the student's tokens."""
+    """Runs grpo.py. Returns for each step {"rollouts", "step": seconds, "tokens": of the student}."""
     command = ["--model", path, "--problems", problems, "--out", out]
     command += ["--batch", size["problems"], "--turns", size["turns"], "--max-tokens", size["tokens"]]
     command += ["--steps", size["steps"], "--threads", 1, "--lr", 1e-6, "--teacher-temperature", 1]
     command += ["--dtype", size["dtype"]]
     command += ["--prompts", size["prompts"]] if size["prompts"] else []
     sys.argv = ["grpo.py", *map(str, command)]
-    grpo.reward = half
+    grpo.reward = every_second
     grpo.main()
-    found = []
+    steps = []
     for row in runs.read_jsonl(Path(out) / "metrics.jsonl"):
         seconds = row["seconds"]
         rollouts = seconds["all"] - seconds["training"] - seconds["sync"]
-        found.append({"rollouts": rollouts, "step": seconds["all"], "tokens": row["tokens"]})
-    return found
+        steps.append({"rollouts": rollouts, "step": seconds["all"], "tokens": row["tokens"]})
+    return steps
 
 
 def trl_side(path, size, problems, out):
-    """As many steps of TRL's GRPOTrainer on such dialogues, played by barrier(); seconds as of kit_side()."""
+    """Runs TRL's GRPOTrainer for as many steps on such dialogues, played by stock_generate(). Returns the same as kit_side()."""
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
     problems, chat = load_problems(problems), load_chat(path)
-    by_id, how = {p.id: p for p in problems}, {"prompts": size["prompts"], "turns": size["turns"], "group": 8}
+    by_id, bfloat16 = {p.id: p for p in problems}, size["dtype"] == "bfloat16"
     clock, seconds = [], []
 
     def play(prompts, trainer):
@@ -312,8 +302,12 @@ def trl_side(path, size, problems, out):
         chosen = [by_id[name] for name in dict.fromkeys(prompts)]
         model = trainer.accelerator.unwrap_model(trainer.model).eval()
         with torch.no_grad():
-            played = {d.id: d for d in barrier(model, chat, chosen, size["tokens"], **how)}
+            turns, templates = size["turns"], size["prompts"]
+            played = stock_generate(
+                model, chat, chosen, size["tokens"], turns=turns, prompts=templates, group=8
+            )
         model.train()
+        played = {d.id: d for d in played}
         ordered = [played[f"{p.id}/{k}"] for p in chosen for k in range(8)]
         starts = [d.spans[0][0] for d in ordered]
         tokens = sum(sum(d.mask) for d in ordered)
@@ -323,18 +317,29 @@ def trl_side(path, size, problems, out):
             "completion_ids": [d.ids[start:] for d, start in zip(ordered, starts)],
             "env_mask": [d.mask[start:] for d, start in zip(ordered, starts)],
             "logprobs": None,
-            "reward": [half(d) for d in ordered],
+            "reward": [every_second(d) for d in ordered],
         }
 
-    options = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": size["problems"]}
-    options |= {"num_generations": 8, "temperature": 1.0, "learning_rate": 1e-6, "max_steps": size["steps"]}
-    own = size["dtype"] == "bfloat16"
-    options |= {"use_cpu": True, "bf16": own, "gradient_checkpointing": own}
-    options |= {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "output_dir": out}
+    config = GRPOConfig(
+        max_completion_length=100_000,
+        per_device_train_batch_size=8,
+        gradient_accumulation_steps=size["problems"],
+        num_generations=8,
+        temperature=1.0,
+        learning_rate=1e-6,
+        max_steps=size["steps"],
+        use_cpu=True,
+        bf16=bfloat16,
+        gradient_checkpointing=bfloat16,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        output_dir=out,
+    )
     GRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(path, dtype="float32"),
         reward_funcs=lambda completions, reward, **_: reward,
-        args=GRPOConfig(max_completion_length=100_000, **options),
+        args=config,
         train_dataset=Dataset.from_list([{"prompt": p.id} for p in problems]),
         processing_class=chat.tokenizer,
         rollout_func=play,
@@ -344,14 +349,14 @@ def trl_side(path, size, problems, out):
 
 
 def trl(path=None):
-    """GRPO steps of the kit beside TRL's trainer, on a CPU: the same model, prompts, problems and grading; one thread, processor time.
+    """GRPO steps of the kit against TRL's trainer, on one CPU thread: processor time, with the same model, prompts, problems and grading.
 
-    Three runs of each side by turns, in float32 and in bfloat16; median ratios. On the toy world the first of
-    three steps is not counted, a model's folder has one. What differs: TRL's dialogues are played by barrier(),
-    as its rollout_func, with the trained model as the teacher; the kit holds a second, frozen one. Over a group
-    at a time, TRL's trainer passes. Its bfloat16, which is its default, is autocast over float32 weights, with
-    activation checkpointing, its default too. Peak memory is that of the process, imports included; tokens are
-    those that the students sampled. None of it tells of a GPU.
+    Three alternating runs of each side, in float32 and in bfloat16; prints ratios of medians. On the toy world
+    the first of three steps is not counted; with a model's folder there is one step. The two sides differ:
+    TRL's dialogues are played by stock_generate() as its rollout_func, with the trained model as the teacher,
+    while the kit holds a second, frozen model. TRL's trainer processes one group per pass. Its bfloat16 is
+    autocast over float32 weights with activation checkpointing; both are its defaults. Peak memory is that of
+    the process, imports included; tokens are those that the students sampled. The numbers say nothing about GPUs.
 
     The kit's processor time and peak memory as shares of TRL's (TRL 1.16, an idle AMD EPYC with AVX512-BF16, medians of
     three runs; students sampled 0.94 to 1.01 times as many tokens):
@@ -362,11 +367,12 @@ def trl(path=None):
         the same, the kit in bfloat16                                    0.34      0.42    0.38    0.41
         the same, both in bfloat16, TRL with checkpointing: defaults     0.31      0.62    0.41    0.71
 
-    What the kit's float32 step on SmolLM2 spends (one thread of an AMD EPYC, 73 GFLOPS): 62 s of rollouts are 21 s for
-    reading 7,210 new tokens and 31 s in 235 decoding steps, two thirds of them matrix products that read all weights
-    for 16 rows; 9 s head and sampling. 52 s of training are matrix products. All at the machine's limit: what is left
-    is fewer passes over a group's common problem in the update: a fifth of it here, where a problem is 75 of the 320 tokens
-    of a dialogue, next to nothing in long dialogues; masked_logprobs is simpler without.
+    Where the kit's float32 step on SmolLM2 spends its time (one thread of an AMD EPYC, 73 GFLOPS): rollouts take 62 s,
+    of them 21 s for the prefill of 7,210 new tokens, 31 s for 235 decoding steps (two thirds of this in matrix products
+    that read all weights for 16 rows), 9 s for head and sampling. Training takes 52 s, all of it matrix products. All
+    this runs at the machine's limit. Only one saving is left: the update could pass a group's common problem once. That
+    would save a fifth of it here, where a problem has 75 of the 320 tokens of a dialogue, and next to nothing in long
+    dialogues; masked_logprobs is simpler without it.
     """
     if importlib.util.find_spec("trl") is None:
         sys.exit("error: trl is not installed; pip install trl, and run it again")
@@ -379,37 +385,39 @@ def trl(path=None):
     }
     if path:
         size |= {"problems": 2, "turns": 3, "tokens": 48, "steps": 1, "prompts": None}
-    found = {f"{side}, {dtype}": [] for dtype in ("float32", "bfloat16") for side in ("kit", "TRL")}
+    results = {f"{side}, {dtype}": [] for dtype in ("float32", "bfloat16") for side in ("kit", "TRL")}
     for _ in range(3):
-        for side, measured in found.items():
+        for side, measured in results.items():
             task = json.dumps(size | {"dtype": side.split(", ")[1]})
             command = [sys.executable, __file__, "side", side, path or str(ROOT / "toy" / "base"), task]
             out = subprocess.run(command, capture_output=True, text=True)
             if out.returncode:
                 sys.exit(f"{side}: {out.stderr[-2000:]}")
             measured.append(json.loads(out.stdout.splitlines()[-1]))
-            told = ", ".join(f"{key} {value:.2f}" for key, value in measured[-1].items())
-            print(f"{side}, run {len(measured)}: {told}", flush=True)
+            shown = ", ".join(f"{key} {value:.2f}" for key, value in measured[-1].items())
+            print(f"{side}, run {len(measured)}: {shown}", flush=True)
     print(
         f"a step of {size['problems']} × 8 dialogues of {size['turns']} turns of up to {size['tokens']} tokens:"
     )
-    middle = {
+    medians = {
         side: {key: statistics.median(run[key] for run in measured) for key in measured[0]}
-        for side, measured in found.items()
+        for side, measured in results.items()
     }
     for side, other in itertools.product(
         ("kit, float32", "kit, bfloat16"), ("TRL, float32", "TRL, bfloat16")
     ):
-        told = [f"{key} {value / middle[other][key]:.2f}" for key, value in middle[side].items()]
-        print(f"{side}, of {other}: {', '.join(told)}", flush=True)
+        shares = [f"{key} {value / medians[other][key]:.2f}" for key, value in medians[side].items()]
+        print(f"{side}, as a share of {other}: {', '.join(shares)}", flush=True)
 
 
 def side(name, path, task):
-    """One run of trl()'s: prints {"rollouts", "training", "step": processor seconds, "tokens": of students; a step; "GB": peak memory}."""
+    """One run of one side of trl(). Prints means over steps: {"rollouts", "training", "step": processor seconds, "tokens"}, and peak "GB"."""
     size, time.perf_counter = json.loads(task), time.process_time
     lines = (ROOT / "toy" / "math_train.jsonl").read_text().splitlines(keepends=True)
     with tempfile.TemporaryDirectory() as folder:
-        problems = Path(folder) / "problems.jsonl"  # as many as a step has: all steps of both sides play them
+        problems = (
+            Path(folder) / "problems.jsonl"
+        )  # those of one step: every step of both sides plays the same ones
         problems.write_text("".join(lines[: size["problems"]]))
         play = kit_side if name.startswith("kit") else trl_side
         steps = play(path, size, problems, Path(folder) / "run")[-2:]
@@ -418,7 +426,7 @@ def side(name, path, task):
     print(json.dumps(mean | {"GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}))
 
 
-SHAPES = {  # random weights of these sizes; Gemma's vision tower left out
+SHAPES = {  # sizes of models; Gemma's without its vision tower
     "tiny": (Qwen3ForCausalLM, Qwen3Config(vocab_size=152_000, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
                                            num_key_value_heads=1, head_dim=32)),
     "gemma-3-1b": (Gemma3ForCausalLM, Gemma3TextConfig(vocab_size=262_144, hidden_size=1152, intermediate_size=6912, num_hidden_layers=26, num_attention_heads=4,
@@ -432,10 +440,12 @@ PEAK = 989e12  # bfloat16 operations a second of an H100
 
 
 def update(name, shortest=2000, longest=8000, micro_tokens=16384):
-    """One GRPO update on dialogues of four student turns, an eighth of the tokens each, 16 a GPU; the second of two is timed. Any device, any
-    number of processes."""
+    """Times the second of two GRPO updates, on any device and any number of processes.
+
+    A GPU has 16 dialogues (a CPU 2) of four student turns, each an eighth of the dialogue's tokens.
+    """
     if name not in SHAPES:
-        raise runs.BadInput(f"{name}: is none of {', '.join(SHAPES)}")
+        raise runs.BadInput(f"{name}: unknown; choose one of {', '.join(SHAPES)}")
     kind, config = SHAPES[name]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = "bfloat16" if device == "cuda" else "float32"
@@ -456,7 +466,7 @@ def update(name, shortest=2000, longest=8000, micro_tokens=16384):
         )
         if i % processes == rank:
             played.append((Dialogue("", ids=ids, mask=mask, logprobs=[-12.0] * n), random.gauss(0, 1)))
-    spoken = sum(runs.gathered(sum(sum(d.mask) for d, _ in played)))
+    trained_tokens = sum(runs.gathered(sum(sum(d.mask) for d, _ in played)))
     for _ in range(2):
         runs.barrier()
         clock = time.perf_counter()
@@ -465,8 +475,8 @@ def update(name, shortest=2000, longest=8000, micro_tokens=16384):
             ids, mask = as_tensors([d for d, _ in rows], device)
             sampled = flat([d.sampled_logprobs for d, _ in rows], device)
             advantage = flat([[a] * sum(d.mask) for d, a in rows], device)
-            part = grpo_loss(policy(ids, mask, 1.0), sampled, advantage, spoken)
-            (part * processes).backward()
+            part = grpo_loss(policy(ids, mask, 1.0), sampled, advantage, trained_tokens)
+            (part * processes).backward()  # FSDP averages over processes
         sharded.clip_gradient(policy, 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -482,21 +492,23 @@ def update(name, shortest=2000, longest=8000, micro_tokens=16384):
     )
     peak, tokens = max(runs.gathered(peak)), sum(lengths)
     size = config.num_attention_heads * config.head_dim
-    inner = sum(math.prod(p.shape) for layer in policy.decoder.layers for p in layer.parameters())
-    attention = sum(
-        6 * config.num_hidden_layers * size * n**2 for n in lengths
-    )  # causal: half of all pairs; sliding windows are less
-    work = 6 * inner * tokens + 6 * config.vocab_size * config.hidden_size * spoken + attention
-    share = f", {100 * work / seconds / PEAK / processes:.0f} % of an H100's peak" if gpu else ""
+    parameters = sum(math.prod(p.shape) for layer in policy.decoder.layers for p in layer.parameters())
+    # causal attention needs half of all pairs; layers with a sliding window need fewer
+    attention = sum(6 * config.num_hidden_layers * size * n**2 for n in lengths)
+    head = 6 * config.vocab_size * config.hidden_size * trained_tokens
+    operations = 6 * parameters * tokens + head + attention
+    share = f", {100 * operations / seconds / PEAK / processes:.0f} % of an H100's peak" if gpu else ""
     if rank == 0:
-        told = f"update, {name} on {processes} {device} in {dtype}: {tokens:,} tokens in {seconds:.1f} s"
-        print(f"{told}, {tokens / seconds:,.0f} tokens/s{share}, {peak / 1e9:.1f} GB at most in a process")
+        print(
+            f"update, {name} on {processes} {device} in {dtype}: {tokens:,} tokens in {seconds:.1f} s, "
+            f"{tokens / seconds:,.0f} tokens/s{share}, {peak / 1e9:.1f} GB at most in a process"
+        )
 
 
 def memory(config, gpus=1, micro_tokens=16384, lora=None):
-    """{what: bytes} that each GPU must hold to train a model of that config on micro_tokens tokens, with checkpointing.
+    """{use: bytes} of each GPU when a model of that config is trained on micro_tokens tokens, with checkpointing.
 
-    lora: rank of an adapter, which is trained in the place of the weights.
+    lora: rank of an adapter that is trained instead of the weights.
     """
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -507,50 +519,47 @@ def memory(config, gpus=1, micro_tokens=16384, lora=None):
     text, layers = config.get_text_config(), policy.decoder.layers
     parameters = sum(p.numel() for p in policy.parameters())
     layer = sum(p.numel() for p in layers[0].parameters())
-    outside = parameters - sum(p.numel() for one in layers for p in one.parameters())  # embeddings and head
-    outputs = []  # of the linear layers of each layer; those of an adapter's B are added to others in place
-    for one in layers:
-        linear = [(n, m) for n, m in one.named_modules() if isinstance(m, torch.nn.Linear)]
+    outside = parameters - sum(
+        p.numel() for block in layers for p in block.parameters()
+    )  # embeddings and head
+    outputs = []  # widths of the linear outputs of each layer; an adapter adds its output in place, so not counted
+    for block in layers:
+        linear = [(n, m) for n, m in block.named_modules() if isinstance(m, torch.nn.Linear)]
         outputs.append(sum(m.out_features for n, m in linear if "lora_B" not in n))
     inside = max(outputs)
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    gathered = (2 if lora else 4) * (outside + 2 * layer)
+    activations = 4 * micro_tokens * (inside + 4 * text.hidden_size)
+    cache = 2 * 2 * len(layers) * text.num_key_value_heads * head  # keys and values, two bytes each
     return {
         "frozen weights, bfloat16": 2 * (parameters - trained) / gpus,
         "trained weights, float32": 4 * trained / gpus,
         "gradients, float32": 4 * trained / gpus,
         "AdamW's moments, float32": 8 * trained / gpus,
-        "gathered for a pass: embeddings, head and two layers, bfloat16, and without LoRA their gradients": (
-            2 if lora else 4
-        )
-        * (outside + 2 * layer),
-        "activations at the layers' borders, bfloat16": 2 * micro_tokens * text.hidden_size * len(layers),
-        "activations inside a layer and their gradients, bfloat16": 4
-        * micro_tokens
-        * (inside + 4 * text.hidden_size),
+        f"gathered for a pass: embeddings, head and two layers, bfloat16{'' if lora else ', and their gradients'}": gathered,
+        "activations between layers, bfloat16": 2 * micro_tokens * text.hidden_size * len(layers),
+        "activations inside a layer and their gradients, bfloat16": activations,
         "a chunk of logits, float32, and its gradients": 3 * 2**28,
         "each vLLM's weights, bfloat16": 2 * parameters,
-        "keys and values of 1,000 tokens, bfloat16": 1000
-        * 2
-        * 2
-        * len(layers)
-        * text.num_key_value_heads
-        * head,
+        "keys and values of 1,000 tokens, bfloat16": 1000 * cache,
     }
 
 
-def print_memory(name, **options):
-    """Prints memory() of a shape (also by its name on the hub), folder or hub name."""
+def print_memory(name, **kwargs):
+    """Prints memory() of a shape (also by its hub name), a folder or a hub name. kwargs: of memory()."""
     shape = name.rpartition("/")[2].removesuffix("-it")
     try:
         config = SHAPES[shape][1] if shape in SHAPES else AutoConfig.from_pretrained(name)
     except (OSError, ValueError):
         known = ", ".join(SHAPES)
         raise runs.BadInput(f"{name}: is none of {known}, no transformers folder and no hub name") from None
-    sizes = memory(config, **options)
-    for what, size in sizes.items():
-        print(f"{size / 1e9:8.2f} GB  {what}")
-    training = sum(size for what, size in sizes.items() if "vLLM" not in what and "keys" not in what)
-    print(f"{training / 1e9:8.2f} GB  a GPU of {options['gpus']} for training, {name}; sampling comes on top")
+    sizes = memory(config, **kwargs)
+    for use, size in sizes.items():
+        print(f"{size / 1e9:8.2f} GB  {use}")
+    training = sum(size for use, size in sizes.items() if "vLLM" not in use and "keys" not in use)
+    print(
+        f"{training / 1e9:8.2f} GB  in all for training {name}, on each of {kwargs['gpus']} GPUs; sampling comes on top"
+    )
 
 
 def main():
@@ -562,24 +571,24 @@ def main():
     )
     parser.add_argument("case", nargs="*", metavar="MODEL")
     parser.add_argument(
-        "--gpus", type=runs.COUNT, default=1, help="for memory: among how many the training is shared"
+        "--gpus", type=runs.COUNT, default=1, help="memory: number of GPUs that share the training"
     )
+    parser.add_argument("--lora", type=runs.lora_rank, help="memory: rank of a LoRA adapter to train")
     parser.add_argument(
-        "--lora", type=runs.lora_rank, help="for memory: rank of an adapter, which alone is trained"
+        "--micro-tokens", type=runs.COUNT, default=16384, help="memory: tokens of a micro-batch"
     )
-    parser.add_argument("--micro-tokens", type=runs.COUNT, default=16384, help="for memory: of a micro-batch")
     args = parser.parse_args()
     words = {"growth": 1, "trl": 1, "update": 1, "memory": 1, "case": 3, "side": 3}.get(args.what, 0)
     if len(args.case) > words:
-        raise runs.BadInput(f"{args.what}: does not know what to do with {args.case[words]!r}; leave it out")
+        raise runs.BadInput(f"{args.what}: unknown word {args.case[words]!r}; leave it out")
     torch.set_num_threads(1)
     if args.what == "case":
         one_trainer_case(args.case[0], int(args.case[1]), int(args.case[2]))
     elif args.what == "update":
         update(*(args.case or ["gemma-3-1b" if torch.cuda.is_available() else "tiny"]))
     elif args.what == "memory":
-        what = {"gpus": args.gpus, "micro_tokens": args.micro_tokens, "lora": args.lora}
-        print_memory((args.case or ["gemma-3-12b"])[0], **what)
+        name = (args.case or ["gemma-3-12b"])[0]
+        print_memory(name, gpus=args.gpus, micro_tokens=args.micro_tokens, lora=args.lora)
     else:
         tasks = {"rollout": rollout, "growth": growth, "trainer": trainer, "step": step}
         (tasks | {"trl": trl, "side": side})[args.what](*args.case)

@@ -1,4 +1,5 @@
-# Sourced by toy/run.sh and tests/run.sh: a Python with the packages of requirements.txt. An environment that has them is left alone.
+# Sourced by toy/run.sh and tests/run.sh. Provides a Python with the packages of requirements.txt: in the active virtual
+# environment, or in .venv if none is active. An environment that has all packages is not changed.
 if [ -z "${VIRTUAL_ENV:-}" ]; then
     [ -d .venv ] || python3 -m venv .venv
     . .venv/bin/activate
