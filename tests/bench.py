@@ -43,18 +43,9 @@ from transformers import (
 )
 
 import grpo
-from common import (
-    Dialogue,
-    as_tensors,
-    grade,
-    grpo_loss,
-    load_chat,
-    load_problems,
-    load_prompts,
-    masked_logprobs,
-)
-from generate import bind, converse, informed
-from grpo import flat
+from common import Dialogue, as_tensors, grade, grpo_loss, load_chat, load_problems, masked_logprobs
+from generate import Cast, converse, informed, load_prompts
+from grpo import concatenated
 from parts import runs, sharded
 from parts.driver import Grade, Grader, Speaker, drive
 from parts.engines import HFEngine, Turn, VLLMEngine, add_adapter, load_model
@@ -62,10 +53,10 @@ from parts.engines import HFEngine, Turn, VLLMEngine, add_adapter, load_model
 
 def start(chat, engine, problems, turns=4, prompts=ROOT / "toy" / "prompts.json", group=1):
     """(speakers, coroutines) of dialogues of a model with itself, `group` for each problem."""
-    prompts, speakers = load_prompts(prompts), dict.fromkeys(("student", "teacher"), Speaker(chat, engine))
-    teacher = bind(informed, speakers, prompts)
+    speaker = Speaker(chat, engine)
+    cast = Cast(speaker, speaker, speaker, load_prompts(prompts))
     names = [(p, f"{p.id}/{k}") for p in problems for k in range(group)]
-    return speakers, [(name, converse(p, name, chat, teacher, prompts, turns)) for p, name in names]
+    return cast.speakers, [(name, converse(cast, p, name, turns, informed)) for p, name in names]
 
 
 def our_engine(model, chat, problems, max_tokens):
@@ -457,7 +448,7 @@ def update(name, shortest=2000, longest=8000, micro_tokens=16384):
     with torch.device("meta" if rank else "cpu"):
         model = kind(config)
     policy = sharded.prepare(model, masked_logprobs, device, dtype)
-    optimizer, played = sharded.adamw(policy, 1e-6), []
+    optimizer, played = sharded.adamw(policy, 1e-6, betas=(0.9, 0.95), weight_decay=0.0), []
     for i in range((16 if device == "cuda" else 2) * processes):
         n = random.randint(shortest, longest)
         ids, mask = (
@@ -466,31 +457,31 @@ def update(name, shortest=2000, longest=8000, micro_tokens=16384):
         )
         if i % processes == rank:
             played.append((Dialogue("", ids=ids, mask=mask, logprobs=[-12.0] * n), random.gauss(0, 1)))
-    trained_tokens = sum(runs.gathered(sum(sum(d.mask) for d, _ in played)))
+    trained_tokens = sum(runs.all_gather(sum(sum(d.mask) for d, _ in played)))
     for _ in range(2):
         runs.barrier()
         clock = time.perf_counter()
         for rows in sharded.micro_batches([len(d.ids) for d, _ in played], micro_tokens):
             rows = [played[i] for i in rows]
             ids, mask = as_tensors([d for d, _ in rows], device)
-            sampled = flat([d.sampled_logprobs for d, _ in rows], device)
-            advantage = flat([[a] * sum(d.mask) for d, a in rows], device)
+            sampled = concatenated([d.sampled_logprobs for d, _ in rows], device)
+            advantage = concatenated([[a] * sum(d.mask) for d, a in rows], device)
             part = grpo_loss(policy(ids, mask, 1.0), sampled, advantage, trained_tokens)
             (part * processes).backward()  # FSDP averages over processes
-        sharded.clip_gradient(policy, 1.0)
+        sharded.clip_gradient(policy, max_norm=1.0)
         optimizer.step()
         optimizer.zero_grad()
         if device == "cuda":
             torch.cuda.synchronize()
     seconds = time.perf_counter() - clock
-    lengths = sum(runs.gathered([len(d.ids) for d, _ in played]), [])
+    lengths = sum(runs.all_gather([len(d.ids) for d, _ in played]), [])
     gpu = device == "cuda"
     peak = (
         torch.cuda.max_memory_allocated()
         if gpu
         else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     )
-    peak, tokens = max(runs.gathered(peak)), sum(lengths)
+    peak, tokens = max(runs.all_gather(peak)), sum(lengths)
     size = config.num_attention_heads * config.head_dim
     parameters = sum(math.prod(p.shape) for layer in policy.decoder.layers for p in layer.parameters())
     # causal attention needs half of all pairs; layers with a sliding window need fewer
