@@ -36,7 +36,7 @@ SAVE_EVERY = 100  # steps
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon (Keller Jordan, 2024) in float32. torch's own computes in bfloat16, which is slow on most CPUs."""
+    """Muon (Keller Jordan, 2024) in float32. PyTorch's own computes in bfloat16, which is slow on most CPUs."""
 
     def __init__(self, params, lr, momentum=0.95):
         super().__init__(params, {"lr": lr, "momentum": momentum})
@@ -154,8 +154,8 @@ def train(out, tokens, seed):
     schedulers = [torch.optim.lr_scheduler.LambdaLR(o, schedule) for o in optimizers]
     stateful = [model, *optimizers, *schedulers]
     start, seconds, resume = 0, 0.0, out / "resume.pt"
-    code = zlib.crc32(Path(world.__file__).read_bytes())  # stands for the documents
-    made_with = {"tokens": tokens, "seed": seed, "documents": code}
+    documents = zlib.crc32(Path(world.__file__).read_bytes())  # the code stands for them
+    made_with = {"tokens": tokens, "seed": seed, "documents": documents}
     if resume.exists():
         saved = torch.load(resume)
         if saved["made_with"] != made_with:
@@ -196,7 +196,7 @@ AIMS = {
     "question names a wrong slot": (0.85, 1),
     "follows a hint": (0, 0.45),
     "follows a hint when careful": (0.8, 1),
-    "would follow a hint by luck": None,  # no aim; to compare the two lines above with
+    "would follow a hint by luck": None,  # no aim: a baseline for the two lines above
     "solves a sharded problem": (0.15, 0.4),
     "solves a sharded problem when careful": (0.7, 1),
 }
