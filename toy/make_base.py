@@ -36,7 +36,7 @@ SAVE_EVERY = 100  # steps
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon (Keller Jordan, 2024) in float32. PyTorch's own computes in bfloat16, which is slow on most CPUs."""
+    """Muon (Keller Jordan, 2024) in float32. PyTorch's own uses bfloat16, which is slow on most CPUs."""
 
     def __init__(self, params, lr, momentum=0.95):
         super().__init__(params, {"lr": lr, "momentum": momentum})
