@@ -1,13 +1,14 @@
-"""Sampling turns: with plain transformers, with vLLM, or from an OpenAI-compatible endpoint.
+"""Not part of the method: samples turns with transformers, with vLLM, or from an OpenAI-compatible endpoint.
 
     engine = HFEngine(model, stops=[tokenizer.eos_token_id], max_tokens=64)
     engine.submit("a key", "a conversation", ids)
-    done = engine.poll()      # [(key, Turn)] of what has ended; repeat while engine.pending
+    done = engine.poll()      # [(key, Turn)] of the turns that have ended; repeat while engine.pending
 
-All three have this interface: submit() takes a request for the next turn of a conversation, poll() returns
-finished ones, forget() drops what is kept of a conversation. A turn that the context has no room for comes
-back empty, with finish "context". Those of a model here also have at_temperature(), an engine with the same
-weights (of a model with a LoRA adapter also without it), and sleep() and sync(), to stand around an update.
+All three engines have this interface. submit() requests the next turn of a conversation, poll() returns
+finished turns, forget() drops the cached keys and values of a conversation. A turn that does not fit into the
+context comes back empty, with finish "context". An engine whose model is on this machine has three more
+methods. at_temperature() returns an engine with the same weights, with or without their LoRA adapter. sleep()
+is called before an update of the weights, sync() after it.
 """
 
 import copy
@@ -41,84 +42,88 @@ class EngineError(Exception):
 
 @dataclass
 class Turn:
-    """What an engine sampled: token ids, unless a limit cut it off with the end token, and log-probs."""
+    """A sampled turn."""
 
-    ids: list
-    logprobs: list
-    finish: str  # "stop" | "length": the token limit | "context": nothing was sampled, there was no room
+    ids: list  # token ids with the end token, unless the token limit cut it off; of an Endpoint a text
+    logprobs: list  # of each sampled token; empty from an Endpoint
+    finish: str  # "stop" | "length": cut off by max_tokens | "context": nothing sampled, it did not fit
 
 
 def load_model(path: str, device: str, dtype: str = "float32", lora: int | None = None):
-    """The `transformers` model of a local folder or hub name; on the device "meta" without its weights.
+    """Loads the `transformers` model of a local folder or hub name.
 
-    lora: rank of an adapter to add. Raises EngineError if there is no model, or if it does not fit.
+    On the device "meta" it has no weights. lora: rank of a LoRA adapter to add. Raises EngineError if there
+    is no such model, or if it does not fit.
     """
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
     try:
         config = transformers.AutoConfig.from_pretrained(path)
-        text = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING  # some come with eyes alone
-        kind = transformers.AutoModelForCausalLM if text else transformers.AutoModelForImageTextToText
+        # Some models exist only in a version with a vision tower.
+        text_only = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+        auto = transformers.AutoModelForCausalLM if text_only else transformers.AutoModelForImageTextToText
         if device == "meta":
             with torch.device("meta"):
-                model = kind.from_config(config, dtype=getattr(torch, dtype))
+                model = auto.from_config(config, dtype=getattr(torch, dtype))
         else:
-            model = kind.from_pretrained(path, dtype=dtype)
+            model = auto.from_pretrained(path, dtype=dtype)
         if lora:
             add_adapter(model, lora)
         return model.to(device)
     except torch.OutOfMemoryError:
-        told = f"model {path}: does not fit on {device} in {dtype}"
-        raise EngineError(f"{told}; use a smaller model or a larger GPU") from None
+        problem = f"model {path}: does not fit on {device} in {dtype}"
+        raise EngineError(f"{problem}; use a smaller model or a larger GPU") from None
     except (OSError, ValueError, KeyError) as e:
-        told = f"model {path}: cannot be loaded ({str(e).splitlines()[0]})"
-        raise EngineError(f"{told}; give a transformers folder or a hub name") from None
+        problem = f"model {path}: cannot be loaded ({str(e).splitlines()[0]})"
+        raise EngineError(f"{problem}; give a transformers folder or a hub name") from None
 
 
 def share_keys(model) -> None:
-    """Lets groups of query heads share keys and values where attention has a mask, in the dtype of the keys.
+    """Switches the model to an attention in which groups of query heads share keys and values without copies.
 
-    For a CPU. `transformers` gives each query head a copy of its own there, which takes more time than all
-    else in a decoding step; on a GPU that avoids a slow kernel.
+    It computes in the dtype of the keys, and is meant for a CPU. Where attention has a mask, `transformers`
+    copies keys and values for each query head. On a CPU that takes more time than the rest of a decoding
+    step; on a GPU it avoids a slow kernel.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import sdpa_mask
 
-    def attend(module, query, key, value, attention_mask, dropout=0.0, scaling=None, **others):
+    def attend(module, query, key, value, attention_mask, dropout=0.0, scaling=None, **kwargs):
         if attention_mask is None:
-            others |= {"dropout": dropout, "scaling": scaling}
-            return sdpa_attention_forward(module, query, key, value, attention_mask, **others)
-        how = {"dropout_p": dropout, "scale": scaling, "enable_gqa": True}
-        said = F.scaled_dot_product_attention(query.to(key.dtype), key, value, attention_mask, **how)
-        return said.transpose(1, 2).to(query.dtype).contiguous(), None
+            kwargs |= {"dropout": dropout, "scaling": scaling}
+            return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        output = F.scaled_dot_product_attention(
+            query.to(key.dtype), key, value, attention_mask, dropout, scale=scaling, enable_gqa=True
+        )
+        return output.transpose(1, 2).to(query.dtype).contiguous(), None
 
     AttentionInterface.register("shared_keys", attend)
     AttentionMaskInterface.register("shared_keys", sdpa_mask)
     model.set_attn_implementation("shared_keys")
 
 
-# LoRA: W + B·A·ALPHA/rank takes the place of a frozen W. That this value fits every rank, and that all linear
-# layers should have an adapter: Schulman et al., "LoRA Without Regret", Thinking Machines Lab, 2025.
+# LoRA: a frozen W is replaced by W + B·A·ALPHA/rank. One ALPHA fits every rank, and all linear layers should
+# have an adapter: Schulman et al., "LoRA Without Regret", Thinking Machines Lab, 2025.
 ALPHA = 32
 
 
 def add_adapter(model, rank: int) -> None:
-    """Adds a LoRA adapter to all linear layers of the decoder and freezes the rest; eyes and head have none.
+    """Adds a LoRA adapter to all linear layers of the decoder, and freezes all other weights.
 
-    B is 0 at first, so that the model is still the same.
+    The vision tower and the LM head get no adapter. B starts at 0, so the model still computes the same.
     """
     from peft import LoraConfig
 
-    inside = set(model.get_decoder().modules())
-    linear = {name for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m in inside}
+    decoder = set(model.get_decoder().modules())
+    linear = {name for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m in decoder}
     model.add_adapter(LoraConfig(r=rank, lora_alpha=ALPHA, target_modules=linear))
 
 
 @contextmanager
 def without_adapter(model):
-    """While it lasts, the model computes with its frozen weights alone."""
+    """Inside this context the model computes with its frozen weights alone."""
     if not hasattr(model, "peft_config"):
         yield
         return
@@ -130,9 +135,9 @@ def without_adapter(model):
 
 
 def save_adapter(folder, weights, rank: int, path: str) -> None:
-    """Writes an adapter's (name in the model, tensor) pairs as peft does, whose folders vLLM reads too.
+    """Writes an adapter's (name in the model, tensor) pairs in the format of peft, which vLLM reads too.
 
-    path: of the model it belongs to.
+    path: the model that the adapter belongs to.
     """
     from peft import LoraConfig
     from safetensors.torch import save_file
@@ -145,52 +150,55 @@ def save_adapter(folder, weights, rank: int, path: str) -> None:
 
 
 def next_token_logits(model, hidden):
-    """Logits [..., V] of the next token from hidden states [..., H], soft-capped where the model does so."""
-    logits, cap = (
-        model.get_output_embeddings()(hidden),
-        getattr(model.config.get_text_config(), "final_logit_softcapping", None),
-    )
+    """Returns the logits [..., V] of the next token for hidden states [..., H].
+
+    They are soft-capped if the model does that (Gemma 2).
+    """
+    logits = model.get_output_embeddings()(hidden)
+    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
 def check_context(max_tokens, context):
-    """Raises EngineError if no turn of max_tokens can ever fit."""
+    """Raises EngineError if a turn of max_tokens can never fit into the context."""
     if max_tokens >= context:
-        told = f"--max-tokens is {max_tokens}, which leaves no room in the model's context of {context}"
-        raise EngineError(f"{told}; lower it")
+        problem = f"--max-tokens is {max_tokens}, which leaves no room in the model's context of {context}"
+        raise EngineError(f"{problem}; lower it")
 
 
 INSTEAD = "the transformers engine cannot sample from it; use --engine vllm or a served endpoint"
-UNLIKE = f"the model's layers are not alike; {INSTEAD}"
+UNLIKE = f"the model's layers have keys and values of different shapes; {INSTEAD}"
 
 
 def layers_of(config):
-    """Of a text config: (set of the kinds of its layers, shape of the keys and values of no conversations).
+    """Returns, for a text config, (set of its layer types, shape of a cache for 0 conversations of 0 tokens).
 
-    Raises EngineError for attention that HFEngine has no masks for, and for layers that are not alike.
+    Raises EngineError if HFEngine has no masks for the attention, or if the layers have different shapes.
     """
     if config._attn_implementation not in ("sdpa", "shared_keys", "eager"):
-        told = f"the model has {config._attn_implementation}"
-        raise EngineError(f"{told}; load it with attn_implementation='sdpa'")
+        problem = f"the model's attention is {config._attn_implementation}"
+        raise EngineError(f"{problem}; load it with attn_implementation='sdpa'")
     if getattr(config, "alibi", False) or context_of(config) == math.inf:
         raise EngineError(f"the model's attention adds a bias for distance (ALiBi); {INSTEAD}")
-    kind = "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
-    kinds = set(getattr(config, "layer_types", None) or getattr(config, "attention_layers", None) or [kind])
-    if others := kinds - {"full_attention", "sliding_attention"}:
-        raise EngineError(f"the model has layers of {', '.join(sorted(others))}; {INSTEAD}")
+    default = "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
+    types = set(
+        getattr(config, "layer_types", None) or getattr(config, "attention_layers", None) or [default]
+    )
+    if unknown := types - {"full_attention", "sliding_attention"}:
+        raise EngineError(f"the model has layers of {', '.join(sorted(unknown))}; {INSTEAD}")
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     try:
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    except RuntimeError:  # that is how transformers tells that it differs from layer to layer
+        head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    except RuntimeError:  # transformers raises it if the number differs from layer to layer
         raise EngineError(UNLIKE) from None
-    return kinds, (config.num_hidden_layers, 2, 0, heads, 0, size)
+    return types, (config.num_hidden_layers, 2, 0, heads, 0, head_size)
 
 
 def context_of(config) -> float:
-    """How many tokens a model of this text config reads; one without positions (ALiBi) any number.
+    """Returns the context length of a model with this text config; infinity without positions (ALiBi).
 
-    With "longrope" (Phi 3.5, Phi 4 mini) no more than before its extension: beyond that, one long row changes
-    the angles of all rows of a batch, and of what was read before.
+    With "longrope" (Phi 3.5, Phi 4 mini) it is the length before the extension. Beyond it, one long row would
+    change the angles of all rows of a batch, and of the tokens that are already cached.
     """
     rope = getattr(config, "rope_parameters", None) or {}
     extended = rope.get("rope_type") == "longrope"
@@ -203,37 +211,39 @@ def context_of(config) -> float:
 
 @dataclass
 class Pending:
-    """A turn that is being sampled."""
+    """A turn that waits or is being sampled."""
 
     key: tuple
     conversation: str
-    ids: list  # of the conversation, the sampled tokens among them
-    start: int  # where the turn begins
+    ids: list  # of the whole conversation, with the tokens sampled so far
+    start: int  # index of the turn's first token in ids
     random: random.Random
-    fed: int = 0  # of how many tokens the engine has keys and values
+    cached: int = 0  # how many of ids, from the first on, have keys and values in the turn's row
     logprobs: list = field(default_factory=list)
 
 
-WORTH_SHARING = 8  # tokens; the copy of fewer costs as much as to compute them
+MIN_SHARED = 8  # tokens; to copy the keys and values of fewer costs as much as to compute them
 
 
-def alike(known: list[int], ids: list[int]) -> int:
-    """How many of a turn's tokens, except for the last one, are known."""
-    return min(len(os.path.commonprefix([known, ids])), len(ids) - 1)
+def common_prefix(cached_ids: list[int], ids: list[int]) -> int:
+    """Returns how many of ids need not be computed: the common prefix with cached_ids.
+
+    The last one is never counted, because it must be fed to get the next token's logits.
+    """
+    return min(len(os.path.commonprefix([cached_ids, ids])), len(ids) - 1)
 
 
-def unread(turn: Pending) -> int:
-    """How many of a turn's tokens the engine has no keys and values of."""
-    return len(turn.ids) - turn.fed
+def uncached(turn: Pending) -> int:
+    """Returns how many of a turn's tokens must be computed."""
+    return len(turn.ids) - turn.cached
 
 
 class RaggedCache:
-    """Keys and values of conversations of different lengths, in one tensor [layers, 2, B, heads, T, head
-    size].
+    """Keys and values of conversations of different lengths: one tensor [layers, 2, B, heads, T, head size].
 
-    Implements what `transformers` layers ask of a cache: update(). New tokens are written at their own
-    positions [B, S], so rows need not be aligned; what lies behind a row's end is masked, and overwritten
-    later. Layers see what lies before `end`.
+    It has the two methods that `transformers` layers call. New tokens are written at their own positions
+    [B, S], so rows need not be aligned. The positions behind a row's last token are masked, and overwritten
+    later. Layers see the positions before `end`.
     """
 
     def __init__(self, kv, positions, end):
@@ -252,13 +262,13 @@ class RaggedCache:
 
 
 class HFEngine:
-    """Samples turns with plain `transformers` (written for 5.x): batches what is pending, feeds only what a
-    conversation has new.
+    """Samples turns with plain `transformers` (written for 5.x), in batches, and feeds only uncached tokens.
 
-    Requests join the turns that are being sampled, and a turn leaves as soon as it has ended. Keys and values
-    of a conversation are kept under its name until forget(). Sampling is by inverse CDF with uniforms seeded
-    by the request's key: a dialogue does not depend on the others in its batch, and one played again after a
-    kill comes out the same. The model is left in eval(), on a CPU with the attention of share_keys().
+    New turns join the batch while others are being sampled, and a turn leaves it as soon as it has ended.
+    Keys and values of a conversation are saved under its name until forget(). Tokens are picked by inverse
+    CDF, with uniform numbers that the request's key seeds. So a dialogue does not depend on the others in its
+    batch, and comes out the same if it is played again after a kill. The model is left in eval(), on a CPU
+    with the attention of share_keys().
     """
 
     batching = True  # callers wait for all verdicts before poll(): rounding must not depend on timing
@@ -267,181 +277,200 @@ class HFEngine:
     def __init__(
         self, model, stops: list[int], max_tokens=512, temperature=1.0, seed=0, batch=256, frozen=False
     ):
-        """stops: ids that end a turn. temperature: 0 for the likeliest tokens. batch: turns at once. frozen:
-        whether to leave out the model's LoRA adapter."""
+        """stops: ids that end a turn. temperature: 0 takes the likeliest tokens. batch: most turns at once.
+        frozen: whether to switch the model's LoRA adapter off."""
         self.model, self.stops, self.frozen = model, set(stops), frozen
         self.max_tokens, self.temperature, self.seed, self.batch = max_tokens, temperature, seed, batch
         self.config = model.config.get_text_config()
         self.context = context_of(self.config)
         check_context(max_tokens, self.context)
-        self.kinds, shape = layers_of(self.config)
+        self.layer_types, shape = layers_of(self.config)
         if model.device.type == "cpu" and model.config._attn_implementation == "sdpa":
             share_keys(model)
         # On a CPU attention over few tokens is four times slower in bfloat16.
         dtype = torch.float32 if self.config._attn_implementation == "shared_keys" else model.dtype
-        self.kv = torch.zeros(shape, device=model.device, dtype=dtype)
-        self.waiting, self.running, self.full = [], [], []  # running turns are the first rows of kv
-        self.kept = {}  # conversation → (ids, their keys and values)
+        self.kv = torch.zeros(shape, device=model.device, dtype=dtype)  # row i belongs to running[i]
+        self.waiting, self.running, self.too_long = [], [], []
+        self.saved = {}  # conversation → (ids, their keys and values)
 
     @property
     def pending(self):
-        return self.waiting + self.running + self.full
+        return self.waiting + self.running + self.too_long
 
     def submit(self, key, conversation, ids):
-        """key: what poll() gives back, and the seed. conversation: the name of what `ids` continues."""
+        """key: comes back from poll(), and seeds the turn. conversation: one name for all its turns."""
         if len(ids) + self.max_tokens > self.context:
-            self.full.append((key, Turn([], [], "context")))
+            self.too_long.append((key, Turn([], [], "context")))
         else:
-            self.waiting.append(
-                Pending(key, conversation, ids[:], len(ids), random.Random(f"{self.seed}/{key}"))
-            )
+            uniforms = random.Random(f"{self.seed}/{key}")
+            self.waiting.append(Pending(key, conversation, ids[:], len(ids), uniforms))
 
     @torch.no_grad()
     def poll(self):
-        """[(key, Turn)]: takes in what waits, and samples until an eighth of the turns have ended."""
+        """Returns [(key, Turn)]: admits waiting turns, and samples until an eighth of all have ended."""
         self.model.eval()
         with without_adapter(self.model) if self.frozen else nullcontext():
             self.admit()
-            enough, done = len(self.running) / 8, self.full + self.ended()
-            self.full = []
+            enough, done = len(self.running) / 8, self.too_long + self.pop_ended()
+            self.too_long = []
             while len(done) < enough:
                 self.sample(0, len(self.running))
-                done += self.ended()
+                done += self.pop_ended()
         return done
 
     def forget(self, conversation):
-        """Drops the keys and values of a conversation that is over; with the last one, the room for them."""
-        self.kept.pop(conversation, None)
-        if not self.kept and not self.pending:
+        """Drops the keys and values of a conversation that is over; with the last one, also their memory."""
+        self.saved.pop(conversation, None)
+        if not self.saved and not self.pending:
             self.kv = self.kv[:, :, :0, :, :0].clone()
 
     def at_temperature(self, temperature, frozen=False):
-        """An engine with the same weights: this one, so that all share a batch, or one of its own."""
+        """Returns an engine with the same weights: this one if it fits, so that all share a batch."""
         if (temperature, frozen) == (self.temperature, self.frozen):
             return self
         return HFEngine(self.model, self.stops, self.max_tokens, temperature, self.seed, self.batch, frozen)
 
     def sleep(self):
-        """Nothing to give back: keys and values are kept only while dialogues are played."""
+        """Does nothing: keys and values take memory only while dialogues are played."""
 
     def sync(self, weights):
-        """Takes over the (name, tensor) pairs that are not the engine's own."""
-        self.kept.clear()  # keys and values of the old weights
-        own = dict(self.model.named_parameters())
+        """Copies those (name, tensor) pairs whose tensors are not the model's own."""
+        self.saved.clear()  # keys and values of the old weights
+        parameters = dict(self.model.named_parameters())
         for name, tensor in weights:
-            if own[name].data_ptr() != tensor.data_ptr():
-                own[name].data.copy_(tensor)
+            if parameters[name].data_ptr() != tensor.data_ptr():
+                parameters[name].data.copy_(tensor)
 
     def admit(self):
-        """Lets waiting turns run, as far as the batch holds, and samples their first tokens.
+        """Moves waiting turns into the free rows of the batch, and samples the first token of each.
 
-        What several begin with, as the dialogues of a group do, the first of them computes for all.
+        The dialogues of a group begin with the same prompt. One of them, the leader, computes its keys and
+        values. The others, its followers, copy them from the leader's row.
         """
-        first, free = len(self.running), self.batch - len(self.running)
+        used, free = len(self.running), self.batch - len(self.running)
         new, self.waiting = self.waiting[:free], self.waiting[free:]
-        kept, leaders, followers = {}, [], []
-        for turn in sorted(new, key=lambda turn: turn.ids):  # alike ones side by side
-            known, kept[turn.key] = self.kept.pop(turn.conversation, ([], None))
-            turn.fed = alike(known, turn.ids)
-            common = alike(leaders[-1].ids, turn.ids) if leaders else 0
-            if common < turn.fed + WORTH_SHARING:
-                leaders.append(turn)
+
+        # 1. Find leaders and followers: when sorted, turns with a common prefix are neighbors.
+        saved, leader_of, leaders, followers = {}, {}, [], []
+        for turn in sorted(new, key=lambda turn: turn.ids):
+            saved_ids, saved[turn.key] = self.saved.pop(turn.conversation, ([], None))
+            turn.cached = common_prefix(saved_ids, turn.ids)
+            shared = common_prefix(leaders[-1].ids, turn.ids) if leaders else 0
+            if shared >= turn.cached + MIN_SHARED:  # the leader has clearly more of it than its own past
+                turn.cached, leader_of[turn.key] = shared, leaders[-1].key
+                followers.append(turn)
             else:
-                turn.fed = common
-                followers.append((turn, leaders[-1]))
-        leaders.sort(key=unread, reverse=True)  # alike lengths together: little is padded
-        followers.sort(key=lambda pair: unread(pair[0]), reverse=True)
-        self.running += leaders + [turn for turn, _ in followers]
-        self.make_room(first)
-        for r, turn in enumerate(leaders, first):
-            if turn.fed:
-                self.kv[:, :, r, :, : turn.fed] = kept[turn.key][:, :, :, : turn.fed]
-        self.read(first, first + len(leaders))
-        row = {leader.key: r for r, leader in enumerate(leaders, first)}
-        for r, (turn, leader) in enumerate(followers, first + len(leaders)):
-            self.kv[:, :, r, :, : turn.fed] = self.kv[:, :, row[leader.key], :, : turn.fed]
-        self.read(first + len(leaders), len(self.running))
+                leaders.append(turn)
 
-    def read(self, first, last):
-        """Feeds the beginnings of rows first to last, and samples their first tokens."""
+        # 2. Give them rows, leaders first. Turns of similar length stand together, for little padding.
+        leaders.sort(key=uncached, reverse=True)
+        followers.sort(key=uncached, reverse=True)
+        self.running += leaders + followers
+        self.grow(used)
+        row = {turn.key: r for r, turn in enumerate(leaders + followers, used)}
+
+        # 3. Leaders continue from the saved keys and values of their conversations.
+        for turn in leaders:
+            if turn.cached:
+                self.kv[:, :, row[turn.key], :, : turn.cached] = saved[turn.key][:, :, :, : turn.cached]
+        self.prefill(used, used + len(leaders))
+
+        # 4. Followers continue from their leaders' rows, which are complete only now.
+        for turn in followers:
+            leader_row = self.kv[:, :, row[leader_of[turn.key]]]
+            self.kv[:, :, row[turn.key], :, : turn.cached] = leader_row[:, :, :, : turn.cached]
+        self.prefill(used + len(leaders), len(self.running))
+
+    def prefill(self, first, last):
+        """Feeds the prompts in rows first to last - 1, longest first, and samples their first tokens."""
         while first < last:
-            some = max(1, 1024 // unread(self.running[first]))  # more would need memory and save no time
-            self.sample(first, min(first + some, last))
-            first += some
+            # 1024 tokens a pass: more would need memory and save no time.
+            rows = max(1, 1024 // uncached(self.running[first]))
+            self.sample(first, min(first + rows, last))
+            first += rows
 
-    def make_room(self, used):
-        """Makes kv large enough for the running turns, of which `used` have something in it."""
-        old, rows = self.kv, len(self.running)
-        room = max((turn.start for turn in self.running), default=0) + self.max_tokens
-        if rows > old.shape[2] or room > old.shape[4]:
-            longer = old.shape[4] * 3 // 2 if room > old.shape[4] else old.shape[4]  # copies must be rare
-            room = max(room, longer)
-            self.kv = old.new_zeros(*old.shape[:2], max(rows, old.shape[2]), old.shape[3], room, old.shape[5])
+    def grow(self, used):
+        """Makes kv large enough for the running turns, and keeps the first `used` rows."""
+        old, needed = self.kv, max((turn.start for turn in self.running), default=0) + self.max_tokens
+        rows, length = max(old.shape[2], len(self.running)), old.shape[4]
+        if needed > length:
+            length = max(needed, length * 3 // 2)  # half as much again, so that copies are rare
+        if (rows, length) != (old.shape[2], old.shape[4]):
+            self.kv = old.new_zeros(*old.shape[:2], rows, old.shape[3], length, old.shape[5])
             self.kv[:, :, :used, :, : old.shape[4]] = old[:, :, :used]
 
     def sample(self, first, last):
-        """Feeds rows first to last what they have new, and samples a token of each."""
+        """Feeds the uncached tokens of rows first to last - 1, and samples one token for each row."""
         turns, device = self.running[first:last], self.model.device
         logits = self.forward(turns, self.kv[:, :, first : first + len(turns)])
         u = torch.tensor([turn.random.random() for turn in turns], device=device, dtype=torch.float64)
         logp = (
             F.log_softmax(logits.float() / self.temperature, dim=-1) if self.temperature else logits.float()
         )
-        token = self.pick(logp, u)
-        chance = logp.gather(1, token[:, None])[:, 0] if self.temperature else torch.zeros(len(turns))
-        for turn, t, p in zip(turns, token.tolist(), chance.tolist()):
-            turn.fed = len(turn.ids)
-            turn.ids.append(t)
-            turn.logprobs.append(p)
+        tokens = self.pick(logp, u)
+        logprobs = logp.gather(1, tokens[:, None])[:, 0] if self.temperature else torch.zeros(len(turns))
+        for turn, token, logprob in zip(turns, tokens.tolist(), logprobs.tolist()):
+            turn.cached = len(turn.ids)
+            turn.ids.append(token)
+            turn.logprobs.append(logprob)
 
     def pick(self, logp, u):
-        """Tokens at uniforms u of the cumulative distribution; the likeliest ones at temperature 0."""
+        """Returns the tokens [B] where the cumulative distribution exceeds uniforms u [B] for the first time.
+
+        logp: log-probs [B, V]. At temperature 0 they are logits, and the largest one is taken.
+        """
         if not self.temperature:
             return logp.argmax(-1)
         cdf = logp.double().exp().cumsum(-1)
-        token = torch.searchsorted(cdf, (u * cdf[:, -1])[:, None], right=True)[:, 0]
-        return token.clamp(max=logp.shape[1] - 1)
+        tokens = torch.searchsorted(cdf, (u * cdf[:, -1])[:, None], right=True)[:, 0]
+        return tokens.clamp(max=logp.shape[1] - 1)
 
     def forward(self, turns, kv):
-        """Logits [B, V] after each turn's last token. kv: their rows [layers, 2, B, heads, T, head size]."""
-        rows = [torch.tensor(turn.ids[turn.fed :]) for turn in turns]
+        """Returns the logits [B, V] after each turn's last token. kv: the turns' rows of the cache."""
+        rows = [torch.tensor(turn.ids[turn.cached :]) for turn in turns]
         new = pad_sequence(rows, batch_first=True).to(kv.device)  # [B, S]
-        start = torch.tensor([turn.fed for turn in turns], device=kv.device)
+        start = torch.tensor([turn.cached for turn in turns], device=kv.device)
         length = torch.tensor([len(row) for row in rows], device=kv.device)
         step = torch.arange(new.shape[1], device=kv.device)
-        # [B, S]; padding goes behind the end, where nobody looks
+        # [B, S]; all padding is written to the position behind the last token, where the mask hides it
         positions = start[:, None] + torch.minimum(step, length[:, None])
         cache = RaggedCache(kv, positions, max(len(turn.ids) for turn in turns))
         column = torch.arange(cache.end, device=kv.device)
         mask = (column <= positions[:, :, None])[:, None]  # [B, 1, S, T]
         masks = {"full_attention": mask}
-        if "sliding_attention" in self.kinds:
+        if "sliding_attention" in self.layer_types:
             near = column > positions[:, :, None] - self.config.sliding_window
             masks["sliding_attention"] = mask & near[:, None]
-        if self.config._attn_implementation == "eager":  # which adds the mask
-            low = torch.finfo(self.model.dtype).min
-            masks = {kind: torch.where(mask, 0.0, low).to(kv.dtype) for kind, mask in masks.items()}
-        mask = masks if len(self.kinds) > 1 else masks[min(self.kinds)]
-        fed = {"input_ids": new, "attention_mask": mask, "position_ids": positions, "past_key_values": cache}
-        hidden = self.model.get_decoder()(**fed).last_hidden_state
-        return next_token_logits(self.model, hidden[torch.arange(len(new), device=kv.device), length - 1])
+        if self.config._attn_implementation == "eager":  # it adds the mask to the scores
+            lowest = torch.finfo(self.model.dtype).min
+            masks = {name: torch.where(mask, 0.0, lowest).to(kv.dtype) for name, mask in masks.items()}
+        output = self.model.get_decoder()(
+            input_ids=new,
+            attention_mask=masks if len(self.layer_types) > 1 else masks[min(self.layer_types)],
+            position_ids=positions,
+            past_key_values=cache,
+        )
+        last = output.last_hidden_state[torch.arange(len(new), device=kv.device), length - 1]
+        return next_token_logits(self.model, last)
 
-    def ended(self):
-        """[(key, Turn)] of the turns that have ended; the last rows move into their places."""
-        done, rest = [], []
+    def pop_ended(self):
+        """Removes the turns that have ended from the batch, and returns them as [(key, Turn)]."""
+        done, active = [], []
         for r, turn in enumerate(self.running):
             stopped = turn.ids[-1] in self.stops
             if stopped or len(turn.ids) - turn.start == self.max_tokens:
-                kv = self.kv[:, :, r, :, : turn.fed].clone()  # the last token was never fed
-                self.kept[turn.conversation] = turn.ids[: turn.fed], kv
+                kv = self.kv[:, :, r, :, : turn.cached].clone()  # the last token was never fed
+                self.saved[turn.conversation] = turn.ids[: turn.cached], kv
                 finish = "stop" if stopped else "length"
                 done.append((turn.key, Turn(turn.ids[turn.start :], turn.logprobs, finish)))
             else:
-                rest.append(r)
-        for r, hole in zip(reversed(rest), sorted(set(range(len(rest))) - set(rest))):
-            turn = self.running[hole] = self.running[r]
-            self.kv[:, :, hole, :, : turn.fed] = self.kv[:, :, r, :, : turn.fed]
-        del self.running[len(rest) :]
+                active.append(r)
+        # The active turns must take the first rows, so the last of them move into the gaps.
+        gaps = sorted(set(range(len(active))) - set(active))
+        for r, gap in zip(reversed(active), gaps):
+            turn = self.running[gap] = self.running[r]
+            self.kv[:, :, gap, :, : turn.cached] = self.kv[:, :, r, :, : turn.cached]
+        del self.running[len(active) :]
         return done
 
 
@@ -449,35 +478,35 @@ class HFEngine:
 
 
 def is_address(path: str) -> bool:
-    """Whether it names an endpoint."""
+    """Whether a model is given as the URL of an endpoint."""
     return path.startswith(("http://", "https://"))
 
 
 def uses_vllm(wanted: str, device: str) -> bool:
-    """Whether vLLM samples: "vllm", or "auto" on a GPU machine that has it.
+    """Whether vLLM is the engine: if wanted is "vllm", or "auto" on a GPU machine where it is installed.
 
-    Raises EngineError if it was asked for and is missing.
+    Raises EngineError if "vllm" is wanted but not installed.
     """
     installed = importlib.util.find_spec("vllm") is not None
     if wanted == "vllm" and not installed:
-        how = "`pip install -r requirements.txt vllm==0.32.0` on a GPU machine, or use --engine hf"
-        raise EngineError(f"--engine vllm: vLLM is not installed; {how}")
+        advice = "run `pip install -r requirements.txt vllm==0.32.0` on a GPU machine, or use --engine hf"
+        raise EngineError(f"--engine vllm: vLLM is not installed; {advice}")
     return wanted == "vllm" or wanted == "auto" and installed and device.startswith("cuda")
 
 
 class VLLMEngine:
-    """Samples turns with vLLM (written for 0.32), in this process: requests join when a dialogue moves on,
-    poll() is one engine step.
+    """Samples turns with vLLM (written for 0.32), inside this process. One poll() is one engine step.
 
-    Earlier turns of a conversation are found again in vLLM's prefix cache. Log-probs are those of the
-    distribution that was sampled from. Under torchrun each process has an engine of its own, but they are
-    made together: all processes must take part. Once made, vLLM stays until the process ends: freed, it would
-    end torch's default process group, and each process would go on alone.
+    A request joins as soon as its dialogue is ready. vLLM's prefix cache keeps the earlier turns of a
+    conversation. Log-probs are those of the distribution that was sampled from, with its temperature. Under
+    torchrun each process has its own engine, but all processes must create theirs together. An engine is
+    never freed: its destructor would destroy torch's default process group, and each process would go on
+    alone.
     """
 
     batching = False  # a turn comes back as soon as it is finished; nobody has to wait for others
     remote = False
-    made = []
+    made = []  # every vllm.LLM of this process, so that none is freed
 
     def __init__(
         self,
@@ -494,11 +523,10 @@ class VLLMEngine:
         sleeps=False,
         lora=None,
     ):
-        """context: tokens that a dialogue may have at most, if the model's own is not less. memory: share of
-        the GPU's memory for weights, keys and values. sleeps: whether sleep() gives that memory back; on a
-        GPU alone, and vLLM lets one engine of a process do so. lora: rank of an adapter, which the first
-        sync() brings."""
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # in this process: weights can be handed over
+        """context: most tokens of a dialogue, unless the model's own context is shorter. memory: share of the
+        GPU's memory for weights, keys and values. sleeps: whether sleep() frees that memory; only on a GPU,
+        and for one engine of a process. lora: rank of an adapter, which the first sync() loads."""
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # in this process, so that sync() can pass tensors
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GB
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         import transformers
@@ -512,9 +540,9 @@ class VLLMEngine:
         self.seed, self.context = seed, min(context, longest)
         check_context(max_tokens, self.context)
         self.path, self.lora = path, lora
-        # Names what sync() has loaded, by its number; there is no file to read again.
+        # Requests refer to the adapter by the number 1. The path is never read: load_adapter() has loaded it.
         self.adapter = LoRARequest("student", 1, "loaded by sync") if lora else None
-        options = {
+        llm_kwargs = {
             "model": path,
             "dtype": dtype,
             "seed": seed,
@@ -524,33 +552,35 @@ class VLLMEngine:
             "logprobs_mode": "processed_logprobs",
             "enable_prefix_caching": True,
             "enable_sleep_mode": self.sleeps,
-            # Of a multimodal model: no eyes, whose names differ from those in transformers, and no processor,
-            # which checkpoints of training lack.
+            # Load no vision tower, because its weights have other names in transformers, and no processor,
+            # because checkpoints of training have none.
             "language_model_only": True,
         }
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # the default would use GPU 0 in every process
-            options["distributed_executor_backend"] = "external_launcher"
+            llm_kwargs["distributed_executor_backend"] = "external_launcher"
         if lora:
-            options |= {"enable_lora": True, "max_lora_rank": lora}
-        cpu = {} if gpu else {"enforce_eager": True, "enable_chunked_prefill": False, "block_size": 32}
+            llm_kwargs |= {"enable_lora": True, "max_lora_rank": lora}
+        if not gpu:
+            llm_kwargs |= {"enforce_eager": True, "enable_chunked_prefill": False, "block_size": 32}
         try:
-            self.llm = vllm.LLM(**options, **cpu)
+            self.llm = vllm.LLM(**llm_kwargs)
             self.made.append(self.llm)
         except (OSError, ValueError, RuntimeError) as e:
-            hint = "lower --max-tokens or --live, raise --vllm-memory, or use --engine hf"
-            told = " ".join(str(e).split())[:300] or type(e).__name__
-            raise EngineError(f"vLLM cannot run {path} ({told}); {hint}") from None
-        self.pending = {}  # of all temperatures: request → (key, its Turn, or None while it is sampled)
+            advice = "lower --max-tokens or --live, raise --vllm-memory, or use --engine hf"
+            reason = " ".join(str(e).split())[:300] or type(e).__name__
+            raise EngineError(f"vLLM cannot run {path} ({reason}); {advice}") from None
+        # Request → (key, its Turn, or None while it is being sampled). Shared by all at_temperature() copies.
+        self.pending = {}
 
     def at_temperature(self, temperature, frozen=False):
-        """An engine with the same weights, in the same vLLM; frozen: without the adapter."""
+        """Returns an engine with the same weights, in the same vLLM. frozen: without the adapter."""
         other = copy.copy(self)
         other.temperature = temperature
         other.adapter = None if frozen else self.adapter
         return other
 
     def submit(self, key, conversation, ids):
-        """key: what poll() gives back, and the seed."""
+        """key: comes back from poll(), and seeds the turn. conversation: unused, vLLM compares the ids."""
         import vllm
         from vllm.sampling_params import RequestOutputKind
 
@@ -558,59 +588,58 @@ class VLLMEngine:
         if len(ids) + self.max_tokens > self.context:
             self.pending[request] = key, Turn([], [], "context")
             return
-        draw = zlib.crc32(f"{self.seed}/{key}".encode())
-        options = {
-            "temperature": self.temperature,
-            "max_tokens": self.max_tokens,
-            "stop_token_ids": self.stops,
-            "ignore_eos": True,  # of generation_config.json; only those above end a turn in the template
-            "seed": draw,
-            "output_kind": RequestOutputKind.FINAL_ONLY,
-        }
-        how = vllm.SamplingParams(**options, logprobs=0, detokenize=False)
-        given = {"prompt_token_ids": ids}
-        self.llm.llm_engine.add_request(request, given, how, lora_request=self.adapter)
+        sampling = vllm.SamplingParams(
+            temperature=self.temperature,
+            max_tokens=self.max_tokens,
+            stop_token_ids=self.stops,
+            ignore_eos=True,  # of generation_config.json: only self.stops end a turn in the chat template
+            seed=zlib.crc32(f"{self.seed}/{key}".encode()),
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            logprobs=0,  # of the sampled token alone
+            detokenize=False,
+        )
+        prompt = {"prompt_token_ids": ids}
+        self.llm.llm_engine.add_request(request, prompt, sampling, lora_request=self.adapter)
         self.pending[request] = key, None
 
     def poll(self):
-        """[(key, Turn)] of what one step of vLLM finished, at whatever temperature."""
+        """Returns [(key, Turn)] of the turns that one step of vLLM finished, at all temperatures."""
         if any(turn is None for _, turn in self.pending.values()):
             for result in self.llm.llm_engine.step():
                 if result.finished:
-                    said = result.outputs[0]
-                    chances = [at[token].logprob for at, token in zip(said.logprobs, said.token_ids)]
-                    turn = Turn(list(said.token_ids), chances, said.finish_reason)
-                    self.pending[result.request_id] = self.pending[result.request_id][0], turn
-        done = {request: value for request, value in self.pending.items() if value[1]}
-        for request in done:
-            del self.pending[request]
-        return list(done.values())
+                    output = result.outputs[0]
+                    ids = list(output.token_ids)
+                    logprobs = [top[token].logprob for top, token in zip(output.logprobs, ids)]
+                    key, _ = self.pending[result.request_id]
+                    self.pending[result.request_id] = key, Turn(ids, logprobs, output.finish_reason)
+        done = [request for request, (_, turn) in self.pending.items() if turn]
+        return [self.pending.pop(request) for request in done]
 
     def forget(self, conversation):
-        """The prefix cache drops what is not used."""
+        """Does nothing: vLLM's prefix cache drops its least recently used tokens by itself."""
 
     def sleep(self):
-        """Gives the memory of weights, keys and values to the trainer until the next sync()."""
+        """Frees the memory of weights, keys and values for the trainer, until the next sync()."""
         if self.sleeps:
             self.llm.llm_engine.sleep(level=2)
 
     def sync(self, weights):
-        """Takes over (name, tensor) pairs, and forgets keys and values of the old ones. Follows a sleep()."""
+        """Loads (name, tensor) pairs, and drops keys and values of the old weights. Call it after sleep()."""
         if self.sleeps:
             torch.cuda.empty_cache()
             self.llm.llm_engine.wake_up(tags=["weights"])
-        cast = ((name, tensor.to(self.dtype)) for name, tensor in weights)
+        weights = ((name, tensor.to(self.dtype)) for name, tensor in weights)
         if self.lora:
-            self.load_adapter(cast)
+            self.load_adapter(weights)
         else:
-            self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": cast})
+            self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
             self.llm.apply_model(repack_head)
         self.llm.reset_prefix_cache()
         if self.sleeps:
             self.llm.llm_engine.wake_up(tags=["kv_cache"])
 
     def load_adapter(self, weights):
-        """Replaces the adapter that requests name; vLLM reads it from files, at once, and keeps it."""
+        """Replaces adapter 1. vLLM reads it from files now, and keeps it in memory."""
         from vllm.lora.request import LoRARequest
 
         with tempfile.TemporaryDirectory() as folder:
@@ -619,7 +648,8 @@ class VLLMEngine:
 
 
 def repack_head(model):
-    """On CPUs vLLM keeps a packed copy of the head, which a reload leaves stale if the head is tied."""
+    """Packs the LM head again. On a CPU vLLM computes with a packed copy of it, and a reload does not update
+    that copy if the head is tied to the embeddings."""
     for name, head in model.named_modules():
         if name.split(".")[-1] == "lm_head" and hasattr(head, "cpu_linear"):
             head.quant_method.process_weights_after_loading(head)

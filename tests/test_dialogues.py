@@ -23,7 +23,7 @@ from evaluate import answer_losses, dispute
 from generate import asker, converse, teacher_view
 from grpo import per_token, turn_advantages
 from parts.driver import Grade, Sample, drive
-from parts.engines import EngineError, HFEngine, Turn, load_model, unread
+from parts.engines import EngineError, HFEngine, Turn, load_model, uncached
 from parts.runs import BadInput
 from qprime import injects, question_instead
 from sft import as_teacher
@@ -209,7 +209,7 @@ def test_cached_keys_and_values_change_nothing(shape, speakers, monkeypatch):
 
     def forgetful(self):
         done = poll(self)
-        self.kept.clear()
+        self.saved.clear()
         return done
 
     monkeypatch.setattr(HFEngine, "poll", forgetful)
@@ -220,7 +220,7 @@ def test_what_turns_begin_with_is_read_once(toy):
     model, chat, _, _ = toy
     engine, read = HFEngine(model, chat.stops, max_tokens=1), []
     forward = engine.forward
-    engine.forward = lambda turns, kv: read.append(sum(map(unread, turns))) or forward(turns, kv)
+    engine.forward = lambda turns, kv: read.append(sum(map(uncached, turns))) or forward(turns, kv)
     ids = chat.view([{"role": "user", "content": "Compute 1h 2t 3u plus 3h 1t 1u mod 1000."}])
     for name, rest in (("a", []), ("b", []), ("c", [7, 8, 9])):
         engine.submit(name, name, ids + rest)
