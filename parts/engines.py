@@ -12,9 +12,7 @@ is called before an update of the weights, sync() after it.
 """
 
 import copy
-import http.client
 import importlib.util
-import json
 import math
 import os
 import random
@@ -22,8 +20,6 @@ import re
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
 import zlib
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager, nullcontext
@@ -222,7 +218,7 @@ class Pending:
     logprobs: list = field(default_factory=list)
 
 
-MIN_SHARED = 8  # tokens; to copy the keys and values of fewer costs as much as to compute them
+MIN_SHARED = 8  # tokens; fewer are computed again, because a copy costs as much
 
 
 def common_prefix(cached_ids: list[int], ids: list[int]) -> int:
@@ -241,7 +237,7 @@ def uncached(turn: Pending) -> int:
 class RaggedCache:
     """Keys and values of conversations of different lengths: one tensor [layers, 2, B, heads, T, head size].
 
-    It has the two methods that `transformers` layers call. New tokens are written at their own positions
+    It has the two methods that `transformers` calls. New tokens are written at their own positions
     [B, S], so rows need not be aligned. The positions behind a row's last token are masked, and overwritten
     later. Layers see the positions before `end`.
     """
@@ -325,7 +321,7 @@ class HFEngine:
             self.kv = self.kv[:, :, :0, :, :0].clone()
 
     def at_temperature(self, temperature, frozen=False):
-        """Returns an engine with the same weights: this one if it fits, so that all share a batch."""
+        """Returns an engine with the same weights: this one if it is the same, so that all share a batch."""
         if (temperature, frozen) == (self.temperature, self.frozen):
             return self
         return HFEngine(self.model, self.stops, self.max_tokens, temperature, self.seed, self.batch, frozen)
@@ -351,12 +347,12 @@ class HFEngine:
         new, self.waiting = self.waiting[:free], self.waiting[free:]
 
         # 1. Find leaders and followers: when sorted, turns with a common prefix are neighbors.
-        saved, leader_of, leaders, followers = {}, {}, [], []
+        past, leader_of, leaders, followers = {}, {}, [], []
         for turn in sorted(new, key=lambda turn: turn.ids):
-            saved_ids, saved[turn.key] = self.saved.pop(turn.conversation, ([], None))
-            turn.cached = common_prefix(saved_ids, turn.ids)
+            past_ids, past[turn.key] = self.saved.pop(turn.conversation, ([], None))
+            turn.cached = common_prefix(past_ids, turn.ids)
             shared = common_prefix(leaders[-1].ids, turn.ids) if leaders else 0
-            if shared >= turn.cached + MIN_SHARED:  # the leader has clearly more of it than its own past
+            if shared >= turn.cached + MIN_SHARED:  # worth a copy
                 turn.cached, leader_of[turn.key] = shared, leaders[-1].key
                 followers.append(turn)
             else:
@@ -372,7 +368,7 @@ class HFEngine:
         # 3. Leaders continue from the saved keys and values of their conversations.
         for turn in leaders:
             if turn.cached:
-                self.kv[:, :, row[turn.key], :, : turn.cached] = saved[turn.key][:, :, :, : turn.cached]
+                self.kv[:, :, row[turn.key], :, : turn.cached] = past[turn.key][:, :, :, : turn.cached]
         self.prefill(used, used + len(leaders))
 
         # 4. Followers continue from their leaders' rows, which are complete only now.
@@ -648,8 +644,10 @@ class VLLMEngine:
 
 
 def repack_head(model):
-    """Packs the LM head again. On a CPU vLLM computes with a packed copy of it, and a reload does not update
-    that copy if the head is tied to the embeddings."""
+    """Packs the LM head again.
+
+    On a CPU vLLM computes with a packed copy, which a reload does not update if the head is tied.
+    """
     for name, head in model.named_modules():
         if name.split(".")[-1] == "lm_head" and hasattr(head, "cpu_linear"):
             head.quant_method.process_weights_after_loading(head)
@@ -658,45 +656,60 @@ def repack_head(model):
 # --------------------------------------------------------------------------------------------------- endpoint
 
 
-# How servers refuse a dialogue that does not fit: OpenAI, vLLM, SGLang and llama.cpp speak of the context.
+# How servers refuse a dialogue that is too long: OpenAI, vLLM, SGLang and llama.cpp name the context.
 TOO_LONG = re.compile(r"context|too long|max length|max_new_tokens|less than \d+ tokens", re.I)
-
-
-class NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect is an error: urllib would take the key along to another host."""
-
-    def redirect_request(self, *_):
-        return None
+TIMEOUT = 600  # seconds that an endpoint may be silent
 
 
 class Endpoint:
     """A model behind an OpenAI-compatible endpoint, http://HOST:PORT/v1#MODEL; its key is in OPENAI_API_KEY.
 
-    Chat template and engine in one: its views are the messages themselves, what it samples is text. A request
-    that fails, or whose reply is broken, is made again up to five times; then EngineError tells.
+    It is a chat template and an engine in one: a view is the list of messages, a sampled turn is a text. The
+    `openai` package repeats a failed request up to five times, and ask() does so after a broken reply. Then
+    poll() raises EngineError.
     """
 
     batching = False
-    remote = True  # it works on its own
+    remote = True  # it samples while this process does other work
 
-    def __init__(self, address: str, option="--teacher", max_tokens=512, temperature=1.0):
-        """option: of the command line, for messages."""
+    def __init__(self, address: str, option="--teacher-model", max_tokens=512, temperature=1.0):
+        """option: the command-line option with this address, for messages."""
         self.url, _, self.name = address.partition("#")
         self.option, self.max_tokens, self.temperature, self.pending = option, max_tokens, temperature, {}
-        self.opener = urllib.request.build_opener(NoRedirect)
         self.answered, self.misfits = False, 0
-        self.key = os.environ.get("OPENAI_API_KEY", "").strip()
-        if not re.fullmatch("[!-~]*", self.key):  # http.client would show it
+        # `openai` wants a key, and a server without one ignores it.
+        self.key = os.environ.get("OPENAI_API_KEY", "").strip() or "EMPTY"
+        if not re.fullmatch("[!-~]*", self.key):  # the error about an illegal header would show it
             raise EngineError("OPENAI_API_KEY: holds a character that no key has; set it anew")
         if not self.name:
-            told = f"{option} {address}: names no model"
-            raise EngineError(f"{told}; write it behind the address, as in {self.url}#MODEL")
+            example = f"write it behind the address, as in {self.url}#MODEL"
+            raise EngineError(f"{option} {address}: names no model; {example}")
+        try:
+            import openai
+        except ImportError:
+            raise EngineError(f"{option} {address}: needs a package; run `pip install openai`") from None
+        try:
+            self.client = openai.OpenAI(
+                api_key=self.key,
+                base_url=self.url,
+                timeout=TIMEOUT,
+                max_retries=5,
+                # OPENAI_CUSTOM_HEADERS could hold another key.
+                default_headers={"Authorization": f"Bearer {self.key}"},
+                # The key is for one host: a redirect is an error, and ALL_PROXY is ignored. HTTP_PROXY,
+                # HTTPS_PROXY and NO_PROXY count.
+                http_client=openai.DefaultHttpxClient(follow_redirects=False, mounts={"all://": None}),
+            )
+        except Exception as e:  # a malformed address or proxy; httpx has many classes of errors
+            advice = "check the address and the proxy variables of the environment"
+            raise EngineError(f"{option} {self.url}: no connection is possible ({e}); {advice}") from None
+        self.client.organization = self.client.project = None  # not OPENAI_ORG_ID, OPENAI_PROJECT_ID
 
     def view(self, messages):
         return messages
 
-    def text(self, said):
-        return said
+    def text(self, sampled):
+        return sampled
 
     def submit(self, key, conversation, messages):
         self.pending[key] = answer = Future()
@@ -710,59 +723,50 @@ class Endpoint:
         threading.Thread(target=work, daemon=True).start()  # a daemon, so that Ctrl-C ends at once
 
     def poll(self, patience=0.05):
-        """[(key, Turn)] of what has arrived; waits for so many seconds if nothing has."""
+        """Returns [(key, Turn)] of the replies that have arrived; if none has, waits `patience` seconds."""
         wait(self.pending.values(), timeout=patience, return_when=FIRST_COMPLETED)
         arrived = [key for key, answer in self.pending.items() if answer.done()]
         return [(key, self.pending.pop(key).result()) for key in arrived]
 
     def forget(self, conversation):
-        """Nothing is kept."""
+        """Does nothing: an endpoint gets all messages of a conversation with each request."""
 
     def ask(self, messages):
-        """The Turn that the endpoint answers with. Raises EngineError."""
-        body = {"model": self.name, "messages": messages, "max_tokens": self.max_tokens}
-        body["temperature"] = self.temperature
-        headers = {"Content-Type": "application/json"}
-        headers["Authorization"] = f"Bearer {self.key}"
-        where = f"{self.url.rstrip('/')}/chat/completions"
-        for attempt in range(6):
-            pause = 0.5 * 2**attempt
+        """Returns the Turn that the endpoint replies with. Raises EngineError."""
+        import openai
+
+        for pause in (0.5, 1, 2, 4, 8, 0):
             try:
-                request = urllib.request.Request(where, json.dumps(body).encode(), headers)
-                with self.opener.open(request, timeout=600) as reply:
-                    turn = turn_of(json.load(reply))
+                # The raw response, because `openai` makes an object of any JSON without a check.
+                response = self.client.chat.completions.with_raw_response.create(
+                    model=self.name,
+                    messages=messages,
+                    max_tokens=self.max_tokens,
+                    temperature=self.temperature,
+                )
+                turn = turn_of(response.http_response.json())
                 self.answered = True
                 return turn
-            except urllib.error.HTTPError as e:
-                told = body_of(e)
-                reason = f"{e} {told}"
-                if e.code in (400, 413, 422) and TOO_LONG.search(told):
+            except openai.APIStatusError as e:
+                reason = f"HTTP {e.status_code}: {e.response.text}"
+                if e.status_code in (400, 413, 422) and TOO_LONG.search(reason[:1000]):
                     self.misfits += 1
-                    if self.answered or self.misfits < 10:  # else --max-tokens itself may not fit
+                    if self.answered or self.misfits < 10:  # else --max-tokens alone may exceed the context
                         return Turn("", [], "context")
-                if e.code < 500 and e.code not in (408, 409, 425, 429):
-                    break  # it will not answer otherwise next time
-                wished = e.headers.get("Retry-After", "")
-                pause = min(60, int(wished)) if wished.isdecimal() else pause
-            except (OSError, ValueError, LookupError, TypeError, http.client.HTTPException) as e:
-                reason = e
-            if attempt < 5:
+                break
+            except openai.OpenAIError as e:  # its cause says more
+                reason = f"{type(e.__cause__ or e).__name__}: {e.__cause__ or e}"
+                break
+            except (ValueError, LookupError, TypeError) as e:
+                reason = f"broken reply, {type(e).__name__}: {e}"
                 time.sleep(pause)
+        reason = " ".join(reason.replace(self.key, "…").split())[:300]
         advice = "check the address, the model's name and OPENAI_API_KEY"
-        told = f"{type(reason).__name__}: {reason}".replace(self.key or "\0", "…").split("\n")[0][:300]
-        raise EngineError(f"{self.option} {self.url}: does not answer ({told}); {advice}")
-
-
-def body_of(error):
-    """The beginning of what an endpoint says with an HTTPError, in one line."""
-    try:
-        return " ".join(error.read(1000).decode(errors="replace").split())
-    except (OSError, http.client.HTTPException):
-        return ""
+        raise EngineError(f"{self.option} {self.url}: does not answer ({reason}); {advice}")
 
 
 def turn_of(reply):
-    """The Turn in a chat completion. Raises ValueError, LookupError or TypeError if there is none."""
+    """Returns the Turn in a chat completion. Raises ValueError, LookupError or TypeError if there is none."""
     choice = reply["choices"][0]
     content = choice["message"]["content"]
     if not isinstance(content, str | None):

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -344,7 +345,7 @@ def server():
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                seen.append({**body, "key": self.headers["Authorization"]})
+                seen.append({**body, "key": self.headers["Authorization"], "headers": dict(self.headers)})
                 self.wfile.write(left.pop(0) if len(left) > 1 else left[0])
 
             def log_message(self, *_):
@@ -377,6 +378,8 @@ BROKEN = {
     "no JSON": b"HTTP/1.0 200 OK\r\n\r\n<html>",
     "list content": reply([{"type": "text", "text": "x"}]),
     "no choices": b'HTTP/1.0 200 OK\r\n\r\n{"choices": []}',
+    "no text": b'HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n{"choices": [{"message": {}}]}',
+    "an error": b'HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n{"error": "busy"}',
     "lone surrogate": reply("\ud800"),
     "too many requests": reply(status="429 Slow", headers="Retry-After: 7\r\n"),
 }
@@ -385,18 +388,90 @@ BROKEN = {
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
 def test_a_broken_reply_is_asked_for_again_and_then_named(broken, server, monkeypatch):
     pauses = []
-    monkeypatch.setattr("parts.engines.time.sleep", pauses.append)
+    monkeypatch.setattr("time.sleep", pauses.append)
     address, seen = server(broken, reply("fine"))
-    assert Endpoint(f"{address}#m").ask([]).ids == "fine" and len(seen) == 2
-    assert pauses == [7 if b"429" in broken else 0.5]
+    assert Endpoint(f"{address}#m").ask([]).ids == "fine" and len(seen) == 2 and len(pauses) == 1
+    assert pauses == [7] if b"429" in broken else 0.375 <= pauses[0] <= 0.5  # `openai` shortens it at random
     address, seen = server(broken)
     with pytest.raises(EngineError, match="does not answer"):
         Endpoint(f"{address}#m").ask([])
     assert len(seen) == 6
 
 
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 422, 425, 501, 408, 409, 429, 500, 503])
+def test_a_request_is_made_again_only_if_that_can_help(status, server, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    address, seen = server(reply(status=f"{status} No"))
+    with pytest.raises(EngineError, match=f"--teacher-model {address}: does not answer .HTTP {status}"):
+        Endpoint(f"{address}#m").ask([])
+    assert len(seen) == (6 if status in (408, 409, 429) or status >= 500 else 1)
+
+
+def test_a_silent_endpoint_is_asked_again_after_ten_minutes_and_then_named(monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    assert Endpoint("http://h/v1#m").client.timeout == 600
+    monkeypatch.setattr("parts.engines.TIMEOUT", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes connections and sends nothing
+        with pytest.raises(EngineError, match="ReadTimeout"):
+            Endpoint(f"http://127.0.0.1:{silent.getsockname()[1]}/v1#m").ask([])
+        silent.settimeout(0)
+        assert all(silent.accept() for _ in range(6))
+        with pytest.raises(BlockingIOError):
+            silent.accept()
+
+
+def test_a_request_holds_the_dialogue_and_four_settings(server):
+    address, seen = server(reply())
+    message = {"role": "user", "content": "2 ≤ 3?"}
+    Endpoint(f"{address}/#m", max_tokens=7, temperature=0.5).ask([message])
+    row = {k: v for k, v in seen[0].items() if k not in ("key", "headers")}
+    assert row == {"model": "m", "messages": [message], "max_tokens": 7, "temperature": 0.5}
+    assert seen[0]["key"] == "Bearer EMPTY"  # what `openai` needs where there is no key
+
+
+def test_the_environment_sends_no_key_elsewhere_and_nothing_more_to_an_endpoint(server, monkeypatch):
+    address, seen = server(reply())
+    other, stolen = server(reply())
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    for name in ("OPENAI_BASE_URL", "ALL_PROXY"):
+        monkeypatch.setenv(name, other)
+    for name in ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_ADMIN_KEY", "OPENAI_WEBHOOK_SECRET"):
+        monkeypatch.setenv(name, "private")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "Authorization: Bearer private")
+    assert Endpoint(f"{address}#m").ask([]).finish == "stop" and not stolen
+    assert seen[0]["key"] == "Bearer secret" and "private" not in str(seen)
+
+
+@pytest.mark.parametrize("bad", ["http://[::1", "http://h:port/v1", "http://h/\x00"])
+def test_an_address_that_is_none_is_one_line(bad):
+    with pytest.raises(EngineError, match="--judge http://"):
+        Endpoint(f"{bad}#m", "--judge").ask([])
+
+
+def test_without_its_package_an_endpoint_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(EngineError, match="--judge http://h/v1#m: needs a package; run `pip install openai`"):
+        Endpoint("http://h/v1#m", "--judge")
+
+
+def test_an_endpoint_loads_its_package_only_when_it_is_made():
+    code = "import sys, parts.engines; print({'openai', 'transformers', 'vllm'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stderr
+
+
+def test_ctrl_c_does_not_wait_for_an_endpoint(problems, base, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/v1#m"
+        process = start("generate", model=base, problems=problems, teacher=address, out=tmp_path, **TALK)
+        connection, _ = silent.accept()  # the first hint is asked for
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=10) == 1
+
+
 @pytest.mark.parametrize(
-    "told",
+    "refusal",
     [
         "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens",
         "the request exceeds the available context size (4096 tokens), try increasing it",
@@ -407,8 +482,8 @@ def test_a_broken_reply_is_asked_for_again_and_then_named(broken, server, monkey
         "prompt is too long: 5000 tokens > 4096 maximum",
     ],
 )
-def test_a_dialogue_that_does_not_fit_at_an_endpoint_ends_alone(told, server):
-    address, seen = server(reply(told, status="400 Bad Request"))
+def test_a_dialogue_that_does_not_fit_at_an_endpoint_ends_alone(refusal, server):
+    address, seen = server(reply(refusal, status="400 Bad Request"))
     assert Endpoint(f"{address}#m").ask([]) == Turn("", [], "context") and len(seen) == 1
 
 
@@ -427,14 +502,14 @@ def test_what_an_endpoint_says_with_a_refusal_is_shown(server):
 
 
 def test_a_key_is_shown_to_nobody_and_a_line_end_behind_it_does_no_harm(server, monkeypatch):
-    monkeypatch.setattr("parts.engines.time.sleep", lambda _: None)
+    monkeypatch.setattr("time.sleep", lambda _: None)
     address, seen = server(reply())
     monkeypatch.setenv("OPENAI_API_KEY", "secret\r\n")
     assert Endpoint(f"{address}#m").ask([]).finish == "stop" and seen[0]["key"] == "Bearer secret"
     monkeypatch.setenv("OPENAI_API_KEY", "sec\nret")
-    with pytest.raises(EngineError, match="OPENAI_API_KEY") as told:
+    with pytest.raises(EngineError, match="OPENAI_API_KEY") as error:
         Endpoint(f"{address}#m")
-    assert "sec" not in str(told.value)
+    assert "sec" not in str(error.value)
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     address, _ = server(reply("secret is unknown", status="401 No"))
     with pytest.raises(EngineError, match="… is unknown"):
@@ -509,7 +584,7 @@ def test_a_judge_labels_finished_test_runs_and_goes_on_where_it_was(
 
 
 def test_an_endpoint_that_is_down_is_named(problems, base, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("parts.engines.time.sleep", lambda _: None)
+    monkeypatch.setattr("time.sleep", lambda _: None)
     refused(
         capsys,
         "does not answer",
