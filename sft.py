@@ -145,7 +145,7 @@ def main():
         "--predict-teacher", action="store_true", help="train on the hints too, without the private knowledge"
     )
     parser.add_argument(
-        "--prompts", help="JSON file that replaces prompts of common.py, for --predict-teacher"
+        "--prompts", help="JSON file that replaces prompts of generate.py, for --predict-teacher"
     )
     runs.add_training_arguments(parser, batch=32, unit="dialogues", lr=1e-5, lora_lr=1e-4, save_every=50)
     parser.add_argument("--epochs", type=runs.COUNT, default=1, help="passes over the data")

@@ -562,7 +562,7 @@ class VLLMEngine:
             self.llm = vllm.LLM(**llm_kwargs)
             self.made.append(self.llm)
         except (OSError, ValueError, RuntimeError) as e:
-            advice = "lower --max-tokens or --live, raise --vllm-memory, or use --engine hf"
+            advice = "lower --max-tokens or --concurrent, raise --vllm-memory, or use --engine hf"
             reason = " ".join(str(e).split())[:300] or type(e).__name__
             raise EngineError(f"vLLM cannot run {path} ({reason}); {advice}") from None
         # Request → (key, its Turn, or None while it is being sampled). Shared by all at_temperature() copies.
