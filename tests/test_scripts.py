@@ -463,7 +463,9 @@ def test_an_endpoint_loads_its_package_only_when_it_is_made():
 def test_ctrl_c_does_not_wait_for_an_endpoint(problems, base, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}/v1#m"
-        process = start("generate", model=base, problems=problems, teacher=address, out=tmp_path, **TALK)
+        silent.settimeout(60)
+        options = dict(model=base, problems=problems, teacher_model=address, out=tmp_path, **TALK)
+        process = start("generate", **options)
         connection, _ = silent.accept()  # the first hint is asked for
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
