@@ -162,7 +162,7 @@ def test_a_resume_with_another_rank_is_one_line(problems, base, tmp_path, capsys
     run("grpo", **{**FEW, "steps": 1}, model=base, problems=problems, out=tmp_path / "rl")
     with pytest.raises(SystemExit) as stop:
         run("grpo", **{**FEW, "steps": 1, "lora": 16}, model=base, problems=problems, out=tmp_path / "rl")
-    assert stop.value.code == 2 and "whose lora is 8, now 16 is asked for" in capsys.readouterr().err
+    assert stop.value.code == 2 and "whose lora is 8, but this command has 16" in capsys.readouterr().err
 
 
 def test_a_rank_that_vllm_does_not_take_is_one_line(problems, base, tmp_path, capsys):

@@ -18,6 +18,7 @@ import torch
 from conftest import OPENED, ROOT, characters
 from transformers import AutoModelForCausalLM
 
+import generate
 from parts.engines import Endpoint, EngineError, Turn
 from parts.runs import revision, run_script
 
@@ -130,7 +131,7 @@ def test_a_model_that_cannot_ask_without_reasoning_is_not_primed(problems, tmp_p
     ).save_pretrained(tmp_path / "thinker")
     with pytest.raises(SystemExit):
         run("qprime", model=tmp_path / "thinker", problems=problems, out=tmp_path / "primed", **TALK)
-    assert "opens a turn with reasoning" in capsys.readouterr().err and not (tmp_path / "primed").exists()
+    assert "opens each turn with reasoning" in capsys.readouterr().err and not (tmp_path / "primed").exists()
 
 
 def test_grpo_logs_a_vanishing_gap_and_changes_the_student_only(problems, base, tmp_path):
@@ -173,7 +174,7 @@ def test_the_sampler_sleeps_before_every_update_and_gets_the_weights_after_it(
     calls = []
     for name in ("sleep", "sync"):
         monkeypatch.setattr(f"parts.engines.HFEngine.{name}", lambda self, *_, name=name: calls.append(name))
-    monkeypatch.setattr("parts.sharded.clip_gradient", lambda *_: calls.append("update") or 0.0)
+    monkeypatch.setattr("parts.sharded.clip_gradient", lambda *_, max_norm: calls.append("update") or 0.0)
     run("grpo", model=base, problems=problems, out=tmp_path / "rl", steps=2, batch=8, group=8, **TALK)
     assert calls == ["sleep", "sync"] + ["sleep", "update", "sync"] * 2
 
@@ -331,7 +332,7 @@ def test_other_bad_input_is_one_line_and_exit_code_2(problems, played, base, sha
     refused(capsys, "holds a run whose", "generate", **ok, out=played, seed=5)
     refused(capsys, "holds no dialogues", "sft", model=base, data=tmp_path / "none", out=tmp_path / "e")
     refused(capsys, "has no shards", "evaluate", "play", **ok, sharded=True, out=tmp_path / "f")
-    refused(capsys, "holds no run", "evaluate", "compare", tmp_path, out=tmp_path / "g")
+    refused(capsys, "is no run folder", "evaluate", "compare", tmp_path, out=tmp_path / "g")
 
 
 @pytest.fixture
@@ -780,3 +781,40 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_result(
             for out in ("whole", "killed")
         )
         assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_run_with_more_steps_goes_on_and_ends_as_one_that_had_them_from_the_start(problems, base, tmp_path):
+    rl = dict(model=base, problems=problems, batch=2, group=4, lr="1e-3", save_every=2, **TALK)
+    run("grpo", steps=3, out=tmp_path / "grown", **rl)
+    run("grpo", steps=5, out=tmp_path / "grown", **rl)
+    run("grpo", steps=5, out=tmp_path / "once", **rl)
+    for folder in ("grown", "once"):
+        assert [row["step"] for row in rows(tmp_path / folder, "metrics.jsonl")] == [1, 2, 3, 4, 5]
+    grown, once = (AutoModelForCausalLM.from_pretrained(tmp_path / f / "model") for f in ("grown", "once"))
+    for (name, p), q in zip(grown.named_parameters(), once.parameters()):
+        assert torch.equal(p, q), name
+
+
+def test_a_run_with_fewer_steps_is_refused(problems, base, tmp_path, capsys):
+    rl = dict(model=base, problems=problems, batch=2, group=2, out=tmp_path, **TALK)
+    run("grpo", steps=2, **rl)
+    refused(capsys, "whose steps is 2, but this command has 1", "grpo", steps=1, **rl)
+
+
+def test_a_teacher_of_ones_own_is_found_by_its_name_and_spoken_by_another_model(
+    problems, base, server, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("generate.PROMPTS", dict(generate.PROMPTS))
+    monkeypatch.setattr("generate.TEACHERS", dict(generate.TEACHERS))
+
+    @generate.role(generate.TEACHERS, opening="Lie.", math="{turn}", code="{turn}")
+    def liar(cast, dialogue, problem, latest):
+        """Gives false hints."""
+        return (yield from generate.speak(cast, dialogue, problem, "liar"))
+
+    address, seen = server(reply("A lie."))
+    play = dict(model=base, problems=problems, out=tmp_path, max_tokens=8, threads=1)
+    run("generate", teacher="liar", teacher_model=f"{address}#other", **play)
+    hints = {m["content"] for d in rows(tmp_path) for m in d["messages"][2::2]}
+    assert hints == {"A lie."} and {s["model"] for s in seen} == {"other"}
+    assert {s["messages"][0]["content"] for s in seen} == {"Lie."}
