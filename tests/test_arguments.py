@@ -88,6 +88,7 @@ WRONG = [
     ["--seed", "1.5"],
     ["--engine", "fast"],
     ["--color", "1"],
+    ["--lora", "5"],  # not a rank that vLLM takes
     ["--turns"],
 ]
 

@@ -2,19 +2,16 @@
 
 import itertools
 import json
-import os
 import socket
 import subprocess
 import sys
-import time
 from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT
+from commands import ROOT, fork, fork_ranks, kill_when, rows, run, words
 from safetensors.torch import load_file
-from test_scripts import rows, run, start, words
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from transformers import AutoModelForCausalLM
 
@@ -23,16 +20,7 @@ from generate import load_cast
 from parts.engines import Turn
 
 TALK = dict(prompts=ROOT / "toy" / "prompts.json", max_tokens=8)
-
-
-def torchrun(processes, script, *args, rc=0, **options):
-    """Runs a script in that many processes; returns what it wrote to stderr."""
-    file, *rest = words(script, *args, **options, threads=1, device="cpu")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launch, ROOT / file, *rest], capture_output=True, text=True, timeout=240, env=env)
-    assert (done.returncode == 0) == (rc == 0), done.stderr
-    return done.stderr
+HERE = dict(threads=1, device="cpu")
 
 
 def talkative(model, folder):
@@ -92,26 +80,21 @@ def alike(one, two, keys, lr):
 
 
 def test_sft_in_two_processes_equals_one(problems, base, tmp_path):
-    run("generate", model=base, problems=problems, samples=2, out=tmp_path / "d", threads=1, **TALK)
+    run("generate", model=base, problems=problems, samples=2, out=tmp_path / "d", **HERE, **TALK)
     command = dict(model=base, data=tmp_path / "d", lr="1e-4", batch=5, save_every=1, epochs=2)
-    for n in (1, 2):
-        torchrun(n, "sft", **command, out=tmp_path / f"{n}")
+    run("sft", **command, **HERE, out=tmp_path / "1")
+    fork_ranks(2, "sft", **command, out=tmp_path / "2", folder=tmp_path)
     alike(tmp_path / "1", tmp_path / "2", ("loss", "grad_norm", "tokens"), lr=1e-4)
 
 
-def test_grpo_in_two_processes_equals_one_also_when_resumed_by_another_number(problems, base, tmp_path):
+def test_grpo_killed_in_one_process_and_resumed_in_two_equals_grpo_in_one(problems, base, tmp_path):
     command = dict(model=base, problems=problems, steps=3, batch=4, group=4, lr="1e-5", save_every=1, **TALK)
-    for n in (1, 2):
-        torchrun(n, "grpo", **command, out=tmp_path / f"{n}")
-    logged = "loss", "grad_norm", "reward", "tokens", "equal_groups"
-    alike(tmp_path / "1", tmp_path / "2", logged, lr=1e-5)
-    process = start("grpo", **command, threads=1, device="cpu", out=tmp_path / "mixed")
-    while process.poll() is None and not list(tmp_path.glob("mixed/resume/[0-9]")):
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
+    run("grpo", **command, **HERE, out=tmp_path / "1")
+    process = fork("grpo", **command, **HERE, out=tmp_path / "mixed")
+    kill_when(process, (tmp_path / "mixed" / "resume" / "1").exists)
     (tmp_path / "mixed" / "resume" / "9.part").mkdir()  # as if the kill had come while a state was written
-    torchrun(2, "grpo", **command, out=tmp_path / "mixed")
+    fork_ranks(2, "grpo", **command, out=tmp_path / "mixed", folder=tmp_path)
+    logged = "loss", "grad_norm", "reward", "tokens", "equal_groups"
     alike(tmp_path / "1", tmp_path / "mixed", logged, lr=1e-5)
 
 
@@ -119,26 +102,27 @@ def test_two_agents_of_torchrun_as_on_two_nodes_train_as_one_process(problems, b
     command = dict(model=base, problems=problems, steps=2, batch=4, group=4, lr="1e-3", lora=8, **TALK)
     with socket.create_server(("localhost", 0)) as free:
         where = f"localhost:{free.getsockname()[1]}"
-    found = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint={where}"]
-    file, *rest = words("grpo", **command, out=tmp_path / "2", threads=1, device="cpu")
-    agent = [sys.executable, "-m", "torch.distributed.run", *found, "--rdzv-id=1", ROOT / file, *rest]
+    nodes = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint={where}"]
+    file, *rest = words("grpo", **command, **HERE, out=tmp_path / "2")
+    agent = [sys.executable, "-m", "torch.distributed.run", *nodes, "--rdzv-id=1", ROOT / file, *rest]
     agents = [subprocess.Popen(agent, stderr=subprocess.DEVNULL) for _ in range(2)]
     assert [one.wait(timeout=240) for one in agents] == [0, 0]
-    run("grpo", **command, out=tmp_path / "1", threads=1, device="cpu")
+    run("grpo", **command, **HERE, out=tmp_path / "1")
     for a, b in zip(metrics(tmp_path / "1"), metrics(tmp_path / "2"), strict=True):
         assert [a[k] for k in ("loss", "grad_norm")] == pytest.approx([b["loss"], b["grad_norm"]], rel=1e-3)
 
 
 def test_what_processes_cannot_share_is_one_line(problems, base, tmp_path):
-    grpo = torchrun(2, "grpo", model=base, problems=problems, batch=3, out=tmp_path / "a", rc=2)
-    assert "error (process 0): --batch is 3" in grpo or "error (process 1): --batch is 3" in grpo
+    command = dict(model=base, problems=problems, batch=3, out=tmp_path / "a")
+    written = fork_ranks(2, "grpo", **command, folder=tmp_path, rc=2)
+    assert "error (process 0): --batch is 3" in written or "error (process 1): --batch is 3" in written
 
 
-def test_what_a_text_model_has_no_use_for_is_saved_as_it_came(shapes, tmp_path):
-    told = talkative(shapes["eyes"], tmp_path)
+def test_the_vision_tower_is_saved_unchanged(shapes, tmp_path):
+    play = talkative(shapes["eyes"], tmp_path)
     command = dict(model=shapes["eyes"], data=tmp_path, lr="1e-3", batch=8)
-    for n in (1, 2):
-        torchrun(n, "sft", **command, out=tmp_path / f"{n}")
+    run("sft", **command, **HERE, out=tmp_path / "1")
+    fork_ranks(2, "sft", **command, out=tmp_path / "2", folder=tmp_path)
     before, *after = (
         load_file(f"{f}/model.safetensors")
         for f in (shapes["eyes"], tmp_path / "1/model", tmp_path / "2/model")
@@ -149,7 +133,7 @@ def test_what_a_text_model_has_no_use_for_is_saved_as_it_came(shapes, tmp_path):
             "language_model"
         }
     assert max((a - b).abs().max() for a, b in zip(after[0].values(), after[1].values())) <= 1e-4
-    run("evaluate", "play", model=tmp_path / "2/model", **told, losses=2, out=tmp_path / "test", threads=1)
+    run("evaluate", "play", model=tmp_path / "2/model", **play, losses=2, out=tmp_path / "test", **HERE)
     assert len(rows(tmp_path / "test" / "problems")) == 8
 
 
@@ -169,7 +153,7 @@ def in_two(folder, body):
     (folder / "script.py").write_text("\n".join([*lines, f"    {body}", "runs.run_script(main)"]))
     for rank in "01":
         (folder / rank).mkdir()
-    return torchrun(2, folder / "script", rc=2)
+    return fork_ranks(2, folder / "script", folder=folder, rc=2)
 
 
 def test_the_failure_of_any_process_is_told(tmp_path):
@@ -180,17 +164,12 @@ def test_processes_that_do_not_share_the_run_folder_are_told(tmp_path):
     assert "do not see the same folder" in in_two(tmp_path, "runs.Run(types.SimpleNamespace(out='run'))")
 
 
-def test_a_card_is_chosen_by_the_environment(base, problems, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        run("grpo", model=base, problems=problems, out=tmp_path / "rl", device="cuda:3")
-    assert "CUDA_VISIBLE_DEVICES=3" in capsys.readouterr().err
-
-
 def test_two_processes_play_the_dialogues_that_one_plays_each_once(problems, base, tmp_path):
     play = dict(model=base, problems=problems, samples=2, **TALK)
-    for n in (1, 2):
-        torchrun(n, "qprime", **play, lr="1e-4", out=tmp_path / f"qprime{n}")  # plays as generate.py does
-        torchrun(n, "evaluate", "play", **play, losses=5, out=tmp_path / f"evaluate{n}")
+    qprime, evaluate = (["qprime"], {"lr": "1e-4"}), (["evaluate", "play"], {"losses": 5})
+    for script, options in (qprime, evaluate):  # qprime.py plays as generate.py does
+        run(*script, **play, **options, **HERE, out=tmp_path / f"{script[0]}1")
+        fork_ranks(2, *script, **play, **options, out=tmp_path / f"{script[0]}2", folder=tmp_path)
     for one, two in (("qprime1", "qprime2"), ("evaluate1/code", "evaluate2/code")):
         a, b = (sorted(rows(tmp_path / name), key=lambda row: row["id"]) for name in (one, two))
         assert len(a) == 24 and [(d["id"], d["ids"]) for d in a] == [(d["id"], d["ids"]) for d in b]
@@ -199,9 +178,10 @@ def test_two_processes_play_the_dialogues_that_one_plays_each_once(problems, bas
 
 
 def test_training_in_bfloat16_keeps_updates_that_bfloat16_would_round_away(problems, base, tmp_path):
-    run("generate", model=base, problems=problems, samples=2, out=tmp_path / "d", threads=1, **TALK)
+    run("generate", model=base, problems=problems, samples=2, out=tmp_path / "d", **HERE, **TALK)
     for dtype in ("float32", "bfloat16"):
-        torchrun(1, "sft", model=base, data=tmp_path / "d", lr="1e-6", out=tmp_path / dtype, dtype=dtype)
+        command = dict(model=base, data=tmp_path / "d", lr="1e-6", out=tmp_path / dtype, dtype=dtype)
+        fork_ranks(1, "sft", **command, folder=tmp_path)
     (full,), (half,) = metrics(tmp_path / "float32"), metrics(tmp_path / "bfloat16")
     assert (
         half["loss"] != full["loss"]
@@ -219,19 +199,8 @@ def test_training_in_bfloat16_keeps_updates_that_bfloat16_would_round_away(probl
 
 
 def test_grpo_in_bfloat16_samples_with_a_copy_that_follows_the_trained_weights(problems, base, tmp_path):
-    torchrun(
-        1,
-        "grpo",
-        model=base,
-        problems=problems,
-        steps=3,
-        batch=4,
-        group=4,
-        lr="1e-3",
-        dtype="bfloat16",
-        out=tmp_path / "rl",
-        **TALK,
-    )
+    command = dict(model=base, problems=problems, steps=3, batch=4, group=4, lr="1e-3", dtype="bfloat16")
+    fork_ranks(1, "grpo", **command, out=tmp_path / "rl", folder=tmp_path, **TALK)
     assert all(
         0 < m["gap_mean"] < 0.005 for m in metrics(tmp_path / "rl")
     )  # rounding alone: without sync the second step has 0.03

@@ -1,9 +1,9 @@
 """The scripts as a user runs them: every stage, bad input, kills."""
 
 import http.server
-import importlib
 import json
 import re
+import runpy
 import shutil
 import signal
 import socket
@@ -15,6 +15,7 @@ from functools import partial
 
 import pytest
 import torch
+from commands import fork, kill_when, rows, run, start, wait_for
 from conftest import OPENED, ROOT, characters
 from transformers import AutoModelForCausalLM
 
@@ -24,35 +25,6 @@ from parts.runs import revision, run_script
 
 PROMPTS = ROOT / "toy" / "prompts.json"
 TALK = dict(prompts=PROMPTS, max_tokens=8, threads=1)
-
-
-def words(script, *args, **options):
-    """A command line: grpo, model="m", no_std=True → grpo.py --model m --no-std."""
-    found = [script, *args]
-    for name, value in options.items():
-        found += [f"--{name.replace('_', '-')}"] + ([] if value is True else [value])
-    return [f"{script}.py", *map(str, found[1:])]
-
-
-def run(script, *args, **options):
-    """Runs a script in this process, as its command line would."""
-    old, sys.argv = sys.argv, words(script, *args, **options)
-    try:
-        run_script(importlib.import_module(script).main)
-    finally:
-        sys.argv = old
-
-
-def start(script, *args, **options):
-    """Starts a script as a process."""
-    file, *rest = words(script, *args, **options)
-    return subprocess.Popen(
-        [sys.executable, ROOT / file, *rest], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
-
-
-def rows(folder, name="dialogues.jsonl"):
-    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +47,11 @@ def played(problems, base, tmp_path_factory):
 
 
 @pytest.mark.parametrize("script", ["generate", "sft", "qprime", "grpo", "evaluate"])
-def test_help_shows_what_the_script_does(script):
-    shown = subprocess.run([sys.executable, ROOT / f"{script}.py", "--help"], capture_output=True, text=True)
-    assert shown.returncode == 0 and f"python {script}.py" in shown.stdout
+def test_help_shows_what_the_script_does(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", "--help"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / f"{script}.py"), run_name="__main__")
+    assert stop.value.code == 0 and f"python {script}.py" in capsys.readouterr().out
 
 
 def test_generate_writes_a_dialogue_for_every_problem_and_sample(played):
@@ -602,14 +576,14 @@ def test_an_endpoint_that_is_down_is_named(problems, base, tmp_path, capsys, mon
 
 def test_two_processes_cannot_work_on_one_run(problems, base, tmp_path, capsys):
     command = dict(model=base, problems=problems, out=tmp_path / "run", samples=40, **TALK)
-    process = start("generate", **command)
+    process = fork("generate", **command)
     try:
-        while process.poll() is None and not (tmp_path / "run" / "dialogues.jsonl").exists():
-            time.sleep(0.01)
+        wait_for(process, (tmp_path / "run" / "dialogues.jsonl").exists)
         refused(capsys, "another process is at work", "generate", **command)
+        assert process.is_alive()
     finally:
         process.kill()
-        process.wait()
+        process.join()
 
 
 def test_a_folder_that_is_no_run_is_not_touched(problems, base, tmp_path, capsys):
@@ -670,7 +644,9 @@ def test_a_folder_in_which_nothing_was_finished_yet_is_no_obstacle(problems, bas
 def test_a_command_that_was_wrong_leaves_nothing_that_refuses_the_right_one(problems, base, tmp_path):
     common = dict(problems=problems, out=tmp_path / "run", prompts=PROMPTS, threads=1)
     for model, tokens, code in ((tmp_path / "typo", 8, 2), (base, 5000, 2), (base, 8, 0)):
-        assert start("generate", model=model, max_tokens=tokens, **common).wait() == code
+        process = fork("generate", model=model, max_tokens=tokens, **common)
+        process.join()
+        assert process.exitcode == code
     assert len(rows(tmp_path / "run")) == 24
 
 
@@ -743,35 +719,36 @@ def same(a, b):
         assert x.get("logprobs", []) == pytest.approx(y.get("logprobs", []), abs=1e-4)
 
 
+LINES = {"generate": "dialogues.jsonl", "evaluate": "code/dialogues.jsonl"}  # of the others: "metrics.jsonl"
 KILLED = {
-    "generate": ("dialogues.jsonl", 3, dict(samples=12, concurrent=8, **TALK)),
-    "grpo": ("metrics.jsonl", 3, dict(steps=6, batch=4, group=4, lr="1e-3", save_every=2, **TALK)),
-    "evaluate": ("code/dialogues.jsonl", 3, dict(turns=10, concurrent=8, **TALK)),
-    "qprime": ("metrics.jsonl", 2, dict(samples=8, batch=4, save_every=2, lr="1e-3", **TALK)),
+    "generate": dict(samples=12, concurrent=8, **TALK),
+    "grpo": dict(steps=6, batch=4, group=4, lr="1e-3", save_every=2, **TALK),
+    "evaluate": dict(turns=10, concurrent=8, **TALK),
+    "qprime": dict(samples=8, batch=4, save_every=2, lr="1e-3", **TALK),
 }
 
 
 @pytest.mark.parametrize("script", KILLED)
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_killed_at_any_moment_the_same_command_ends_with_the_same_result(
-    script, how, problems, base, tmp_path
-):
-    file, lines, options = KILLED[script]
-
-    def do(how, out):
+def test_killed_at_any_moment_the_same_command_ends_with_the_same_result(script, problems, base, tmp_path):
+    def command(way, out):
         play = ["play"] * (script == "evaluate")
-        return how(script, *play, model=base, problems=problems, out=tmp_path / out, **options)
+        return way(script, *play, model=base, problems=problems, out=tmp_path / out, **KILLED[script])
 
-    do(run, "whole")
-    process = do(start, "killed")
-    while process.poll() is None and not (
-        (tmp_path / "killed" / file).exists()
-        and len((tmp_path / "killed" / file).read_bytes().splitlines()) >= lines
-    ):
-        time.sleep(0.01)
-    process.send_signal(how)
-    process.wait()
-    do(run, "killed")
+    def written():
+        log = tmp_path / "killed" / LINES.get(script, "metrics.jsonl")
+        return len(log.read_bytes().splitlines()) if log.exists() else 0
+
+    command(run, "whole")
+    if script == "generate":  # a real process, interrupted as by Ctrl-C
+        process = command(start, "killed")
+        while written() < 3:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 1
+    before = written()
+    kill_when(command(fork, "killed"), lambda: written() >= before + (2 if script == "qprime" else 3))
+    command(run, "killed")
     folder = "code" if script == "evaluate" else ""
     for name in ("dialogues.jsonl", "metrics.jsonl"):
         same(rows(tmp_path / "whole" / folder, name), rows(tmp_path / "killed" / folder, name))

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import rows, run, start, torchrun
 from test_dialogues import MATH, talk
 from test_lora import shake
-from test_processes import talkative, torchrun
-from test_scripts import rows, run, start
+from test_processes import talkative
 
 from common import as_tensors, grade, load_chat, masked_logprobs
 from parts.driver import Speaker, drive
