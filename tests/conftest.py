@@ -1,4 +1,8 @@
-"""Small models for the tests: the toy base, and random ones of the shapes and with templates of the form of Gemma 3 and Qwen 3."""
+"""Small models for the tests: the toy base, and random ones of the shapes and with templates of the form of Gemma 3 and Qwen 3.
+
+The process that hands the tests out to others reads this file too, and needs no model. So the libraries that take
+seconds to import are imported where they are used.
+"""
 
 import os
 import string
@@ -7,30 +11,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-os.environ["HF_HUB_OFFLINE"] = "1"  # no test may need the network
+os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}  # no test may need the network
 
 import pytest
-import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    Gemma3Config,
-    Gemma3ForCausalLM,
-    Gemma3ForConditionalGeneration,
-    Gemma3TextConfig,
-    Mistral3Config,
-    Mistral3ForConditionalGeneration,
-    MistralConfig,
-    PreTrainedTokenizerFast,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
 
-from common import load_chat, load_problems
-from generate import Cast, load_prompts
-from parts.driver import Speaker
-from parts.engines import HFEngine, load_model
-
-torch.set_num_threads(1)
 SIZES = dict(
     hidden_size=32,
     intermediate_size=48,
@@ -59,6 +43,9 @@ OPENED = QWEN.replace("<think>\n\n</think>\n\n", "<think>\n")  # a turn begins i
 
 def characters(special, template, bos, eos):
     """A tokenizer of single characters with the given special tokens."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     vocab = {w: i for i, w in enumerate([*special, "<unk>", *string.printable])}
     core = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
@@ -78,6 +65,9 @@ def characters(special, template, bos, eos):
 
 def cast_of(chat, prompts):
     """A Cast of one chat template, without engines: what the coroutine of a dialogue needs."""
+    from generate import Cast
+    from parts.driver import Speaker
+
     speaker = Speaker(chat, None)
     return Cast(speaker, speaker, speaker, prompts)
 
@@ -101,6 +91,19 @@ def problems(tmp_path_factory):
 def shapes(base, tmp_path_factory):
     """{name: model folder}: the toy base (Llama), random models of the shapes of Gemma 3 (local and global attention, soft-capping), alone
     and with eyes, as it comes from 4B upwards, of Mistral 3 (local attention alone), which transformers has with eyes alone, and of Qwen 3."""
+    import torch
+    from transformers import (
+        Gemma3Config,
+        Gemma3ForCausalLM,
+        Gemma3ForConditionalGeneration,
+        Gemma3TextConfig,
+        Mistral3Config,
+        Mistral3ForConditionalGeneration,
+        MistralConfig,
+        Qwen3Config,
+        Qwen3ForCausalLM,
+    )
+
     torch.manual_seed(0)
     folders = {"llama": base}
     gemma = characters(
@@ -175,12 +178,19 @@ def shapes(base, tmp_path_factory):
 @pytest.fixture(scope="session", params=["llama", "gemma", "eyes", "mistral", "qwen"])
 def shape(request, shapes):
     """(name, model, chat) of each shape."""
+    from common import load_chat
+    from parts.engines import load_model
+
     return request.param, load_model(shapes[request.param], "cpu"), load_chat(shapes[request.param])
 
 
 @pytest.fixture(scope="session")
 def toy(base):
     """(model, chat, prompts, {domain: problems}) of the toy world."""
+    from common import load_chat, load_problems
+    from generate import load_prompts
+    from parts.engines import load_model
+
     return (
         load_model(base, "cpu"),
         load_chat(base),
@@ -192,6 +202,8 @@ def toy(base):
 @pytest.fixture
 def speakers():
     """A function (model, chat, options…) → speakers of all three roles."""
+    from parts.driver import Speaker
+    from parts.engines import HFEngine
 
     def make(model, chat, **options):
         options = {"max_tokens": 8, "temperature": 1.0, **options}

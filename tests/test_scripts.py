@@ -297,7 +297,6 @@ def refused(capsys, said, *args, **options):
 def test_other_bad_input_is_one_line_and_exit_code_2(problems, played, base, shapes, tmp_path, capsys):
     ok = dict(model=base, problems=problems)
     refused(capsys, "at least 2", "grpo", **ok, out=tmp_path / "a", group=1)
-    refused(capsys, "must be a whole number, at least 1", "generate", **ok, out=tmp_path / "a", turns=0)
     refused(capsys, "leaves no room", "generate", **ok, out=tmp_path / "b", max_tokens=5000)
     refused(
         capsys, "cannot be loaded", "generate", model=tmp_path / "none", problems=problems, out=tmp_path / "c"
@@ -575,7 +574,7 @@ def test_an_endpoint_that_is_down_is_named(problems, base, tmp_path, capsys, mon
 
 
 def test_two_processes_cannot_work_on_one_run(problems, base, tmp_path, capsys):
-    command = dict(model=base, problems=problems, out=tmp_path / "run", samples=40, **TALK)
+    command = dict(model=base, problems=problems, out=tmp_path / "run", samples=40, concurrent=8, **TALK)
     process = fork("generate", **command)
     try:
         wait_for(process, (tmp_path / "run" / "dialogues.jsonl").exists)
@@ -721,7 +720,7 @@ def same(a, b):
 
 LINES = {"generate": "dialogues.jsonl", "evaluate": "code/dialogues.jsonl"}  # of the others: "metrics.jsonl"
 KILLED = {
-    "generate": dict(samples=12, concurrent=8, **TALK),
+    "generate": dict(samples=4, concurrent=8, **TALK),
     "grpo": dict(steps=6, batch=4, group=4, lr="1e-3", save_every=2, **TALK),
     "evaluate": dict(turns=10, concurrent=8, **TALK),
     "qprime": dict(samples=8, batch=4, save_every=2, lr="1e-3", **TALK),
