@@ -1,6 +1,5 @@
 """The toy world: its problems are ordinary ones, its documents are what the kit's views show a model, its split holds."""
 
-import collections
 import itertools
 import json
 import random
@@ -169,16 +168,25 @@ def test_a_base_of_other_documents_tokens_or_seed_is_not_gone_on_with(tmp_path, 
     assert (tmp_path / "resume.pt").read_bytes() == before
 
 
+def test_the_documents_are_those_that_the_base_was_trained_on():
+    """If you change them on purpose, make the base anew, then change this number."""
+    drawn = []
+    for tokens, _ in world.LESSONS:
+        rng = random.Random(str(tokens))
+        drawn.append([world.document(rng, tokens) for _ in range(400)])
+    assert zlib.crc32(repr(drawn).encode()) == 461261822
+
+
 @pytest.fixture
 def documents(monkeypatch):
-    """documents(kind, domain, n, slips): n times (its problem, the trained turns, the others' turns), as tokens."""
-    problems, training_problem, slip = [], world.training_problem, world.slip
+    """documents(kind, domain, n): n times (its problem, the trained turns, the others' turns), as tokens; no slips."""
+    problems, training_problem = [], world.training_problem
     monkeypatch.setattr(
         world, "training_problem", lambda *args: problems.append(training_problem(*args)) or problems[-1]
     )
+    monkeypatch.setattr(world, "slip", lambda rng, answer, p: answer)
 
-    def make(kind, domain, n=200, slips=False):
-        monkeypatch.setattr(world, "slip", slip if slips else lambda rng, answer, p: answer)
+    def make(kind, domain, n=200):
         rng = random.Random(f"{kind.__name__}/{domain}")
         for _ in range(n):
             doc = kind(rng, domain)
@@ -215,13 +223,6 @@ def test_students_keep_their_habit(habit, domain, monkeypatch):
     assert habit != "afresh" or 0.2 < deaf / revisions < 0.8
 
 
-def test_default_students_have_the_habits_in_their_shares():
-    rng = random.Random(6)
-    drawn = collections.Counter(world.habit_of(rng)[0] for _ in range(2000))
-    assert all(abs(drawn[habit] / 2000 - share) < 0.04 for habit, share in world.HABITS.items())
-    assert {world.habit_of(rng, careful=True)[0] for _ in range(50)} == {"attentive"}
-
-
 def test_attentive_students_move_on_to_the_nearest_possible_answer():
     left = [(3, 5, 1), (4, 4, 1), (9, 4, 1)]
     assert world.next_candidate(left, latest=(3, 4, 1)) == (3, 5, 1)
@@ -230,13 +231,10 @@ def test_attentive_students_move_on_to_the_nearest_possible_answer():
 
 
 @pytest.mark.parametrize("domain", ["math", "code"])
-def test_careful_students_alone_carry_the_word_and_ask(domain, documents):
-    for kind, least, most in ((world.doc_careful, 0.2, 0.5), (world.doc_dialogue, 0, 0.02)):
-        turns = []
-        for _, said, heard in documents(kind, domain):
+def test_careful_students_alone_carry_the_word(domain, documents):
+    for kind in (world.doc_careful, world.doc_dialogue):
+        for _, _, heard in documents(kind, domain):
             assert ([world.CAREFUL] in heard) == (kind is world.doc_careful)
-            turns += [values(tokens) is None for tokens in said]
-        assert least <= sum(turns) / len(turns) <= most
 
 
 @pytest.mark.parametrize("domain", ["math", "code"])
@@ -246,23 +244,10 @@ def test_careful_students_of_sharded_documents_end_with_the_answer_that_all_fact
         assert heard[1:] == [toy.text, *toy.facts[: len(said) - 1]]
 
 
-@pytest.mark.parametrize("domain", ["math", "code"])
-def test_many_students_of_sharded_documents_cling_to_a_premature_answer(domain, documents):
-    talks = [
-        [values(t) for t in said] for _, said, _ in documents(world.doc_sharded, domain) if len(said) > 2
-    ]
-    repeats = sum(len(set(talk)) == 1 for talk in talks) / len(talks)
-    assert world.HABITS["repeats"] - 0.1 < repeats < 0.8
-    assert sum(talk[0] is not None for talk in talks) / len(talks) > 0.9
-
-
-def test_pairs_hold_two_problems_mostly_of_both_domains(documents):
-    both = 0
+def test_pairs_hold_two_problems(documents):
     for _, _, heard in documents(world.doc_pair, "math"):
-        first, second = [tokens[0] for tokens in heard if statement(tokens)]
+        first, _ = [tokens[0] for tokens in heard if statement(tokens)]
         assert first == world.COMPUTE
-        both += second == world.WRITE
-    assert 0.7 < both / 200 < 0.9
 
 
 @pytest.mark.parametrize("domain", ["math", "code"])
@@ -271,8 +256,6 @@ def test_single_turns_are_possible_answers_and_certain_ones_right(domain, docume
         for toy, said, heard in documents(kind, domain):
             assert heard == [toy.text] and values(said[0]) in toy.candidates
             assert kind is world.doc_single or values(said[0]) == toy.answer
-    wrong = sum(values(said[0]) not in toy.candidates for toy, said, _ in documents(kind, domain, slips=True))
-    assert 0.1 < wrong / 200 < 0.35
 
 
 @pytest.mark.parametrize("domain", ["math", "code"])
