@@ -9,6 +9,9 @@ finished turns, forget() drops the cached keys and values of a conversation. A t
 context comes back empty, with finish "context". An engine whose model is on this machine has three more
 methods. at_temperature() returns an engine with the same weights, with or without their LoRA adapter. sleep()
 is called before an update of the weights, sync() after it.
+
+Words: a conversation is one side of one dialogue, as its model sees it. A key names one turn, and no two
+turns have the same. `batching` and `remote` tell driver.py when to call poll().
 """
 
 import copy
@@ -41,7 +44,7 @@ class Turn:
     """A sampled turn."""
 
     ids: list  # token ids with the end token, unless the token limit cut it off; of an Endpoint a text
-    logprobs: list  # of each sampled token; empty from an Endpoint
+    logprobs: list  # of each sampled token; 0.0 at temperature 0; empty from an Endpoint
     finish: str  # "stop" | "length": cut off by max_tokens | "context": nothing sampled, it did not fit
 
 
@@ -79,8 +82,8 @@ def share_keys(model) -> None:
     """Switches the model to an attention in which groups of query heads share keys and values without copies.
 
     It computes in the dtype of the keys, and is meant for a CPU. Where attention has a mask, `transformers`
-    copies keys and values for each query head. On a CPU that takes more time than the rest of a decoding
-    step; on a GPU it avoids a slow kernel.
+    copies keys and values for each query head. On a CPU these copies take more time than the rest of a
+    decoding step. (On a GPU they avoid a slow kernel.)
     """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -162,6 +165,7 @@ def check_context(max_tokens, context):
         raise EngineError(f"{problem}; lower it")
 
 
+# Ends of messages
 INSTEAD = "the transformers engine cannot sample from it; use --engine vllm or a served endpoint"
 UNLIKE = f"the model's layers have keys and values of different shapes; {INSTEAD}"
 
@@ -206,10 +210,10 @@ def context_of(config) -> float:
 
 
 @dataclass
-class Pending:
-    """A turn that waits or is being sampled."""
+class Request:
+    """A requested turn, which waits or is being sampled."""
 
-    key: tuple
+    key: tuple  # (dialogue, role, number of the turn)
     conversation: str
     ids: list  # of the whole conversation, with the tokens sampled so far
     start: int  # index of the turn's first token in ids
@@ -218,7 +222,7 @@ class Pending:
     logprobs: list = field(default_factory=list)
 
 
-MIN_SHARED = 8  # tokens; fewer are computed again, because a copy costs as much
+MIN_SHARED = 8  # tokens that a copy from another row must save, because it costs as much as to compute them
 
 
 def common_prefix(cached_ids: list[int], ids: list[int]) -> int:
@@ -229,9 +233,9 @@ def common_prefix(cached_ids: list[int], ids: list[int]) -> int:
     return min(len(os.path.commonprefix([cached_ids, ids])), len(ids) - 1)
 
 
-def uncached(turn: Pending) -> int:
+def uncached(request: Request) -> int:
     """Returns how many of a turn's tokens must be computed."""
-    return len(turn.ids) - turn.cached
+    return len(request.ids) - request.cached
 
 
 class RaggedCache:
@@ -248,13 +252,13 @@ class RaggedCache:
 
     def update(self, keys, values, layer, *_, **__):
         for i, new in enumerate((keys, values)):  # new: [B, heads, S, head size]
-            if new.shape[1::2] != self.kv.shape[3::2]:
+            if (new.shape[1], new.shape[3]) != (self.kv.shape[3], self.kv.shape[5]):  # heads, head size
                 raise EngineError(UNLIKE)
             self.kv[layer, i][self.rows, :, self.positions] = new.transpose(1, 2).to(self.kv.dtype)
         return self.kv[layer, 0, :, :, : self.end], self.kv[layer, 1, :, :, : self.end]
 
     def get_seq_length(self, *_):
-        return 0
+        return 0  # forward() gives positions and masks itself, which would follow from this number
 
 
 class HFEngine:
@@ -262,12 +266,14 @@ class HFEngine:
 
     New turns join the batch while others are being sampled, and a turn leaves it as soon as it has ended.
     Keys and values of a conversation are saved under its name until forget(). Tokens are picked by inverse
-    CDF, with uniform numbers that the request's key seeds. So a dialogue does not depend on the others in its
-    batch, and comes out the same if it is played again after a kill. The model is left in eval(), on a CPU
-    with the attention of share_keys().
+    CDF, with uniform numbers that the request's key seeds. So, but for rounding, a dialogue does not depend
+    on the others in its batch, and it comes out the same if it is played again after a kill. The model is
+    left in eval(), on a CPU with the attention of share_keys().
     """
 
-    batching = True  # callers wait for all verdicts before poll(): rounding must not depend on timing
+    # Which requests share a batch decides how sums are rounded. So a caller must hand in all that it can, and
+    # wait for the verdicts on programs, before it calls poll(): else rounding would depend on timing.
+    batching = True
     remote = False
 
     def __init__(
@@ -299,11 +305,14 @@ class HFEngine:
             self.too_long.append((key, Turn([], [], "context")))
         else:
             uniforms = random.Random(f"{self.seed}/{key}")
-            self.waiting.append(Pending(key, conversation, ids[:], len(ids), uniforms))
+            self.waiting.append(Request(key, conversation, ids[:], len(ids), uniforms))
 
     @torch.no_grad()
     def poll(self):
-        """Returns [(key, Turn)]: admits waiting turns, and samples until an eighth of all have ended."""
+        """Returns [(key, Turn)]: admits waiting requests, and samples until an eighth of the batch has ended.
+
+        A larger share would keep rows empty for longer, a smaller one admit new turns in smaller batches.
+        """
         self.model.eval()
         with without_adapter(self.model) if self.frozen else nullcontext():
             self.admit()
@@ -315,13 +324,14 @@ class HFEngine:
         return done
 
     def forget(self, conversation):
-        """Drops the keys and values of a conversation that is over; with the last one, also their memory."""
+        """Drops the keys and values of a conversation that is over. After the last one it frees the cache."""
         self.saved.pop(conversation, None)
         if not self.saved and not self.pending:
             self.kv = self.kv[:, :, :0, :, :0].clone()
 
     def at_temperature(self, temperature, frozen=False):
-        """Returns an engine with the same weights: this one if it is the same, so that all share a batch."""
+        """Returns an engine with the same weights. It is this one if the settings are the same: then the
+        requests of both roles share a batch."""
         if (temperature, frozen) == (self.temperature, self.frozen):
             return self
         return HFEngine(self.model, self.stops, self.max_tokens, temperature, self.seed, self.batch, frozen)
@@ -340,45 +350,48 @@ class HFEngine:
     def admit(self):
         """Moves waiting turns into the free rows of the batch, and samples the first token of each.
 
-        The dialogues of a group begin with the same prompt. One of them, the leader, computes its keys and
-        values. The others, its followers, copy them from the leader's row.
+        Requests may begin with the same tokens, as those of GRPO's g dialogues of a problem do. One of them,
+        the leader, computes the keys and values of this prefix. The others, its followers, copy its row.
         """
         used, free = len(self.running), self.batch - len(self.running)
         new, self.waiting = self.waiting[:free], self.waiting[free:]
 
         # 1. Find leaders and followers: when sorted, turns with a common prefix are neighbors.
         past, leader_of, leaders, followers = {}, {}, [], []
-        for turn in sorted(new, key=lambda turn: turn.ids):
-            past_ids, past[turn.key] = self.saved.pop(turn.conversation, ([], None))
-            turn.cached = common_prefix(past_ids, turn.ids)
-            shared = common_prefix(leaders[-1].ids, turn.ids) if leaders else 0
-            if shared >= turn.cached + MIN_SHARED:  # worth a copy
-                turn.cached, leader_of[turn.key] = shared, leaders[-1].key
-                followers.append(turn)
+        for request in sorted(new, key=lambda request: request.ids):
+            past_ids, past[request.key] = self.saved.pop(request.conversation, ([], None))
+            request.cached = common_prefix(past_ids, request.ids)
+            shared = common_prefix(leaders[-1].ids, request.ids) if leaders else 0
+            if shared >= request.cached + MIN_SHARED:  # worth a copy
+                request.cached, leader_of[request.key] = shared, leaders[-1].key
+                followers.append(request)
             else:
-                leaders.append(turn)
+                leaders.append(request)
 
-        # 2. Give them rows, leaders first. Turns of similar length stand together, for little padding.
+        # 2. Give them rows, leaders first. Those with similar numbers of uncached tokens stand together, for
+        # little padding.
         leaders.sort(key=uncached, reverse=True)
         followers.sort(key=uncached, reverse=True)
         self.running += leaders + followers
         self.grow(used)
-        row = {turn.key: r for r, turn in enumerate(leaders + followers, used)}
+        row = {request.key: r for r, request in enumerate(leaders + followers, used)}
 
         # 3. Leaders continue from the saved keys and values of their conversations.
-        for turn in leaders:
-            if turn.cached:
-                self.kv[:, :, row[turn.key], :, : turn.cached] = past[turn.key][:, :, :, : turn.cached]
+        for request in leaders:
+            if request.cached:
+                self.kv[:, :, row[request.key], :, : request.cached] = past[request.key][
+                    :, :, :, : request.cached
+                ]
         self.prefill(used, used + len(leaders))
 
         # 4. Followers continue from their leaders' rows, which are complete only now.
-        for turn in followers:
-            leader_row = self.kv[:, :, row[leader_of[turn.key]]]
-            self.kv[:, :, row[turn.key], :, : turn.cached] = leader_row[:, :, :, : turn.cached]
+        for request in followers:
+            leader_row = self.kv[:, :, row[leader_of[request.key]]]
+            self.kv[:, :, row[request.key], :, : request.cached] = leader_row[:, :, :, : request.cached]
         self.prefill(used + len(leaders), len(self.running))
 
     def prefill(self, first, last):
-        """Feeds the prompts in rows first to last - 1, longest first, and samples their first tokens."""
+        """Feeds the uncached prompts of rows first to last - 1, and samples their first tokens."""
         while first < last:
             # 1024 tokens a pass: more would need memory and save no time.
             rows = max(1, 1024 // uncached(self.running[first]))
@@ -387,7 +400,7 @@ class HFEngine:
 
     def grow(self, used):
         """Makes kv large enough for the running turns, and keeps the first `used` rows."""
-        old, needed = self.kv, max((turn.start for turn in self.running), default=0) + self.max_tokens
+        old, needed = self.kv, max((request.start for request in self.running), default=0) + self.max_tokens
         rows, length = max(old.shape[2], len(self.running)), old.shape[4]
         if needed > length:
             length = max(needed, length * 3 // 2)  # half as much again, so that copies are rare
@@ -397,18 +410,20 @@ class HFEngine:
 
     def sample(self, first, last):
         """Feeds the uncached tokens of rows first to last - 1, and samples one token for each row."""
-        turns, device = self.running[first:last], self.model.device
-        logits = self.forward(turns, self.kv[:, :, first : first + len(turns)])
-        u = torch.tensor([turn.random.random() for turn in turns], device=device, dtype=torch.float64)
+        requests, device = self.running[first:last], self.model.device
+        logits = self.forward(requests, self.kv[:, :, first : first + len(requests)])
+        u = torch.tensor(
+            [request.random.random() for request in requests], device=device, dtype=torch.float64
+        )
         logp = (
             F.log_softmax(logits.float() / self.temperature, dim=-1) if self.temperature else logits.float()
         )
         tokens = self.pick(logp, u)
-        logprobs = logp.gather(1, tokens[:, None])[:, 0] if self.temperature else torch.zeros(len(turns))
-        for turn, token, logprob in zip(turns, tokens.tolist(), logprobs.tolist()):
-            turn.cached = len(turn.ids)
-            turn.ids.append(token)
-            turn.logprobs.append(logprob)
+        logprobs = logp.gather(1, tokens[:, None])[:, 0] if self.temperature else torch.zeros(len(requests))
+        for request, token, logprob in zip(requests, tokens.tolist(), logprobs.tolist()):
+            request.cached = len(request.ids)
+            request.ids.append(token)
+            request.logprobs.append(logprob)
 
     def pick(self, logp, u):
         """Returns the tokens [B] where the cumulative distribution exceeds uniforms u [B] for the first time.
@@ -421,16 +436,16 @@ class HFEngine:
         tokens = torch.searchsorted(cdf, (u * cdf[:, -1])[:, None], right=True)[:, 0]
         return tokens.clamp(max=logp.shape[1] - 1)
 
-    def forward(self, turns, kv):
+    def forward(self, requests, kv):
         """Returns the logits [B, V] after each turn's last token. kv: the turns' rows of the cache."""
-        rows = [torch.tensor(turn.ids[turn.cached :]) for turn in turns]
+        rows = [torch.tensor(request.ids[request.cached :]) for request in requests]
         new = pad_sequence(rows, batch_first=True).to(kv.device)  # [B, S]
-        start = torch.tensor([turn.cached for turn in turns], device=kv.device)
+        start = torch.tensor([request.cached for request in requests], device=kv.device)
         length = torch.tensor([len(row) for row in rows], device=kv.device)
         step = torch.arange(new.shape[1], device=kv.device)
         # [B, S]; all padding is written to the position behind the last token, where the mask hides it
         positions = start[:, None] + torch.minimum(step, length[:, None])
-        cache = RaggedCache(kv, positions, max(len(turn.ids) for turn in turns))
+        cache = RaggedCache(kv, positions, max(len(request.ids) for request in requests))
         column = torch.arange(cache.end, device=kv.device)
         mask = (column <= positions[:, :, None])[:, None]  # [B, 1, S, T]
         masks = {"full_attention": mask}
@@ -452,20 +467,20 @@ class HFEngine:
     def pop_ended(self):
         """Removes the turns that have ended from the batch, and returns them as [(key, Turn)]."""
         done, active = [], []
-        for r, turn in enumerate(self.running):
-            stopped = turn.ids[-1] in self.stops
-            if stopped or len(turn.ids) - turn.start == self.max_tokens:
-                kv = self.kv[:, :, r, :, : turn.cached].clone()  # the last token was never fed
-                self.saved[turn.conversation] = turn.ids[: turn.cached], kv
+        for r, request in enumerate(self.running):
+            stopped = request.ids[-1] in self.stops
+            if stopped or len(request.ids) - request.start == self.max_tokens:
+                kv = self.kv[:, :, r, :, : request.cached].clone()  # the last token was never fed
+                self.saved[request.conversation] = request.ids[: request.cached], kv
                 finish = "stop" if stopped else "length"
-                done.append((turn.key, Turn(turn.ids[turn.start :], turn.logprobs, finish)))
+                done.append((request.key, Turn(request.ids[request.start :], request.logprobs, finish)))
             else:
                 active.append(r)
         # The active turns must take the first rows, so the last of them move into the gaps.
         gaps = sorted(set(range(len(active))) - set(active))
         for r, gap in zip(reversed(active), gaps):
-            turn = self.running[gap] = self.running[r]
-            self.kv[:, :, gap, :, : turn.cached] = self.kv[:, :, r, :, : turn.cached]
+            request = self.running[gap] = self.running[r]
+            self.kv[:, :, gap, :, : request.cached] = self.kv[:, :, r, :, : request.cached]
         del self.running[len(active) :]
         return done
 
@@ -588,7 +603,7 @@ class VLLMEngine:
             temperature=self.temperature,
             max_tokens=self.max_tokens,
             stop_token_ids=self.stops,
-            ignore_eos=True,  # of generation_config.json: only self.stops end a turn in the chat template
+            ignore_eos=True,  # generation_config.json may name other end tokens than the chat template has
             seed=zlib.crc32(f"{self.seed}/{key}".encode()),
             output_kind=RequestOutputKind.FINAL_ONLY,
             logprobs=0,  # of the sampled token alone
@@ -664,7 +679,8 @@ TIMEOUT = 600  # seconds that an endpoint may be silent
 class Endpoint:
     """A model behind an OpenAI-compatible endpoint, http://HOST:PORT/v1#MODEL; its key is in OPENAI_API_KEY.
 
-    It is a chat template and an engine in one: a view is the list of messages, a sampled turn is a text. The
+    It is a chat template and an engine in one: view(), the prompt, is the list of messages, and text(), a
+    sampled turn, is already a text. The
     `openai` package repeats a failed request up to five times, and ask() does so after a broken reply. Then
     poll() raises EngineError.
     """
@@ -676,7 +692,7 @@ class Endpoint:
         """option: the command-line option with this address, for messages."""
         self.url, _, self.name = address.partition("#")
         self.option, self.max_tokens, self.temperature, self.pending = option, max_tokens, temperature, {}
-        self.answered, self.misfits = False, 0
+        self.answered, self.misfits = False, 0  # misfits: requests refused as too long
         # `openai` wants a key, and a server without one ignores it.
         self.key = os.environ.get("OPENAI_API_KEY", "").strip() or "EMPTY"
         if not re.fullmatch("[!-~]*", self.key):  # the error about an illegal header would show it
@@ -751,7 +767,8 @@ class Endpoint:
                 reason = f"HTTP {e.status_code}: {e.response.text}"
                 if e.status_code in (400, 413, 422) and TOO_LONG.search(reason[:1000]):
                     self.misfits += 1
-                    if self.answered or self.misfits < 10:  # else --max-tokens alone may exceed the context
+                    # Ten refusals without a single answer: --max-tokens alone may exceed the context.
+                    if self.answered or self.misfits < 10:
                         return Turn("", [], "context")
                 break
             except openai.OpenAIError as e:  # its cause says more
