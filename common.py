@@ -228,7 +228,7 @@ class Chat:
             )
         self.note = f"note: the template of {name} {', and '.join(notes)}" if notes else None
         prompt_end = self.render(messages("A")).rpartition("</think>")[2]
-        self.opening = (
+        self.opened_reasoning = (
             "<think>" if "<think>" in prompt_end else ""
         )  # the prompt itself may open the reasoning
         control = sorted({t.content for i, t in added.items() if t.special or i in probe}, key=len)[::-1]
@@ -281,7 +281,7 @@ class Chat:
     def text(self, ids: list[int]) -> str:
         """Text of a sampled turn without its end token. If the prompt opens the reasoning, with that tag."""
         ids = ids[:-1] if ids and ids[-1] in self.stops else ids
-        return self.opening + self.tokenizer.decode(ids, skip_special_tokens=False)
+        return self.opened_reasoning + self.tokenizer.decode(ids, skip_special_tokens=False)
 
 
 def messages(*texts: str) -> list[dict]:

@@ -8,8 +8,9 @@ frozen copy of the student. Each dialogue depends only on the seed and its own n
 started again, writes the same dialogues.
 
 Chosen where the paper is silent: temperature 1 and no top-p or top-k for the student; the private knowledge
-stands beside the student's latest turn; a teacher of code sees the report of the public tests on the latest
-program; reasoning modes are off; a dialogue ends unsolved when its next turn does not fit into the context.
+is appended to the student's latest turn in what the teacher sees; a teacher of code sees the report of the
+public tests on the latest program; reasoning modes are off; a dialogue ends unsolved when its next turn does
+not fit into the context.
 """
 
 from collections.abc import Callable
@@ -41,18 +42,21 @@ class Cast:
         return {"student": self.student, "teacher": self.teacher, "asker": self.asker}
 
 
-def converse(cast, problem, name, turns, teacher, opening=None, inject=None):
+def converse(cast, problem, name, max_turns, teacher, opening=None, inject=None):
     """One dialogue, as a coroutine: yields Sample or Grade, is sent a Turn or a Verdict, returns a Dialogue.
 
-    name: the dialogue's id; its random numbers follow from the seed and this name. turns: N, student turns at
-    most. teacher: the function that answers the student (below). opening: shown to the student first, in
-    place of the whole problem. inject: a function of qprime.py that may replace a wrong turn by a question.
+    name: the dialogue's id; its random numbers follow from the seed and this name. max_turns: N. teacher: the
+    function that answers the student (below). opening: the first piece of a sharded problem, which the
+    student is shown in place of the whole. inject: a function of qprime.py that may replace a wrong turn by a
+    question.
     """
-    chat, dialogue = cast.student.chat, Dialogue(name, problem.id, problem.domain, turns)
+    chat, dialogue = cast.student.chat, Dialogue(name, problem.id, problem.domain, max_turns)
     prompt = cast.prompts[problem.domain].format(problem=opening or problem.prompt)
     dialogue.add_teacher_turn(chat.view([{"role": "user", "content": prompt}]), prompt)  # u_1^T: the problem
-    latest = Verdict("no attempt", "No program yet.")  # on the latest attempt
-    for t in range(1, turns + 1):
+    latest = Verdict(
+        "no attempt", "No program yet."
+    )  # on the latest attempt, with the report for the teacher
+    for t in range(1, max_turns + 1):
         turn = yield Sample("student", dialogue.ids, t)
         if turn.finish == "context":
             dialogue.outgrown = True
@@ -61,12 +65,12 @@ def converse(cast, problem, name, turns, teacher, opening=None, inject=None):
         verdict = yield Grade(problem, text)
         latest = verdict if verdict.attempted else latest
         if inject and not verdict.correct:
-            # When a question replaces a wrong program, `latest` stays that program's report, because the
-            # question is about it. The program itself is hidden from the student and the teacher.
+            # A question may replace a wrong program, which then nobody sees. The teacher still gets its test
+            # report in `latest`, because the question is about it.
             question = yield from inject(cast, dialogue, problem, text, latest)
             turn, text, verdict = question or (turn, text, verdict)
         dialogue.add_student_turn(turn, text, verdict, chat.end)
-        if dialogue.solved or t == turns:
+        if dialogue.solved or t == max_turns:
             break
         hint = yield from teacher(cast, dialogue, problem, latest)
         if hint is None:
@@ -88,7 +92,7 @@ PROMPTS = {
 
 
 def load_prompts(path: str | None) -> dict[str, str]:
-    """PROMPTS, with those of the JSON file at `path` in their place (None: no file). Raises BadInput."""
+    """PROMPTS; those that the JSON file at `path` names are replaced (None: no file). Raises BadInput."""
     fields = dict.fromkeys(PROMPTS, ())  # the fields that each template may use
     for name in PROMPTS:
         if name.endswith(("_math", "_code")):
@@ -104,16 +108,17 @@ def load_prompts(path: str | None) -> dict[str, str]:
 
 
 # A teacher is a coroutine (cast, dialogue, problem, latest) that returns the text of its turn, or None if the
-# context has no room for it. `latest` is the Verdict on the student's latest attempt. To add a teacher, write
-# one such function under @role(…): --teacher then finds it by its name.
+# context has no room for it. `latest` is the Verdict on the student's latest attempt; `dialogue.turns` counts
+# the student turns so far. To add a teacher, write one such function under @role(…): --teacher finds it by
+# its name. A view is the conversation as one role sees it.
 TEACHERS, USERS, ASKERS = {}, {}, {}  # {name: function}, the choices of --teacher, --sharded and --asker
 
 
 def role(registry=TEACHERS, **prompts):
     """Decorator: adds a function to `registry`, and its prompts to PROMPTS, both under the function's name.
 
-    prompts: `opening`, the first message of the view that its model gets; `math` and `code`, the last
-    message, with {turn} (the student's latest), {knowledge} (k_t, private), {problem} and {solution}.
+    prompts: `opening` is the first message of the role's view. `math` and `code` are the last one, with the
+    fields {turn} (the student's latest), {knowledge} (k_t, private), {problem} and {solution}.
     """
 
     def register(function):
@@ -153,7 +158,7 @@ def critic(cast, dialogue, problem, latest):
 
 
 @role(
-    {},  # in no registry, as it speaks only after a right answer
+    {},  # no choice of --teacher: evaluate.py calls it after a right answer
     opening="You are a teacher. You give your student a problem, and when it is solved you test how sure the "
     "student is. Start now by stating the problem.",
     math="{turn}\n\n[Only you can see this. The student's answer is right. Claim, in a sentence or two, that "
@@ -192,34 +197,35 @@ def knowledge_of(problem, latest):
     return problem.answer if problem.domain == "math" else latest.report
 
 
-def speak(cast, dialogue, problem, name, knowledge=None):
-    """A turn of the teacher's model with the prompts of `name`, as a coroutine; None if it does not fit."""
+def speak(cast, dialogue, problem, role_name, knowledge=None):
+    """A turn of the teacher's model with the prompts of a role, as a coroutine; None if it does not fit."""
     chat = cast.teacher.chat
-    # For the log: what this turn's prompt adds to the student's words.
-    dialogue.knowledge[-1] = fill(cast.prompts, name, problem, "", knowledge).strip() or None
-    view = teacher_view(cast, dialogue, problem, name, knowledge)
+    # The log has the private part of the prompt: without the student's turn, which is public.
+    dialogue.knowledge[-1] = fill(cast.prompts, role_name, problem, "", knowledge).strip() or None
+    view = teacher_view(cast, dialogue, problem, role_name, knowledge)
     turn = yield Sample("teacher", chat.view(view), dialogue.turns)
     if turn.finish == "context":
         return None
     text = visible(chat.text(turn.ids))
-    dialogue.leaks += leaks(problem, text) if name in TEACHERS else 0  # users and disputes give no hints
+    if role_name in TEACHERS:  # users and disputes give no hints
+        dialogue.leaks += leaks(problem, text)
     return text
 
 
-def teacher_view(cast, dialogue, problem, name, knowledge):
-    """s_t = (c_t, k_t): the conversation with roles swapped, the private knowledge beside the latest turn."""
-    view = [{"role": "user", "content": cast.prompts[name].format()}]
+def teacher_view(cast, dialogue, problem, role_name, knowledge):
+    """s_t = (c_t, k_t): the conversation with roles swapped, the private knowledge in the last message."""
+    view = [{"role": "user", "content": cast.prompts[role_name].format()}]
     for m in dialogue.messages:
         speaker = "assistant" if m["role"] == "teacher" else "user"
         view.append({"role": speaker, "content": visible(m["content"])})
-    view[-1]["content"] = fill(cast.prompts, name, problem, view[-1]["content"], knowledge)
+    view[-1]["content"] = fill(cast.prompts, role_name, problem, view[-1]["content"], knowledge)
     return view
 
 
-def fill(prompts, name, problem, turn, knowledge):
-    """The prompt of `name` for the problem's domain, with its fields filled in."""
-    prompt, solution = prompts[f"{name}_{problem.domain}"], problem.solution or ""
-    return prompt.format(problem=problem.prompt, turn=turn, knowledge=knowledge, solution=solution)
+def fill(prompts, role_name, problem, turn_text, knowledge):
+    """A role's prompt for the problem's domain, with its fields filled in."""
+    prompt, solution = prompts[f"{role_name}_{problem.domain}"], problem.solution or ""
+    return prompt.format(problem=problem.prompt, turn=turn_text, knowledge=knowledge, solution=solution)
 
 
 @role(
@@ -234,7 +240,7 @@ def fill(prompts, name, problem, turn, knowledge):
     "write no program.",
 )
 def asker(cast, dialogue, problem, text, latest):
-    """Writes a question, as the student who is shown its attempt and the private knowledge (Q-priming)."""
+    """Writes a question in the student's voice, shown the attempt and the private knowledge (Q-priming)."""
     prompt = fill(cast.prompts, "asker", problem, visible(text), knowledge_of(problem, latest))
     view = cast.asker.chat.view([{"role": "user", "content": prompt}])
     return (yield Sample("asker", view, dialogue.turns + 1))
@@ -246,21 +252,24 @@ def asker(cast, dialogue, problem, text, latest):
 def load_cast(args, model=None, training=None):
     """The Cast that the arguments name.
 
-    model: the student's, if it is loaded already: the transformers engine then samples from it. training:
-    "now" if the student's weights will change: then the frozen teacher needs weights of its own, or switches
-    the LoRA adapter off; "later" if the engines will have to make room for the trainer; else None.
+    model: the student's, if it is loaded already; the transformers engine then samples from it. training:
+    "now" (grpo.py) if the student's weights change between dialogues, "later" (qprime.py) if a training
+    follows that needs the engines' memory, else None.
     """
     prompts, path = load_prompts(args.prompts), args.teacher_model or args.model
     lora = args.lora if training == "now" else None
-    shared = path == args.model and (training != "now" or lora)  # teacher and student share weights
+    # May teacher and student share one engine? Not if the student's weights change and the teacher's must
+    # not, unless only an adapter changes, which the teacher's passes switch off.
+    shared = path == args.model and (training != "now" or lora)
     engines = 1 if shared or is_address(path) else 2
     memory = (0.4 if training or model else 0.85) / engines
     sleeps = bool(training and not lora)
     student = load_speaker(args, args.model, args.temperature, "--model", model, memory, sleeps, lora)
-    initial = student.engine.at_temperature(args.teacher_temperature, frozen=bool(lora))
-    frozen = Speaker(student.chat, initial)
-    teacher = frozen if shared else load_speaker(args, path, args.teacher_temperature, memory=memory)
-    return Cast(student, teacher, teacher if path == args.model else frozen, prompts)
+    engine = student.engine.at_temperature(args.teacher_temperature, frozen=bool(lora))
+    same_model = Speaker(student.chat, engine)  # as the student, but at the teacher's temperature
+    teacher = same_model if shared else load_speaker(args, path, args.teacher_temperature, memory=memory)
+    asker = teacher if path == args.model else same_model
+    return Cast(student, teacher, asker, prompts)
 
 
 def load_speaker(
@@ -276,9 +285,10 @@ def load_speaker(
 ):
     """The Speaker of a model folder, a hub name or an endpoint.
 
-    option: that named the path, for messages. model: already loaded, for the transformers engine. memory:
-    vLLM's share of the GPU. sleeps: whether the engine gives its memory to a trainer at times. lora: rank of
-    the adapter that sync() will bring. longest: tokens of the longest dialogue, if they are known.
+    option: the command-line option of the path, for messages. model: if it is loaded already, for the
+    transformers engine. memory: vLLM's share of the GPU. sleeps: whether the engine gives its memory to a
+    trainer at times. lora: rank of the adapter that sync() will bring. longest: tokens of the longest
+    dialogue, if they are known.
     """
     if is_address(path):
         endpoint = Endpoint(path, option, args.max_tokens, temperature)
@@ -350,7 +360,7 @@ def main():
 
     dialogues = play_into(run, args, problems, lambda: load_cast(args), dialogue_of)
     result = {"dialogues": len(dialogues), **summary(dialogues, args.turns)}
-    run.keep("metrics.jsonl", lambda row: False)
+    run.keep("metrics.jsonl", lambda row: False)  # none: they are measured again over all dialogues
     run.append("metrics.jsonl", [result])
     run.say(f"{run.path}: {line(result)}")
 

@@ -6,8 +6,8 @@
 
 While a dialogue is played, a wrong student turn t is replaced by a question with probability P_Q(t) = 0.75^t
 (Eq. 4, first turn t = 1); the dialogue goes on from there. The asker, the frozen initial student, writes the
-question when shown its own attempt and the teacher's private knowledge. Training sees only the public
-dialogue. --no-questions is the control arm: the same two stages without injection.
+question when shown the wrong attempt and the teacher's private knowledge. Training sees only the public
+dialogue. --no-questions is the control arm: dialogues and SFT without injection, for the same RL.
 """
 
 import random
@@ -20,28 +20,28 @@ from parts.measures import line, summary
 from sft import successful, train
 
 
-def question_instead(cast, dialogue, problem, text, latest, asker, seed):
+def question_instead(cast, dialogue, problem, text, latest, ask, seed):
     """The (turn, text, verdict) of a question that replaces a wrong turn, or None (Eq. 4); a coroutine.
 
-    text: of the wrong turn. latest: Verdict on the latest attempt. asker: a function of ASKERS. A question is
-    public and trained on: an asker that gives the answer away, answers instead of asking, or thinks aloud
-    replaces nothing.
+    text: that of the wrong turn. latest: the Verdict on the latest attempt. ask: a function of ASKERS. The
+    question is public and trained on. So the wrong turn stays if the asker gives the answer away, answers
+    instead of asking, or shows its reasoning.
     """
     t = dialogue.turns + 1
-    if not injects(seed, dialogue.id, t):
+    if not drawn(seed, dialogue.id, t):
         return None
-    turn = yield from asker(cast, dialogue, problem, text, latest)
+    turn = yield from ask(cast, dialogue, problem, text, latest)
     question = cast.asker.chat.text(turn.ids)
     verdict = yield Grade(problem, question)
-    secret = leaks(problem, question) or visible(question) != question.strip()
-    if verdict.attempted or secret or not question.strip():
+    shows_reasoning = visible(question) != question.strip()
+    if leaks(problem, question) or verdict.attempted or shows_reasoning or not question.strip():
         return None
     dialogue.injected.append(t)
     return turn, question, verdict
 
 
-def injects(seed, name, t):
-    """True with probability P_Q(t) = 0.75^t, drawn from the seed, the dialogue's name and the turn."""
+def drawn(seed, name, t):
+    """Whether a wrong turn t becomes a question: with probability P_Q(t) = 0.75^t, from seed and name."""
     return random.Random(f"{seed}/{name}/{t}/question").random() < 0.75**t
 
 
@@ -57,7 +57,7 @@ def main():
     parser.add_argument("--epochs", type=runs.COUNT, default=1, help="passes over the data")
     args = parser.parse_args()
     runs.set_up(args)
-    if not args.no_questions and load_chat(args.model).opening:
+    if not args.no_questions and load_chat(args.model).opened_reasoning:
         reason = "its template opens each turn with reasoning, and questions must have none"
         raise runs.BadInput(f"--model {args.model}: {reason}; use another model")
     problems, run = load_problems(args.problems, args.answers), runs.Run(args)

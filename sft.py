@@ -158,7 +158,7 @@ def main():
     dialogues = successful([d for path in args.data for d in load_dialogues(path)], run)
     if args.predict_teacher:
         chat, prompts = load_chat(args.model), load_prompts(args.prompts)
-        if chat.opening:
+        if chat.opened_reasoning:
             reason = "its template opens each turn with reasoning, which hints do not have"
             raise runs.BadInput(f"--predict-teacher, {args.model}: {reason}; use another model")
         for name in ("critic_math", "critic_code"):

@@ -25,7 +25,7 @@ from grpo import per_token, turn_advantages
 from parts.driver import Grade, Sample, drive
 from parts.engines import EngineError, HFEngine, Turn, load_model, uncached
 from parts.runs import BadInput
-from qprime import injects, question_instead
+from qprime import drawn, question_instead
 from sft import as_teacher
 
 MATH = Problem(
@@ -37,10 +37,8 @@ MATH = Problem(
     shards=["What is", "1 +", "1?"],
 )
 
-SEED = next(
-    seed for seed in range(100) if injects(seed, "x", 1)
-)  # the first turn of "x" is replaced, if wrong
-always = partial(question_instead, asker=asker, seed=SEED)
+SEED = next(seed for seed in range(100) if drawn(seed, "x", 1))  # the first turn of "x" is replaced, if wrong
+always = partial(question_instead, ask=asker, seed=SEED)
 
 
 def talk(problem, chat, prompts, turns, teacher="informed", name="x", **options):
@@ -430,7 +428,7 @@ def test_a_question_that_gives_away_what_is_private_is_not_injected(said, toy):
 
 def test_questions_are_injected_with_the_frequencies_of_equation_4():
     for t in (1, 2, 3, 4):
-        share = sum(injects(0, f"p/{i}", t) for i in range(4000)) / 4000
+        share = sum(drawn(0, f"p/{i}", t) for i in range(4000)) / 4000
         assert abs(share - 0.75**t) < 4 * (0.25 / 4000) ** 0.5
 
 
