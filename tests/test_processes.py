@@ -164,17 +164,39 @@ def test_processes_that_do_not_share_the_run_folder_are_told(tmp_path):
     assert "do not see the same folder" in in_two(tmp_path, "runs.Run(types.SimpleNamespace(out='run'))")
 
 
-def test_two_processes_play_the_dialogues_that_one_plays_each_once(problems, base, tmp_path):
+# Runs the script in its arguments; the process of rank 1 is slow to write what it has played.
+LATE = """
+import os, runpy, sys, time
+from parts.runs import Run
+
+def late(self, *args, append=Run.append, **kwargs):
+    time.sleep(0.1)
+    append(self, *args, **kwargs)
+
+if os.environ["RANK"] == "1":
+    Run.append = late
+sys.argv.pop(0)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_two_processes_play_the_dialogues_that_one_plays_each_once_and_wait_for_the_slower(
+    problems, base, tmp_path
+):
+    (tmp_path / "late.py").write_text(LATE)
     play = dict(model=base, problems=problems, samples=2, **TALK)
     qprime, evaluate = (["qprime"], {"lr": "1e-4"}), (["evaluate", "play"], {"losses": 5})
     for script, options in (qprime, evaluate):  # qprime.py plays as generate.py does
         run(*script, **play, **options, **HERE, out=tmp_path / f"{script[0]}1")
-        fork_ranks(2, *script, **play, **options, out=tmp_path / f"{script[0]}2", folder=tmp_path)
+        late = [tmp_path / "late", ROOT / f"{script[0]}.py", *script[1:]]
+        fork_ranks(2, *late, **play, **options, out=tmp_path / f"{script[0]}2", folder=tmp_path)
     for one, two in (("qprime1", "qprime2"), ("evaluate1/code", "evaluate2/code")):
         a, b = (sorted(rows(tmp_path / name), key=lambda row: row["id"]) for name in (one, two))
         assert len(a) == 24 and [(d["id"], d["ids"]) for d in a] == [(d["id"], d["ids"]) for d in b]
+        (of_one,), (of_two,) = metrics(tmp_path / one), metrics(tmp_path / two)
+        counts = of_one.keys() - {"seconds", "tokens_per_second"}
+        assert {k: of_one[k] for k in counts} == pytest.approx({k: of_two[k] for k in counts}, rel=1e-4)
     assert len(rows(tmp_path / "evaluate2" / "code", "losses.jsonl")) == 5
-    assert len(rows(tmp_path / "evaluate2" / "code", "metrics.jsonl")) == 1
 
 
 def test_training_in_bfloat16_keeps_updates_that_bfloat16_would_round_away(problems, base, tmp_path):
