@@ -1,4 +1,4 @@
-"""Runs the scripts: in this process, as a new process, or as forks of a process that has the libraries in memory."""
+"""Runs the scripts: in this process, in a new process, or in forks of one that has imported the libraries."""
 
 import importlib
 import json
@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# To import the libraries takes 4 seconds of processor time. Here one process does it, and then forks itself.
+# Importing the libraries takes 4 seconds of processor time. One process imports them; the others are its forks.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
@@ -63,7 +63,7 @@ def fork(script, *args, environment=None, log=os.devnull, **options):
 
 
 def in_fork(line, environment, log):
-    """What a fork does."""
+    """The work of a fork: sends its output to the file `log` and runs the script of a command line."""
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)
@@ -73,9 +73,9 @@ def in_fork(line, environment, log):
 
 
 def fork_ranks(processes, script, *args, folder, rc=0, **options):
-    """Runs a script in that many forks, with the environment that torchrun gives its processes. Returns what they wrote.
+    """Returns the output of a script that runs in that many forks, in the environment that torchrun would give them.
 
-    folder: for their logs. rc: the exit code, or the one of a rank that fails.
+    folder: for their logs. rc: the exit code of all ranks, or if it is not 0, of at least one.
     """
     with socket.create_server(("localhost", 0)) as free:
         port = free.getsockname()[1]
@@ -93,13 +93,13 @@ def fork_ranks(processes, script, *args, folder, rc=0, **options):
     ]
     until = time.monotonic() + 240
     while (
-        any(p.is_alive() for p in ranks) and not any(p.exitcode for p in ranks) and time.monotonic() < until
+        time.monotonic() < until and any(p.is_alive() for p in ranks) and not any(p.exitcode for p in ranks)
     ):
         time.sleep(0.01)
     for process in ranks:  # if one has failed, the others would wait for it forever
         process.kill()
         process.join()
-    written = "".join(log.read_text() for log in logs)
+    written = "".join(log.read_text() for log in logs if log.exists())
     codes = [process.exitcode for process in ranks]
     assert rc in codes if rc else not any(codes), written
     return written

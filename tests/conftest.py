@@ -1,7 +1,7 @@
 """Small models for the tests: the toy base, and random ones of the shapes and with templates of the form of Gemma 3 and Qwen 3.
 
-The process that hands the tests out to others reads this file too, and needs no model. So the libraries that take
-seconds to import are imported where they are used.
+The process that hands the tests out to others reads this file too, and needs no model. So libraries that
+take seconds to import are imported where they are used.
 """
 
 import os

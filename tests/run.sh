@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The tests:   bash tests/run.sh      Makes a virtual environment on first use; needs no network after that, and no GPU.
-# Some tests:  bash tests/run.sh -k reward      With arguments of pytest, one process runs them, as each needs 4 s to start.
+# Some tests:  bash tests/run.sh -k reward      With arguments of pytest one process runs them; each needs 4 s to start.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . toy/environment.sh

@@ -873,10 +873,8 @@ sandbox.run_program("import time\\ntime.sleep(60)", "")
 
 
 def test_a_caller_that_is_interrupted_leaves_no_process():
-    command, pipes = (
-        [sys.executable, "-c", CALLER, ROOT],
-        {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL},
-    )
+    command = [sys.executable, "-c", CALLER, ROOT]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     callers = {n: subprocess.Popen(command, **pipes) for n in (signal.SIGINT, signal.SIGKILL, signal.SIGTERM)}
     below = {}
     for number, caller in callers.items():
