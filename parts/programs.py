@@ -1,21 +1,19 @@
 """Not part of the method: finds the program in a student's turn, runs its tests and compares the outputs.
 
-Expected values are never sent to the sandbox; outputs are compared here, by these rules:
-- Texts and integers must be equal. A bool is not an integer and a set is not a dict, but a tuple equals a
-  list, as in JSON.
-- Two decimal fractions may differ by TOLERANCE, but not by more than half a unit in the last place of the
-  one with fewer places, or ROUNDING if that is more. A decimal fraction may differ from an integer by 1e-9.
-- LiveCodeBench's checker (lcb_runner/evaluation/testing_util.py) wants equal Decimals: it accepts 10 for
-  00010, and no rounding. Judges of contests allow an error of about 1e-6.
+Expected values are never sent to the sandbox. Outputs are compared here, with the rules of `same_number`. A
+bool is not an integer and a set is not a dict, but a tuple equals a list, as in JSON. LiveCodeBench's checker
+(lcb_runner/evaluation/testing_util.py) wants equal Decimals: it accepts 10 for 00010, and no rounding.
 """
 
 import ast
 import builtins
+import os
 import re
 import textwrap
 from collections.abc import Iterator
 from decimal import Context, Decimal, localcontext
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from parts import sandbox
@@ -23,7 +21,10 @@ from parts.sandbox import literal, parse
 
 # ------------------------------------------------------------------------------------------------- finding
 
-PYTHON = r"[{.]*(?:i?python|py)(?:[ _-]?[23][\d.]*)?(?![\w+#-])"
+# Tags such as python, Python 3.11, py3, pypy3, language-python, {.python}, solution.py; not python-traceback
+PYTHON = r"(?:[{.\[<]*(?:lang(?:uage)?[-_:= ])?(?:[ic]?python|pypy|py)(?:[ _-]?[23][\d.]*)?(?:[ _-]code)?"
+PYTHON += r"|[\w./-]+\.py|tool_code)(?![\w+#-])"
+NO_LANGUAGE = re.compile(r"(?:plain[ _-]?)?text|txt|plain|code|none|", re.I)
 OPENING = re.compile(
     rf"(?P<indent>[ \t>]*(?:(?:[-*+]|\d+[.)]) [ \t]*)?)(?P<fence>`{{3,}}+|~{{3,}}+)[ \t]*(?P<tag>[^`]*)$"
     rf"|.*?(?<!`)(?P<late>`{{3,}}+)[ \t]*{PYTHON}[ \t]*$",  # behind text only with a tag: else it is an end
@@ -31,24 +32,34 @@ OPENING = re.compile(
 )
 LOOKAHEAD = 6  # fences tried as a block's end: the program's own strings and comments may contain fences
 PREDEFINED = frozenset({*dir(builtins), *sandbox.header(), "__file__"})  # names that need no definition
+NO_PROGRAM = re.compile(r"\s*(?:>>>|[$%] |In \[|Traceback )")  # how dialogues and error messages begin
+
+
+class Block(NamedTuple):
+    """A closed block of a turn. tree: None if the source does not parse. tagged: as Python."""
+
+    source: str
+    tree: ast.Module | None
+    tagged: bool
 
 
 def find_program(text: str, func_name: str | None = None) -> str | None:
     """The program in a turn: the last of the closed Python blocks with the best `fitness`, or None.
 
     The best block defines func_name, or a class Solution with that method. The next best reads input, prints
-    and needs no other block. Examples of use, asserts and expected outputs come last.
+    and needs no other block. Examples of use, asserts and expected outputs come last. A block that does not
+    parse is taken if no other fits as well; `check` reports the error.
     """
-    best_fit, program = 1, None
-    for source, tree in code_blocks(text):
-        fit = fitness(tree, func_name)
-        if tree.body and fit >= best_fit:
-            best_fit, program = fit, source
+    best, program = (1, False), None
+    for block in code_blocks(text):
+        rank = fitness(block, func_name), block.tree is not None
+        if rank >= best:
+            best, program = rank, block.source
     return program
 
 
-def code_blocks(text: str) -> Iterator[tuple[str, ast.Module]]:
-    """Yields (source, tree) of each closed block that is tagged python or untagged and parses as Python.
+def code_blocks(text: str) -> Iterator[Block]:
+    """Yields each closed block whose tag is Python or names no language.
 
     A Markdown parser is not enough: markdown-it-py misses 16 of the 52 blocks in tests/test_programs.py.
     Models write text behind the closing fence or before the opening one, forget a fence, or put one into a
@@ -64,21 +75,29 @@ def code_blocks(text: str) -> Iterator[tuple[str, ast.Module]]:
             yield block
 
 
-def read_block(lines: list[str], fences: list[int]) -> tuple[tuple[str, ast.Module] | None, int]:
-    """(block or None, number of fences read) for the block that the first fence opens. None: not Python."""
+def read_block(lines: list[str], fences: list[int]) -> tuple[Block | None, int]:
+    """(block, number of fences read) for the block that the first fence opens.
+
+    None instead of the block: it is not closed, or its tag names another language.
+    """
     start, *later = fences
     opening = OPENING.match(lines[start])
     ends = possible_ends(lines, later, opening["fence"] or opening["late"]) if opening else []
-    if opening and (is_python(lines[start]) or not opening["tag"]):
+    tagged = is_python(lines[start])
+    ours = tagged or opening and NO_LANGUAGE.fullmatch(opening["tag"].strip())
+    if ours:
         for end, last_line in ends:
-            if block := parse_block([*lines[start + 1 : end], *last_line], opening["indent"] or ""):
+            source, tree = parse_block([*lines[start + 1 : end], *last_line], opening["indent"] or "")
+            if tree:
                 # An end that opens the next block is not counted as read.
-                return block, later.index(end) + 2 - is_python(lines[end])
+                return Block(source, tree, tagged), later.index(end) + 2 - is_python(lines[end])
     # Without an end, or with an opening before it (the end was forgotten), only this fence is skipped:
     # a program may follow. Otherwise the whole block is.
     if not ends or any(map(is_python, lines[start + 1 : ends[0][0] + 1])):
         return None, 1
-    return None, later.index(ends[0][0]) + 2
+    end, last_line = ends[0]
+    source, _ = parse_block([*lines[start + 1 : end], *last_line], opening["indent"] or "")
+    return Block(source, None, tagged) if ours else None, later.index(end) + 2
 
 
 def is_python(line: str) -> bool:
@@ -102,8 +121,8 @@ def possible_ends(lines: list[str], fences: list[int], fence: str) -> list[tuple
     return at_start + behind_code + next_opening
 
 
-def parse_block(body: list[str], indent: str) -> tuple[str, ast.Module] | None:
-    """(source, tree) of a block's lines, or None if they are not Python.
+def parse_block(body: list[str], indent: str) -> tuple[str, ast.Module | None]:
+    """(source, tree) of a block's lines; the tree is None if they are not Python.
 
     Quotation marks (>) are removed if the opening fence's indent has one. The rest is tried as it is, without
     that indent, and without the indent that all lines share.
@@ -117,19 +136,23 @@ def parse_block(body: list[str], indent: str) -> tuple[str, ast.Module] | None:
             return text, parse(text)
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             continue
-    return None
+    return text, None
 
 
-def fitness(tree: ast.Module, func_name: str | None) -> int:
+def fitness(block: Block, func_name: str | None) -> int:
     """How much a block looks like the wanted program, 0 … 6.
 
     6: defines func_name. 5: defines it as a stub or as another name for something. 4: reads and prints.
-    3: prints. 2: has several statements. 1: has one, or uses a name that it does not define. 0: is empty.
+    3: prints. 2: has several statements. 1: has one, or uses a name that it does not define. 0: is empty, or
+    is not tagged as Python and neither prints nor defines anything.
     """
-    if func_name and (score := definition(tree.body, func_name)):
+    if not block.tree:
+        return fitness_by_words(block, func_name)
+    body = block.tree.body
+    if func_name and (score := definition(body, func_name)):
         return 4 + score
     defined, used, attributes = set(PREDEFINED), set(), set()
-    for node in ast.walk(tree):
+    for node in ast.walk(block.tree):
         if isinstance(node, ast.Name):
             (used if isinstance(node.ctx, ast.Load) else defined).add(node.id)
         elif isinstance(node, ast.Attribute):
@@ -138,23 +161,38 @@ def fitness(tree: ast.Module, func_name: str | None) -> int:
             defined.add((node.asname or node.name).split(".")[0])
         else:  # a function, a class, a parameter, an exception's name; other nodes add None
             defined.add(getattr(node, "name", None) or getattr(node, "arg", None))
-    if used - defined and "*" not in defined:  # a name from another block; * may define any
-        return 1
     reads = used & {"input", "open", "stdin"} or attributes & {"stdin", "__stdin__", "read", "input"}
     writes = used & {"print", "open", "stdout"} or attributes & {"stdout", "__stdout__", "write"}
-    return 4 if reads and writes else 3 if writes else min(2, len(tree.body))
+    if not (block.tagged or writes or any(isinstance(x, (ast.FunctionDef, ast.ClassDef)) for x in body)):
+        return 0
+    if used - defined and "*" not in defined:  # a name from another block; * may define any
+        return 1
+    return 4 if reads and writes else 3 if writes else min(2, len(body))
+
+
+def fitness_by_words(block: Block, func_name: str | None) -> int:
+    """As `fitness`, of a block that does not parse: 6, 4, 3 or 0."""
+    if NO_PROGRAM.match(block.source):
+        return 0
+    if func_name:
+        return 6 if re.search(rf"^[ \t]*(?:async +)?def +{re.escape(func_name)}\b", block.source, re.M) else 0
+    reads, writes = (
+        re.search(pattern, block.source) for pattern in (r"input\(|stdin|open\(", r"print\b|stdout")
+    )
+    if block.tagged:
+        return 4 if reads and writes else 3 if writes else 0
+    return 4 if reads and writes else 0
 
 
 def definition(body: list[ast.stmt], name: str) -> int:
     """2 if the statements define this function, class or Solution method; 1 for a stub or an alias; else 0.
 
-    An alias is an assignment of anything but a lambda. A stub has only `pass`, `...` or a docstring.
+    An alias is an assignment of anything but a lambda. A stub has only placeholders for code to come.
     """
     scores = [0]
     for node in body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == name:
-            kinds = {type(x.value if isinstance(x, ast.Expr) else x) for x in node.body}
-            scores.append(1 if kinds <= {ast.Pass, ast.Constant} else 2)
+            scores.append(1 if all(is_placeholder(x, node.lineno) for x in node.body) else 2)
         elif isinstance(node, ast.ClassDef):
             scores += [2 * (node.name == name), (node.name == "Solution") * definition(node.body, name)]
         elif isinstance(node, ast.Assign) and name in [getattr(x, "id", None) for x in node.targets]:
@@ -164,10 +202,28 @@ def definition(body: list[ast.stmt], name: str) -> int:
     return max(scores)
 
 
+def is_placeholder(node: ast.stmt, def_line: int) -> bool:
+    """Whether a statement is pass, a constant, raise NotImplementedError, or returns None, 0, -1, "" or [].
+
+    def_line: number of the function's first line; a value that is returned on that line is meant.
+    """
+    if isinstance(node, ast.Raise):
+        error = getattr(node.exc, "func", node.exc)  # NotImplementedError(…) is a call of it
+        return getattr(error, "id", "") == "NotImplementedError"
+    if isinstance(node, ast.Return):
+        try:
+            value = ast.literal_eval(node.value) if node.value else None
+        except (ValueError, TypeError, RecursionError, MemoryError):  # no constant
+            return False
+        return value in (None, 0, -1, "", [], (), {}) and node.lineno > def_line
+    return isinstance(node, ast.Pass) or isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
 # ----------------------------------------------------------------------------------------------- comparing
 
-TOLERANCE = Decimal("1e-6")  # relative above 1, absolute below
-ROUNDING = Decimal("4e-16")  # the error of two operations on floats; relative above 1, too
+TOLERANCE = Decimal("1e-6")
+MOST_DECIMALS = 30  # that contests print
+CONSTANTS = "3.14159265358979323846264338327950288", "2.71828182845904523536028747135266249"  # pi, e
 # Without traps no operation raises; a number that is too large becomes NaN.
 CONTEXT = Context(prec=100, Emax=10**17, Emin=-(10**17), traps=[])
 NUMBER = re.compile(r"[+-]?(\d++(\.\d*+)?|\.\d++)([eE][+-]?\d++)?", re.A)
@@ -175,7 +231,15 @@ INTEGER = re.compile(r"[+-]?\d++", re.A)
 
 
 def same_number(got: str, want: str) -> bool:
-    """Whether two texts are equal, or are close numbers and at least one is a decimal fraction.
+    """Whether two texts are equal, or numbers that a contest judge takes for the same.
+
+    - Two integers must be equal texts. A fraction for an integer may be off by less than 1e-6.
+    - Two fractions may differ by less than 1e-6, absolute or relative to the expected one.
+    - If at most five decimals are expected and are precise to 5e-6, absolute or relative, they count as
+      rounded: then less than half a unit in the last place. 1.41421 is the root of 2, 12345.67 not 12345.68.
+      One decimal counts as two, because Python writes 0.50 as 0.5.
+    - An expected number between 1e-9 and 1e-6 may be off by less than half, so that 0 is not right for it.
+    - All digits count of more than 30 decimals, and of pi and e if more are expected than a float has.
 
     The caller must have activated CONTEXT.
     """
@@ -187,20 +251,36 @@ def same_number(got: str, want: str) -> bool:
     a, b = Decimal(got), Decimal(want)
     if not (a.is_finite() and b.is_finite()):
         return False
-    if any(integers):  # 5.0 for 5. From 2**53 on floats skip integers: a wrong result, rounded, would pass.
-        return abs(a - b) <= Decimal("1e-9") and abs(a) < 2**53
-    if len(b.normalize().as_tuple().digits) > 17 and Decimal(float(b)).quantize(b) != b:
-        return a == b  # b has more digits than a float, and is no float's exact value: all its digits count
-    half = Decimal((0, (5,), max(a.as_tuple().exponent, b.as_tuple().exponent) - 1))
-    scale = max(1, abs(b))
-    return abs(a - b) <= min(TOLERANCE * scale, max(half, ROUNDING * scale))
+    if any(integers) and max(abs(a), abs(b)) >= 2**53:
+        # Floats skip integers here. One is expected: a wrong result, rounded, would pass.
+        return integers[0] and abs(a - b) <= Decimal("1e-15") * abs(b)
+    decimals = -b.as_tuple().exponent
+    digits = len(want) > 18 and any(constant.startswith(want[:-1]) for constant in CONSTANTS)
+    if digits or decimals > MOST_DECIMALS:
+        return a == b
+    tolerance = TOLERANCE if any(integers) else TOLERANCE * max(1, abs(b))
+    half = Decimal((0, (5,), -max(2, decimals) - 1))
+    if 1 <= decimals <= 5 and half <= 5 * tolerance:
+        tolerance = half
+    if Decimal("1e-9") < abs(b) < TOLERANCE:
+        tolerance = abs(b) / 2
+    return abs(a - b) < tolerance
 
 
 def same_output(got: str, want: str) -> bool:
     """Whether two printed outputs agree line by line. Blanks and empty lines at both ends are ignored."""
-    got_lines, want_lines = (text.strip().split("\n") for text in (got, want))
+    return different_line(got, want) is None
+
+
+def different_line(got: str, want: str) -> int | None:
+    """Index of the first line in which two outputs differ, not counting empty lines at the start; or None."""
+    want_lines = want.strip().split("\n")
+    got_lines = got.strip().split("\n", len(want_lines))  # not more: a program may print millions of lines
     with localcontext(CONTEXT):
-        return len(got_lines) == len(want_lines) and all(map(same_line, got_lines, want_lines))
+        for i, (got_line, want_line) in enumerate(zip(got_lines, want_lines)):
+            if not same_line(got_line, want_line):
+                return i
+    return None if len(got_lines) == len(want_lines) else min(len(got_lines), len(want_lines))
 
 
 def same_line(got: str, want: str) -> bool:
@@ -210,6 +290,8 @@ def same_line(got: str, want: str) -> bool:
     """
     if got == want:
         return True
+    if len(got.strip()) > 100 * (len(want) + 1):  # 50 decimals and blanks between words stay below that
+        return False
     a, b = got.split(), want.split()
     if len(a) != len(b) or not all(map(same_number, a, b)):
         return False
@@ -229,14 +311,14 @@ def same_value(got: Any, want: Any) -> bool:
         right = all(key in values and same_value(values[key], value) for key, value in pairs)
         return right and len(got) == len(want)
     if isinstance(got, set) and isinstance(want, set):
-        exact = {(type(x), x) for x in got}
-        inexact = [x for x in want if (type(x), x) not in exact]  # fractions: they may still agree
-        # Each is compared with the whole set, so a large number of them would take too long.
-        close = len(inexact) < 99 and all(any(same_value(x, y) for x in got) for y in inexact)
-        return close and len(got) == len(want)
+        typed_got, typed_want = ({(type(x), x) for x in values} for values in (got, want))
+        extra, missing = ([x for _, x in typed] for typed in (typed_got - typed_want, typed_want - typed_got))
+        # Fractions may still agree. Each is compared with all, so a large number of them would take too long.
+        return len(extra) == len(missing) < 99 and all(
+            [any(same_value(x, y) for y in missing) for x in extra]
+            + [any(same_value(x, y) for x in extra) for y in missing]
+        )
     kinds = {type(got), type(want)}
-    if kinds == {int, float} and max(abs(got), abs(want)) >= 2**53:  # as in same_number
-        return False
     if kinds in ({float}, {int, float}):
         return same_number(repr(got), repr(want))
     return len(kinds) == 1 and got == want
@@ -249,6 +331,8 @@ def same_returned(got: str, expected: str) -> bool:
     """
     if got == expected.strip():  # the usual case, and quicker than parsing
         return True
+    if len(got) > 12 * len(expected) + 100:  # 1.0000000000000002 for 1, "\\U000e0001" for one character
+        return False
     try:
         want = literal(expected)
     except ValueError:
@@ -289,9 +373,76 @@ def outcome(source: str, func_name: str | None, testtype: str, test_input: str) 
     return result
 
 
-def short(text: str, limit: int = 300) -> str:
-    """The text; if it is longer than `limit` characters, without its middle."""
-    return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 2 :]}"
+def short(text: str, at: int | None = None, limit: int = 300) -> str:
+    """The text; of a text longer than `limit` the characters around index `at`, or both ends without one."""
+    if len(text) <= limit:
+        return text
+    if at is None:
+        return f"{text[: limit // 2]} … {text[-limit // 2 :]}"
+    start = max(0, min(at - limit // 2, len(text) - limit))
+    return "… " * (start > 0) + text[start : start + limit] + " …" * (start + limit < len(text))
+
+
+def guarded(text: str) -> str:
+    """A text that a student has influenced, as the teacher may see it: it cannot end the line or the bracket.
+
+    Prompts show the report in square brackets, so a bracket that the text does not open must not close them.
+    """
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    depths = accumulate((c == "[") - (c == "]") for c in text)
+    return text.replace("]", r"\x5d") if min(depths, default=0) < 0 else text
+
+
+def quoted(text: str) -> str:
+    """A text that the student's program wrote, in quotation marks: else it could pass for the report's."""
+    return guarded(repr(text))
+
+
+def written(text: str) -> str:
+    """A value, given by its repr or as JSON, as Python writes it. Long ones stay as they are."""
+    if len(text) > 10_000:
+        return text
+    try:
+        return repr(literal(text))
+    except ValueError:  # no plain value, or an integer of more than 4,300 digits
+        return text if re.fullmatch(r"<\w+>|[\d\s,()\[\]-]+", text) else repr(text)
+
+
+def first_difference(got: str, want: str) -> tuple[int, int]:
+    """(index in got, index in want) where the first words or numbers differ; where they end if none does."""
+    words = (re.finditer(r"[^\s,()\[\]{}]+", text) for text in (got, want))
+    with localcontext(CONTEXT):
+        for a, b in zip(*words):
+            if not same_number(a[0], b[0]):
+                alike = len(os.path.commonprefix([a[0], b[0]]))
+                return a.start() + alike, b.start() + alike
+    return len(got), len(want)
+
+
+def compared_values(got: str, want: str) -> str:
+    """ "returned …, expected …" of two values. Long ones are shortened around the first difference."""
+    texts = written(got), written(want)
+    got, want = map(short, texts, first_difference(*texts))
+    # A piece of a long text may hold half a quotation, so it needs quotation marks of its own.
+    got = guarded(got) if got == texts[0] or not re.search("['\"]", texts[0]) else quoted(got)
+    return f"returned {got}, expected {want}"
+
+
+def compared_outputs(got: str, want: str) -> str:
+    """ "returned …, expected …" of two printed outputs; of long ones only the first lines that differ."""
+    # Without empty lines at the start and blanks at the end, which do not count. Blanks at the start stay.
+    got, want = (re.sub(r"\A\s*\n", "", text).rstrip() for text in (got, want))
+    line = different_line(got, want)
+    if max(len(got), len(want)) <= 300 or line is None:
+        return f"returned {quoted(short(got))}, expected {short(want)!r}"
+    lines = [text.split("\n", line + 1) for text in (got, want)]
+    got, want = (text[line] if line < len(text) else None for text in lines)
+    if want is None:
+        return f"returned {quoted(short(got))} in line {line + 1}, expected only {line} lines"
+    if got is None:
+        return f"returned only {line} lines, expected {short(want)!r} in line {line + 1}"
+    got, want = map(short, (got, want), first_difference(got, want))
+    return f"returned {quoted(got)} in line {line + 1}, expected {want!r}"
 
 
 def run_test(source: str, func_name: str | None, test: dict) -> Result:
@@ -305,15 +456,29 @@ def run_test(source: str, func_name: str | None, test: dict) -> Result:
     call = f"{func_name}({arguments})" if functional else f"input {short(test_input)!r}"
     if result.status != "ok":
         status = "undecided" if result.status == "unanswered" else result.status
-        return Result(status, f"{call} stopped: {short(result.error) or status}")
+        # An error's text may be the program's own; the others are the sandbox's.
+        error = quoted(short(result.error)) if status == "error" else result.error
+        return Result(status, f"{call} stopped: {error}")
     try:
         right = (same_returned if functional else same_output)(result.output, expected)
+        if right:
+            return Result("correct", "")
+        compared = (compared_values if functional else compared_outputs)(result.output, expected)
     except Exception as e:  # an odd output must not end the run
         return Result("undecided", f"{call} could not be judged: {type(e).__name__}")
-    got, want = (short(text.strip()) for text in (result.output, expected))
-    if not functional:
-        got, want = repr(got), repr(want)
-    return Result("correct" if right else "wrong", f"{call} returned {got}, expected {want}.")
+    return Result("wrong", f"{call} {compared}.")
+
+
+def parse_error(source: str) -> str | None:
+    """A report that a program does not parse, with the line and Python's words; None if it does."""
+    try:
+        parse(source)
+        return None
+    except SyntaxError as e:
+        line = source.split("\n")[(e.lineno or 1) - 1].strip()
+        return f"The program does not parse: line {e.lineno}, {quoted(short(line, limit=100))}: {e.msg}"
+    except (ValueError, RecursionError, MemoryError) as e:
+        return f"The program does not parse: {e or type(e).__name__}"
 
 
 def check(
@@ -321,10 +486,12 @@ def check(
 ) -> tuple[str, str]:
     """(status, report) of a program. All tests and asserts decide; the report shows up to three failed tests.
 
-    status: as in Result. The report shows public tests only, unless there are none. Without public tests it
-    may show any of the first three tests and of the failed asserts. Nothing runs after the first time-out,
-    and no test runs twice.
+    status: as in Result; a program that does not parse is an error and not run. The report shows public tests
+    only, unless there are none. Without public tests it may show any of the first three tests and of the
+    failed asserts. Nothing runs after the first time-out, and no test runs twice.
     """
+    if report := parse_error(source):
+        return "error", report
     results, failed, status = [], [], "correct"
     for test in tests:
         results.append((test, run_test(source, func_name, test)))
@@ -336,8 +503,9 @@ def check(
         outcomes = sandbox.run_asserts(source, func_name, asserts)
         failed = [result for result in outcomes if result.status != "ok"]
         kinds = {result.status for result in failed}
-        ranks = {"error": "wrong", "timeout": "timeout", "unanswered": "undecided"}
-        status = next((name for kind, name in ranks.items() if kind in kinds), "correct")
+        ranks = {"error": "wrong", "timeout": "timeout"}  # any other kind could not be judged
+        default = "undecided" if kinds else "correct"
+        status = next((name for kind, name in ranks.items() if kind in kinds), default)
     if status == "correct":
         return "correct", ""
     lines = []
@@ -350,8 +518,9 @@ def check(
             if result.status == "timeout":
                 break
     if not lines and not public_tests:
-        lines = [f"Failed: {short(result.error)}" for result in failed[:3]]
-    hidden = "The public tests pass; a hidden test fails."
-    if status == "timeout":  # so perhaps some public tests did not run
-        hidden = "A hidden test takes too long."
-    return status, "\n".join(lines) or hidden
+        lines = [f"Failed: {guarded(short(result.error))}" for result in failed[:3]]
+    hidden = {  # after a time-out perhaps some public tests did not run
+        "timeout": "A hidden test takes too long.",
+        "undecided": "A hidden test could not be judged.",
+    }
+    return status, "\n".join(lines) or hidden.get(status, "The public tests pass; a hidden test fails.")
