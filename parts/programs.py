@@ -228,6 +228,8 @@ CONSTANTS = "3.14159265358979323846264338327950288", "2.718281828459045235360287
 CONTEXT = Context(prec=100, Emax=10**17, Emin=-(10**17), traps=[])
 NUMBER = re.compile(r"[+-]?(\d++(\.\d*+)?|\.\d++)([eE][+-]?\d++)?", re.A)
 INTEGER = re.compile(r"[+-]?\d++", re.A)
+NUMBERS = re.compile(r"[-+\d.e\s,:(){}\[\]…]*")
+WORD = re.compile(r"[^\s,:;=%$(){}\[\]]+")
 
 
 def same_number(got: str, want: str) -> bool:
@@ -235,9 +237,8 @@ def same_number(got: str, want: str) -> bool:
 
     - Two integers must be equal texts. A fraction for an integer may be off by less than 1e-6.
     - Two fractions may differ by less than 1e-6, absolute or relative to the expected one.
-    - If at most five decimals are expected and are precise to 5e-6, absolute or relative, they count as
-      rounded: then less than half a unit in the last place. 1.41421 is the root of 2, 12345.67 not 12345.68.
-      One decimal counts as two, because Python writes 0.50 as 0.5.
+    - Three to five decimals that are expected count as rounded: less than half a unit in the last place.
+      One or two may be money or exact: less than half a cent, too, and 1e-6 as above.
     - An expected number between 1e-9 and 1e-6 may be off by less than half, so that 0 is not right for it.
     - All digits count of more than 30 decimals, and of pi and e if more are expected than a float has.
 
@@ -259,9 +260,10 @@ def same_number(got: str, want: str) -> bool:
     if digits or decimals > MOST_DECIMALS:
         return a == b
     tolerance = TOLERANCE if any(integers) else TOLERANCE * max(1, abs(b))
-    half = Decimal((0, (5,), -max(2, decimals) - 1))
-    if 1 <= decimals <= 5 and half <= 5 * tolerance:
-        tolerance = half
+    if 3 <= decimals <= 5:
+        tolerance = Decimal((0, (5,), -decimals - 1))
+    elif 1 <= decimals <= 2:
+        tolerance = min(tolerance, Decimal("0.005"))
     if Decimal("1e-9") < abs(b) < TOLERANCE:
         tolerance = abs(b) / 2
     return abs(a - b) < tolerance
@@ -284,7 +286,7 @@ def different_line(got: str, want: str) -> int | None:
 
 
 def same_line(got: str, want: str) -> bool:
-    """Whether two lines agree word by word, and in their blanks unless only numbers are expected.
+    """Whether two lines agree word by word, and in what is between unless only numbers are expected.
 
     Blanks at the end never count; blanks at the start count only if the expected line has some.
     """
@@ -292,13 +294,13 @@ def same_line(got: str, want: str) -> bool:
         return True
     if len(got.strip()) > 100 * (len(want) + 1):  # 50 decimals and blanks between words stay below that
         return False
-    a, b = got.split(), want.split()
+    a, b = WORD.findall(got), WORD.findall(want)
     if len(a) != len(b) or not all(map(same_number, a, b)):
         return False
-    if all(map(NUMBER.fullmatch, b)):
+    if all(map(NUMBER.fullmatch, got.split() + want.split())):
         return True
     got = got if want[:1].isspace() else got.lstrip()
-    return re.split(r"\S+", got.rstrip()) == re.split(r"\S+", want.rstrip())
+    return WORD.split(got.rstrip()) == WORD.split(want.rstrip())
 
 
 def same_value(got: Any, want: Any) -> bool:
@@ -405,12 +407,12 @@ def written(text: str) -> str:
     try:
         return repr(literal(text))
     except ValueError:  # no plain value, or an integer of more than 4,300 digits
-        return text if re.fullmatch(r"<\w+>|[\d\s,()\[\]-]+", text) else repr(text)
+        return text if NUMBERS.fullmatch(text) or re.fullmatch(r"<\w+>", text) else repr(text)
 
 
 def first_difference(got: str, want: str) -> tuple[int, int]:
     """(index in got, index in want) where the first words or numbers differ; where they end if none does."""
-    words = (re.finditer(r"[^\s,()\[\]{}]+", text) for text in (got, want))
+    words = (WORD.finditer(text) for text in (got, want))
     with localcontext(CONTEXT):
         for a, b in zip(*words):
             if not same_number(a[0], b[0]):
@@ -423,8 +425,8 @@ def compared_values(got: str, want: str) -> str:
     """ "returned …, expected …" of two values. Long ones are shortened around the first difference."""
     texts = written(got), written(want)
     got, want = map(short, texts, first_difference(*texts))
-    # A piece of a long text may hold half a quotation, so it needs quotation marks of its own.
-    got = guarded(got) if got == texts[0] or not re.search("['\"]", texts[0]) else quoted(got)
+    # A piece of a long value may hold half a quotation, so it needs quotation marks, unless it is of numbers.
+    got = guarded(got) if got == texts[0] or NUMBERS.fullmatch(got) else quoted(got)
     return f"returned {got}, expected {want}"
 
 

@@ -188,6 +188,44 @@ print(max(s.index(c) for c in 'ABC') + 1)
 quit()
 #: abc312_a
 print('Yes' if input() in 'ACE BDF CEG DFA EGB FAC GBD'.split() else 'No')
+#: abc314_a
+n = int(input())
+def arctan_of_inverse(x, one):
+    total = term = one // x
+    for k in range(3, 3 * n + 60, 2):
+        term //= -x * x
+        total += term // k
+    return total
+one = 10 ** (n + 20)
+pi = 4 * (4 * arctan_of_inverse(5, one) - arctan_of_inverse(239, one)) // 10 ** 20
+print(f'{str(pi)[0]}.{str(pi)[1:]}')
+#: abc314_e
+n, m = map(int, input().split())
+wheels = [list(map(int, input().split())) for _ in range(n)]
+costs = [0.0] * (m + 1)  # with so many points
+for have in range(m - 1, -1, -1):
+    costs[have] = min(
+        (c * p + sum(costs[min(m, have + x)] for x in s if x)) / (p - s.count(0)) for c, p, *s in wheels
+    )
+print(costs[0])
+#: abc315_f
+import math
+n = int(input())
+at = [tuple(map(int, input().split())) for _ in range(n)]
+best = [{0: 0.0}] + [{} for _ in range(n - 1)]  # {points left out: shortest way}
+for j in range(1, n):
+    for i in range(max(0, j - 25), j):
+        for out, way in best[i].items():
+            out += j - i - 1
+            best[j][out] = min(best[j].get(out, math.inf), way + math.dist(at[i], at[j]))
+print(min(way + (2 ** (out - 1) if out else 0) for out, way in best[-1].items()))
+#: abc319_c
+from itertools import permutations
+c = [x for _ in range(3) for x in input().split()]
+lines = [(0, 1, 2), (3, 4, 5), (6, 7, 8), (0, 3, 6), (1, 4, 7), (2, 5, 8), (0, 4, 8), (2, 4, 6)]
+pairs = [(i, j, k) for line in lines for i, j, k in permutations(line) if i < j and c[i] == c[j] != c[k]]
+good = sum(all(p[k] < max(p[i], p[j]) for i, j, k in pairs) for p in permutations(range(9)))
+print(good / 362880)
 #: abc318_a
 n, m, p = map(int, input().split())
 print(len(range(m, n + 1, p)))
