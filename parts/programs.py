@@ -405,7 +405,8 @@ def written(text: str) -> str:
     if len(text) > 10_000:
         return text
     try:
-        return repr(literal(text))
+        value = literal(text)
+        return text if isinstance(value, set) else repr(value)  # a set's order would change from run to run
     except ValueError:  # no plain value, or an integer of more than 4,300 digits
         return text if NUMBERS.fullmatch(text) or re.fullmatch(r"<\w+>", text) else repr(text)
 
@@ -422,7 +423,7 @@ def first_difference(got: str, want: str) -> tuple[int, int]:
 
 
 def compared_values(got: str, want: str) -> str:
-    """ "returned …, expected …" of two values. Long ones are shortened around the first difference."""
+    """Says "returned …, expected …" of two values. Long ones are shortened around the first difference."""
     texts = written(got), written(want)
     got, want = map(short, texts, first_difference(*texts))
     # A piece of a long value may hold half a quotation, so it needs quotation marks, unless it is of numbers.
@@ -431,7 +432,7 @@ def compared_values(got: str, want: str) -> str:
 
 
 def compared_outputs(got: str, want: str) -> str:
-    """ "returned …, expected …" of two printed outputs; of long ones only the first lines that differ."""
+    """Says "returned …, expected …" of two printed outputs; of long ones only the first lines that differ."""
     # Without empty lines at the start and blanks at the end, which do not count. Blanks at the start stay.
     got, want = (re.sub(r"\A\s*\n", "", text).rstrip() for text in (got, want))
     line = different_line(got, want)
@@ -459,11 +460,10 @@ def run_test(source: str, func_name: str | None, test: dict) -> Result:
     if result.status != "ok":
         status = "undecided" if result.status == "unanswered" else result.status
         # An error's text may be the program's own; the others are the sandbox's.
-        error = quoted(short(result.error)) if status == "error" else result.error
+        error = quoted(short(result.error)) if status == "error" else result.error or status
         return Result(status, f"{call} stopped: {error}")
     try:
-        right = (same_returned if functional else same_output)(result.output, expected)
-        if right:
+        if (same_returned if functional else same_output)(result.output, expected):
             return Result("correct", "")
         compared = (compared_values if functional else compared_outputs)(result.output, expected)
     except Exception as e:  # an odd output must not end the run
