@@ -175,7 +175,9 @@ def fitness_by_words(block: Block, func_name: str | None) -> int:
     if NO_PROGRAM.match(block.source):
         return 0
     if func_name:
-        return 6 if re.search(rf"^[ \t]*(?:async +)?def +{re.escape(func_name)}\b", block.source, re.M) else 0
+        return (
+            6 if re.search(rf"^[ \t+-]*(?:async +)?def +{re.escape(func_name)}\b", block.source, re.M) else 0
+        )
     reads, writes = (
         re.search(pattern, block.source) for pattern in (r"input\(|stdin|open\(", r"print\b|stdout")
     )
@@ -203,20 +205,18 @@ def definition(body: list[ast.stmt], name: str) -> int:
 
 
 def is_placeholder(node: ast.stmt, def_line: int) -> bool:
-    """Whether a statement is pass, a constant, raise NotImplementedError, or returns None, 0, -1, "" or [].
+    """Whether a statement is pass, raise …, a constant, or returns None, 0, -1, "" or [].
 
     def_line: number of the function's first line; a value that is returned on that line is meant.
     """
-    if isinstance(node, ast.Raise):
-        error = getattr(node.exc, "func", node.exc)  # NotImplementedError(…) is a call of it
-        return getattr(error, "id", "") == "NotImplementedError"
     if isinstance(node, ast.Return):
         try:
             value = ast.literal_eval(node.value) if node.value else None
         except (ValueError, TypeError, RecursionError, MemoryError):  # no constant
             return False
         return value in (None, 0, -1, "", [], (), {}) and node.lineno > def_line
-    return isinstance(node, ast.Pass) or isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    constant = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    return constant or isinstance(node, (ast.Pass, ast.Raise))
 
 
 # ----------------------------------------------------------------------------------------------- comparing
@@ -477,10 +477,11 @@ def parse_error(source: str) -> str | None:
         parse(source)
         return None
     except SyntaxError as e:
-        line = source.split("\n")[(e.lineno or 1) - 1].strip()
-        return f"The program does not parse: line {e.lineno}, {quoted(short(line, limit=100))}: {e.msg}"
+        number = e.lineno or 1  # None for a zero byte
+        line = source.split("\n")[number - 1].strip()
+        return f"The program does not parse: line {number}, {quoted(short(line, limit=100))}: {e.msg}"
     except (ValueError, RecursionError, MemoryError) as e:
-        return f"The program does not parse: {e or type(e).__name__}"
+        return f"The program does not parse: {str(e) or 'it is nested too deeply'}"
 
 
 def check(

@@ -107,7 +107,7 @@ BEHIND = {  # blocks after the program that must not be taken for it
     "comment": block("# same as above\n"),
     "skeleton": block("def f(n):\n    ...\n"),
     "skeleton that raises": block("def f(n):\n    raise NotImplementedError\n"),
-    "skeleton that raises with a text": block("def f(n):\n    raise NotImplementedError('to do')\n"),
+    "skeleton that raises with a text": block("def f(n):\n    raise Exception('to do')\n"),
     "skeleton that returns nothing": block("def f(n):\n    # your code here\n    return\n"),
     "skeleton that returns None": block("def f(n):\n    return None\n"),
     "skeleton that returns 0": block("def f(n):\n    return 0\n"),
@@ -205,6 +205,9 @@ BROKEN_F = {
     "method": (block("class Solution:\n    def f(self, n):\n        return (n + 1\n"), "line 3"),
     "use behind": (block("def f(n)\n    return n + 1\n") + block("print(f(1))\n"), "line 1"),
     "skeleton before": (block("def f(n):\n    pass\n") + block("def f(n):\n    return n +\n"), "line 2"),
+    "difference": (block("-def f(n): return n\n+def f(n): return n + 1\n"), "line 1"),
+    "minus signs": (block("def f(n):\n    return " + "-" * 10**5 + "n\n"), "nested too deeply"),
+    "zero byte": (block("def f(n):\n    return '\0'\n"), "null bytes"),
     "brackets": (block("def f(n):\n    return " + "(" * 5000 + "\n"), "too many nested parentheses"),
 }
 
