@@ -45,8 +45,8 @@ def grpo_loss(logprobs, old_logprobs, advantage, denominator, clip=0.2, referenc
     number of tokens in the whole optimizer step, so that micro-batches do not change the gradient.
 
     With one update a batch the ratio is 1 up to the rounding between sampler and trainer, and this is the
-    paper's formula. If another engine samples, the ratio corrects the difference. Where the advantage is
-    negative, clipping does not bound the ratio; `truncate` does.
+    paper's formula. If another engine samples, the ratio corrects the difference. Clipping does not bound a
+    large ratio where the advantage is negative. So no ratio counts for more than `truncate`.
     """
     ratio = torch.exp(logprobs - old_logprobs)
     gain = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
@@ -81,7 +81,7 @@ def masked_logprobs(model, ids, mask, temperature=1.0, chunk_bytes=2**28):
         return -F.cross_entropy(logits, target, reduction="none")
 
     # A process without any target still computes one empty chunk. That gives every weight, the head's too, a
-    # gradient of 0; FSDP would wait for it forever.
+    # gradient of 0. Otherwise FSDP would wait for it forever.
     chunks = zip(hidden.split(size), target.split(size))
     return torch.cat([checkpoint(logprobs, h, t, use_reentrant=False) for h, t in chunks])
 
@@ -102,14 +102,13 @@ class Dialogue:
     """Append-only record of one dialogue. `ids` holds exactly the tokens that the student read and sampled.
 
     ids, mask, logprobs: of equal length. mask: 1 on the tokens of student turns (end-of-turn token included).
-    logprobs: the sampler's on those tokens, else 0.0.
-    messages: [{"role": "teacher" | "student", "content"}]; the first is the problem.
-    statuses, finishes, knowledge: one entry per student turn: the verdict, how sampling ended (Turn.finish of
-    engines.py), and the private knowledge that the teacher saw next, or None. The log has it for inspection;
-    the student never sees it.
-    solved: the turn (1…N) of the first correct answer, or None. limit: N; for a sharded problem, the number
-    of its shards. injected: numbers of the turns that the asker wrote (Q-priming). leaks: the number of hints
-    that contain the answer. outgrown: the dialogue ended because the next turn did not fit into the context.
+    logprobs: the sampler's on those tokens, else 0.0. messages: [{"role": "teacher" | "student", "content"}];
+    the first is the problem. statuses, finishes, knowledge: one entry per student turn: the verdict, how
+    sampling ended (Turn.finish of engines.py), and the private knowledge that the teacher saw next, or None.
+    The log has it for inspection; the student never sees it. solved: the turn (1…N) of the first correct
+    answer, or None. limit: N, the most student turns; for a sharded problem, the number of its shards.
+    injected: numbers (from 1) of the turns that the asker wrote (Q-priming). leaks: the number of hints that
+    contain the answer. outgrown: the dialogue ended because the next turn did not fit into the context.
     """
 
     id: str
@@ -203,7 +202,7 @@ class Chat:
         self.token_of, self.control = (
             {},
             re.compile("(?!)"),
-        )  # the probes below hide nothing: this never matches
+        )  # this pattern never matches, so the probes below hide nothing
         if not tokenizer.chat_template:
             raise BadInput(f"{name}: has no chat template; use the instruction-tuned version of the model")
         if "<|channel|>" in str(tokenizer.chat_template):
@@ -279,7 +278,7 @@ class Chat:
         return self.encode(self.hide(text)) + [self.end]
 
     def text(self, ids: list[int]) -> str:
-        """Text of a sampled turn without its end token. If the prompt opens the reasoning, with that tag."""
+        """Text of a sampled turn without its end token, behind the <think> that the prompt may open."""
         ids = ids[:-1] if ids and ids[-1] in self.stops else ids
         return self.opened_reasoning + self.tokenizer.decode(ids, skip_special_tokens=False)
 
@@ -321,9 +320,7 @@ class Problem:
     tests: list = field(default_factory=list)  # code: the tests that decide
     asserts: list = field(default_factory=list)  # code: assert statements, which decide too
     func_name: str | None = None
-    public_tests: list = field(
-        default_factory=list
-    )  # code: shown to the teacher; if none, the first of `tests`
+    public_tests: list = field(default_factory=list)  # code: for the teacher's report; else three `tests`
     solution: str | None = None
     shards: list = field(default_factory=list)  # the problem in pieces, for the sharded protocol
 
@@ -344,7 +341,7 @@ def load_problems(source: str, answers: str = "rule") -> list[Problem]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """status: correct | wrong | error | timeout | undecided | no attempt. report: on the public tests."""
+    """status: correct | wrong | error | timeout | undecided | no attempt. report: for the teacher of code."""
 
     status: str
     report: str = ""

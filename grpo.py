@@ -7,7 +7,7 @@
 A step plays g dialogues of each of --batch problems. A dialogue solved at turn n earns γ^(n−1), an unsolved
 one 0. Rewards are normalized within the group (Eq. 3), and one on-policy update is made on the student's
 tokens (Eq. 2). Removed from GRPO: several updates per batch and, unless --beta asks for it, the KL term
-(β = 0 in all runs of the paper). A group of equal rewards has advantages of 0 and is left out of the update.
+(β = 0 in all runs of the paper). A group of equal rewards (returns, with --per-turn-return) is left out.
 The teacher is a frozen copy of the initial student, unless --teacher-model names another model.
 
 Chosen where the paper is silent: one advantage for all student tokens of a dialogue (with --per-turn-return,
@@ -93,8 +93,8 @@ def main():
     if (run.path / "model").exists() and sharded.saved_step(run) >= args.steps:
         return run.say(f"{run.path} is finished")
 
-    # The trained weights are float32. On a CPU the sampler uses these very weights. If they are moved to a
-    # GPU or sharded, it has a copy in its own dtype.
+    # The trained weights are float32. On a CPU the sampler uses these very weights. On a GPU, or if they are
+    # sharded, the sampler has a copy in its own dtype.
     model = sharded.load_trained(args.model, args.lora, args.dtype, args.seed)
     copied = sharded.uses_fsdp(args.dtype) or args.device != "cpu"
     cast = load_cast(args, model=None if copied else model, training="now")
@@ -107,10 +107,8 @@ def main():
         reference = partial(masked_logprobs, load_model(args.model, args.device, args.dtype))
     done = sharded.load_state(run, policy, optimizer)
     student.sync(sharded.weights(policy))  # wakes the sampler, with the weights of the resumed step
-    for name in (
-        "metrics.jsonl",
-        "dialogues.jsonl",
-    ):  # a killed run may have logged steps after the saved one
+    # A killed run may have logged steps after the last saved one.
+    for name in ("metrics.jsonl", "dialogues.jsonl"):
         run.keep(name, lambda row: row["step"] <= done)
     resumed = f"; resumed after step {done}" if done else ""
     run.say(f"teacher: {args.teacher}, spoken by {args.teacher_model or args.model}, frozen{resumed}")
@@ -120,20 +118,20 @@ def main():
 
         # Play g dialogues of each problem of the step. Each process plays a share of the groups.
         share = list(enumerate(problems_of_step(problems, step, args)))[rank::processes]
-        names = [[(p, f"{step}/{j}-{p.id}/{k}") for k in range(args.group)] for j, p in share]
+        named = [[(p, f"{step}/{j}-{p.id}/{k}") for k in range(args.group)] for j, p in share]
         coroutines = (
             (name, converse(cast, problem, name, args.turns, TEACHERS[args.teacher]))
-            for group in names
+            for group in named
             for problem, name in group
         )
         played = {d.id: d for d in drive(coroutines, cast.speakers, grade, args.concurrent, seconds)}
-        groups = [[played[name] for _, name in group] for group in names]  # [G, g], as they end in any order
+        groups = [[played[name] for _, name in group] for group in named]  # [G, g]; they ended in any order
         if not math.isfinite(sum(sum(d.logprobs) for d in played.values())):
             raise runs.BadInput(f"step {step}: the student's log-probs are not finite; lower --lr")
 
         # Advantages of turns, then of tokens. A group whose advantages are all 0 teaches nothing and is left
         # out.
-        advantages_of_turns = [turn_advantages(group, args) for group in groups]
+        advantages_of_turns = [turn_advantages(group, args) for group in groups]  # [G][g][turns]
         batch, advantages_of_tokens = [], []
         for group, of_turns in zip(groups, advantages_of_turns):
             if any(map(any, of_turns)):
@@ -154,16 +152,22 @@ def main():
             sampled = concatenated([d.sampled_logprobs for d in rows], args.device)  # [M]
             advantage = concatenated([advantages_of_tokens[i] for i in indices], args.device)  # [M]
             logprobs = policy(ids, mask, args.temperature)  # [M], at the sampler's temperature
-            initial = None
-            if args.beta:  # after the policy's own pass, in which FSDP notes which weights need a gradient
+            reference_logprobs = None
+            if args.beta:
+                # After the policy's own pass: FSDP decides in its first pass which weights need gradients,
+                # and a pass without gradients would decide for none.
                 with torch.no_grad(), without_adapter(model):
-                    initial = reference(ids, mask, args.temperature)  # [M]
-            part = grpo_loss(logprobs, sampled, advantage, trained_tokens, args.clip, initial, args.beta)
+                    reference_logprobs = reference(ids, mask, args.temperature)  # [M]
+            part = grpo_loss(
+                logprobs, sampled, advantage, trained_tokens, args.clip, reference_logprobs, args.beta
+            )
             # FSDP averages gradients over processes. Their sum is wanted, as `trained_tokens` counts all of
             # them. So the loss is multiplied by the number of processes.
             (part * processes).backward()
             loss += part.item()
-            gaps.append((logprobs.detach() - sampled).abs())
+            gaps.append(
+                (logprobs.detach() - sampled).abs()
+            )  # between trainer and sampler; 0 but for rounding
         update = {"loss": sum(runs.all_gather(loss)), **gap_of(gaps, trained_tokens)}
         if trained_tokens:
             norm = sharded.clip_gradient(policy, max_norm=1.0)
@@ -229,8 +233,8 @@ def check_sane(step, update, norm):
 
 def log(run, args, step, groups, advantages_of_turns, update, seconds):
     """Writes the dialogues and metrics of a step, those of all processes, and prints one line."""
-    dialogues = [d for groups in runs.all_gather(groups) for group in groups for d in group]
-    of_groups = [group for groups in runs.all_gather(advantages_of_turns) for group in groups]
+    dialogues = [d for share in runs.all_gather(groups) for group in share for d in group]
+    of_groups = [group for share in runs.all_gather(advantages_of_turns) for group in share]
     rewards, tokens = [reward(d, args.gamma) for d in dialogues], sum(sum(d.mask) for d in dialogues)
     row = {"step": step, "reward": sum(rewards) / len(rewards), **summary(dialogues, args.turns)}
     row |= {"equal_groups": sum(not any(map(any, group)) for group in of_groups) / len(of_groups), **update}
