@@ -199,10 +199,8 @@ class Chat:
     def __init__(self, tokenizer, name: str):
         """name: the model's, for messages. Raises BadInput if the template cannot be used."""
         self.tokenizer = tokenizer
-        self.token_of, self.control = (
-            {},
-            re.compile("(?!)"),
-        )  # this pattern never matches, so the probes below hide nothing
+        # The probes below hide no control token: this pattern never matches.
+        self.token_of, self.control = {}, re.compile("(?!)")
         if not tokenizer.chat_template:
             raise BadInput(f"{name}: has no chat template; use the instruction-tuned version of the model")
         if "<|channel|>" in str(tokenizer.chat_template):
