@@ -6,9 +6,10 @@
 
 A step plays g dialogues of each of --batch problems. A dialogue solved at turn n earns γ^(n−1), an unsolved
 one 0. Rewards are normalized within the group (Eq. 3), and one on-policy update is made on the student's
-tokens (Eq. 2). Removed from GRPO: several updates per batch and, unless --beta asks for it, the KL term
-(β = 0 in all runs of the paper). A group of equal rewards (returns, with --per-turn-return) is left out.
-The teacher is a frozen copy of the initial student, unless --teacher-model names another model.
+tokens (Eq. 2). Removed from GRPO: several updates per batch and, unless --beta asks for it, the KL term (β =
+0 in all runs of the paper). A group of equal rewards (returns, with --per-turn-return) is left out. The
+teacher is a frozen copy of the initial student, unless --teacher-model names another model. What it sees and
+says is in generate.py.
 
 Chosen where the paper is silent: one advantage for all student tokens of a dialogue (with --per-turn-return,
 turn t earns γ^(n−t)·R); AdamW with a constant learning rate; the loss is a mean over the trained tokens; the
