@@ -53,17 +53,20 @@ def refuse(reason=Undecided):  # `raise`, for use within an expression
 
 
 def boxed(text: str) -> str | None:
-    r"""The content of a turn's last box (\boxed{…}, \boxed7, \fbox{…}), or None if it is missing or empty."""
-    starts = [match.end() for match in re.finditer(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*", text)]
-    rest, depth = text[starts[-1] :] if starts else "", 0
-    if not rest.startswith("{"):
-        bare = re.match(r"[^\s${}]+", rest)
-        return bare and bare[0].rstrip(".,;:)*") or None
-    for match in re.finditer(r"\\.|[{}]", rest, flags=re.S):
-        depth += (match[0] == "{") - (match[0] == "}")
-        if depth == 0 and match[0] == "}":
-            return rest[1 : match.start()].strip() or None
-    return None
+    r"""The content of a turn's last box (\boxed{…}, \boxed7, \fbox{…}), or None if it is missing or empty.
+
+    A box within a box is part of the outer one. None if the last box is not closed.
+    """
+    box, opened, last, inside = r"\\(?:boxed|fbox)(?![a-zA-Z])\s*", [], (-1, -1), ""
+    for match in re.finditer(rf"{box}(?:(?P<open>\{{)|(?P<bare>[^\s${{}}]*))|\\.|[{{}}]", text, flags=re.S):
+        if match["bare"] is not None:
+            last, inside = match.span(), match["bare"].rstrip(".,;:)*")
+        elif match["open"] or match[0] == "{":
+            opened.append(match)
+        elif match[0] == "}" and opened and (start := opened.pop())["open"]:
+            last, inside = (start.start(), match.end()), text[start.end() : match.start()]
+    unclosed = any(start["open"] and start.start() > last[0] for start in opened)
+    return None if unclosed else inside.strip() or None
 
 
 def equal_answers(answer: str, gold: str) -> bool | None:
