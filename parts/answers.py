@@ -90,6 +90,10 @@ def judgeable(gold: str) -> bool:
         return False
 
 
+def unnamed(node):
+    return node._replace(name="", items=tuple(n._replace(name="") for n in node.items))
+
+
 def word_count(node):
     """The number of words in a structure, including its items."""
     in_items = sum(word_count(item) for item in node.items if isinstance(item, Node))
@@ -99,7 +103,7 @@ def word_count(node):
 # ---- The text layer: removes typesetting -------------------------------------------------------------------
 
 # fmt: off
-SYMBOLS = r"""× * · * ⋅ * ∙ * − - – - — - ÷ / ⟨ ( ⟩ ) ， , ′ ' ’ ' π \pi √ \sqrt ≤ <= ≥ >= ⩽ <= ⩾ >= ≠ \ne ≈
+SYMBOLS = r"""× * · * ⋅ * ∙ * − - – - — - ÷ / ⟨ ( ⟩ ) ′ ' ’ ' ⁄ / ∕ / ∠ \angle π \pi √ \sqrt ≤ <= ≥ >= ⩽ <= ⩾ >= ≠ \ne ≈
     \approx ∞ \infty ∪ \cup ∩ \cap ± \pm ∓ \mp ° \degree ∈ \in ∅ \emptyset ∖ \setminus ℝ \reals θ \theta
     α \alpha β \beta γ \gamma λ \lambda μ \mu φ \phi ω \omega""".split()
 RENAMED = r"""dfrac \frac tfrac \frac cfrac \frac dbinom \binom tbinom \binom cdot * times * ast * bullet *
@@ -108,22 +112,33 @@ RENAMED = r"""dfrac \frac tfrac \frac cfrac \frac dbinom \binom tbinom \binom cd
     varnothing \emptyset backslash \setminus smallsetminus \setminus varepsilon \epsilon varphi \phi
     vartheta \theta varrho \rho dots ... ldots ... cdots ...""".split()
 SYMBOLS = {ord(old): f"{new} " for old, new in zip(SYMBOLS[::2], SYMBOLS[1::2], strict=True)}
-SYMBOLS |= dict.fromkeys(map(ord, '\0"`'), " ")  # from here on, double quotes enclose words
+SYMBOLS |= {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}  # full-width characters
+SYMBOLS |= dict.fromkeys(map(ord, '\0"`~'), " ")  # from here on, double quotes enclose words
+SYMBOLS |= dict.fromkeys((0x200B, 0x200C, 0x200D, 0x2060, 0xFEFF), "")  # without width
 RENAMED = {old: f"{new} " for old, new in zip(RENAMED[::2], RENAMED[1::2], strict=True)}
 RENAMED |= dict.fromkeys("""left right middle big Big bigg Bigg bigl bigr bigm Bigl Bigr biggl biggr Biggl
     Biggr displaystyle textstyle limits nolimits mathstrut quad qquad boldsymbol bm pmb mathbf mathit mathsf
-    bf it rm underline""".split(), " ")
+    mathcal bf it rm underline""".split(), " ")
 LETTERS = set("""alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau
     upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell""".split())
 FUNCTIONS = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "log": "ln", "lg": "log10"}
 FUNCTIONS |= {name: name for name in "sin cos tan cot sec csc sinh cosh tanh asin acos atan ln exp".split()}
 FUNCTION = "|".join(sorted([*FUNCTIONS, *"sqrt pi gcd lcm max min cis".split()], key=len, reverse=True))
 FUNCTION = re.compile(FUNCTION)
-# words behind a number that are no unit, but change the value or leave it open
-NO_UNIT = set("""if for when where while with mod modulo base not except excluding and or is are than least
-    most more less to fewer of million billion trillion thousand hundred dozen half halves third thirds
-    quarter quarters fourth fourths fifth tenth squared cubed factorial pi times plus minus over divided
-    negative infinity infinite inclusive only none no even odd root roots""".split())
+# Words behind a number that may be missing; words of one group mean the same. All other words may change the
+# value (millions, or more, squared), so that they make a pair undecided.
+UNITS = """m meter metre, cm centimeter centimetre, mm millimeter millimetre, km kilometer kilometre, in inch
+    inches, ft foot feet, yd yard, mi mile, h hr hour, min minute, s sec second, day, week, month, year yr, g
+    gram, kg kilogram, lb lbs pound, oz ounce, ton, l liter litre, ml milliliter millilitre, gallon gal, quart,
+    pint, cup, dollar usd, cent, euro, rad radian, unit, watt, volt, joule, newton, mph, kph, kmh, mb, mole,
+    people person, child children, man men, woman women, point, way, such, number, solution, digit, page,
+    apple, orange, banana, egg, cookie, cake, candy candies, pizza, slice, book, pencil, pen, marble, ball, toy,
+    coin, card, ticket, stamp, sticker, flower, rose, tree, plant, bag, box boxes, bottle, can, jar, basket,
+    row, step, piece, item, block, bead, chair, table, house, room, seat, car, bus buses, truck, bike, wheel,
+    game, question, song, photo, student, teacher, boy, girl, friend, adult, kid, player, member, guest, team,
+    animal, dog, cat, cow, horse, sheep, pig, chicken, duck, bird, fish, rabbit, shirt, hat, shoe, dress dresses,
+    lap, trip, meal, edge, vertex vertices, face, side, triangle"""
+UNITS = {word: group.split()[0] for group in UNITS.split(",") for word in group.split()}
 
 
 def commands(names):
@@ -131,37 +146,47 @@ def commands(names):
     return rf"\\(?:{names})(?![a-zA-Z])"
 
 
-REWRITES = [(re.compile(pattern, re.S), new) for pattern, new in [  # applied in this order
-    (r"^\s*(\*\*|__)(.*)\1\s*$", r"\2"),  # bold in Markdown
+REWRITES = [(re.compile(pattern, re.S), new) for pattern, new in [  # in this order, blanks squeezed between
+    (r"^(\*\*|__)(.*)\1$", r"\2"),  # bold in Markdown
     (r"[⁰¹²³⁴-⁹]+", lambda m: "^{" + unicodedata.normalize("NFKC", m[0]) + "}"),
+    (r"[₀-₉]+", lambda m: "_{" + unicodedata.normalize("NFKC", m[0]) + "}"),
     (r"[¼-¾⅐-⅞]", lambda m: r"\frac{" + unicodedata.normalize("NFKC", m[0]).replace("⁄", "}{") + "}"),
     (r"\\\\(?=(?:left|right|d?frac|sqrt|pi|text|infty|cdot|times|leq?|geq?|cup|in)\b)", r"\\"),
     (r"\\(?:text)?color\s*\{[^{}]*\}|\\[hv]space\*?\s*\{[^{}]*\}", " "),  # colors and spaces
+    (r"\\*%", ' "%" '),
     (commands(r"text(?:[bmst][dftl]|it|rm|up|normal)?|[mh]box|mathrm|operatorname")
      + r"\s*\{((?:[^{}]|\{[^{}]*\})*)\}", lambda m: text_command(m)),
-    (r",\s*(?:\\[,;: ]\s*)*\\!\s*(?=\d{3}(?!\d))|\\!", ""),
+    (r",(?: |\\[,;: ])*\\! ?(?=\d{3}(?!\d))|\\!", ""),
     (r"(?<=\d)\\[,;:](?=\d{3}(?!\d))|(?<=\d)'(?=\d{3}(?!\d))", ""),
     (r"(?<![\d.,}])(\d{1,3})((?:\{,\}\d{3})+)(?!\d)", lambda m: m[1] + m[2].replace("{,}", "")),
-    (r"(?<=\d)\s*\{,\}\s*(?=\d)", "."),  # a decimal comma; the lines above: separators of thousands
-    (r"\\left\s*(?:\||\\vert)", r"\\lvert "), (r"\\right\s*(?:\||\\vert)", r"\\rvert "),
-    (r"\\(?:left|right)\s*\.|(?<!\\)\\[,;:> ]|(?<!\\)~|\\?\$|\\[()]|(?<!\\)\\[\[\]]|\\?%|[£€]|\\$", " "),
-    (r"\\mathbb\s*\{?\s*([RZ])\s*\}?", r"\\\1 "), (r"\*\*", "^"), (r"\\not\s*=|!=", r"\\ne "),
-    (r"\\\{\s*\\\}", r"\\emptyset "),
-    (r"\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree))(?![a-zA-Z])", r"\\degree "),
+    (r"(?<=\d) ?\{,\} ?(?=\d)", "."),  # a decimal comma; the lines above: separators of thousands
+    (r"\\left ?(?:\||\\vert)", r"\\lvert "), (r"\\right ?(?:\||\\vert)", r"\\rvert "),
+    (r"\\(?:left|right) ?\.|(?<!\\)\\[,;:> ]|\\?\$|\\[()]|(?<!\\)\\[\[\]]|[£€¥]|\\$", " "),
+    (r"\\mathb[bf] ?\{? ?([RZ]) ?\}?", r"\\\1 "), (r"\*\*", "^"), (r"\\not ?=|!=", r"\\ne "),
+    (r"\\\{ ?\\\}", r"\\emptyset "),
+    (r"\^ ?(?:\{ ?\\(?:circ|degree) ?\}|\\(?:circ|degree))(?![a-zA-Z])", r"\\degree "),
     (r"\\(?:begin|end)\s*\{(?:aligned|align\*?|gathered|split)\}", " "),
     (r"\\([a-zA-Z]+)", lambda m: RENAMED.get(m[1], m[0])),
+    (r"\{([a-zA-Z])\}(?= ?_)", r"\1"),
+    (r"\.(\d*)\\dot ?\{?(\d)\}?(?:(\d*)\\dot ?\{?(\d)\}?)?", r".\1\\overline{\2\3\4}"),  # repeating digits
+    (r'\(?(?:"mod"|\\p?mod|\\bmod) ?\{?(\d+)\}?\)?', r"\\pmod \1 "),
     (r"\\cup(?![a-zA-Z])(?=[^()]*[<>])", ' "or" '),
-    (r'(?<=\d)\s*(?:"degrees?"|degrees?(?![a-z]))', r"\\degree "),
+    (r'(?<=\d) ?(?:"degrees?"|degrees?(?![a-z]))', r"\\degree "),
     (r'"(?i:infinity|infinitely many)"|(?<![a-zA-Z\\"])infinity(?![a-zA-Z])', r"\\infty "),
     (r'(?<![\\a-zA-Z"])(and|or)(?![a-zA-Z"])', r' "\1" '),
-    (r'^\s*(?i:"?(?:the )?(?:final )?answer(?: is)?\s*[:=]?"?\s*[:=]?(?=.*\w))', ""),
-    (r'^\s*(?i:"?(?:approximately|about|exactly)"?\s|\\approx )', ""),
-    (r'(?<=\S)\s*"?\(?\s*"?\(?(?:since|because|as|by|using)\s[^"]*\)?"?\s*\)?\s*$', ""),  # a reason
-    (r'\s\(\s*"?[a-z ,]{5,}"?\s*\)\s*$', lambda m: m[0] if NO_UNIT & set(re.findall(r"\w+", m[0])) else ""),
-    (r'^\s*(?i:"?(?:none|the empty set|empty set|no (?:real )?solutions?)[ ."]*)$', r"\\emptyset"),
-    (r'^\s*"\(?([A-J])[).:]*"[.\s]*$', r"\1"),  # the letter of a choice
-    (r'^(.+?)[,;]?\s*(?:"[a-z ]+"\s*)?([a-z])\s*(?:\\in\s*\\integers|"is an integer")\s*$',
-     lambda m: re.sub(rf"(?<![\\a-zA-Z]){m[2]}(?![a-zA-Z])", "k_{0}", m[1])),  # one name for any integer
+    (r'^(?i:"?(?:the )?(?:final )?answer(?: is)? ?[:=]?"? ?[:=]?(?=.*\w))', ""),
+    (r'^(?i:"?(?:approximately|about|exactly)"? |\\approx )', ""),
+    (r'^"?((?:[A-Z][a-z]|the )[a-zA-Z ]+?)(?: (?:is|are|equals)|:)"? ?(?=[\d\\(-])', r'"\1"='),
+    (r'(?:(?<=[\d)\]}])|(?<=[^a-zA-Z\\][a-zA-Z])|(?<=^[a-zA-Z])),? ?"?\(? ?"?(?:(?:since|because) [a-zA-Z]|'
+     r"(?:as|by|using) (?:the|symmetry|definition|induction|required|desired|claimed|expected|shown)\b)"
+     r"""[a-zA-Z ,']*"?\)?"? ?\)?$""", ""),  # a reason without numbers, behind a complete value
+    (r' "?\( ?"?(?:the )?(?:min|max|minimum|maximum|answer|total|result)"? ?\)"?$', ""),
+    (r'^(?i:"?(?:none|the empty set|empty set|no (?:real )?solutions?)[ ."]*)$', r"\\emptyset"),
+    (r'^"?(?:(?i:option|choice) )?\(?([A-J])[).:]*"?[. ]*$', r"\1"),  # the letter of a choice
+    (r'^"?\(?(?:a|i|1)\)"? ?(.+?)[,;]? ?"?\(?(?:b|ii|2)\)"? ?(.+)$', r"(\1,\2)"),  # answers to (a) and (b)
+    (r'^(.+?)[,;]? ?\(?(?:"(?:for|where|with)[a-z ]*" ?)?(?:(?<=integers" )([a-z])|(?<=integer" )([a-z])|'
+     r'([a-z]) ?(?:\\in ?\\integers|"is an integer"))\)?$',
+     lambda m: re.sub(rf"(?<![\\a-zA-Z]){m[2] or m[3] or m[4]}(?![a-zA-Z])", "k_{0}", m[1])),  # any integer
 ]]
 # fmt: on
 
@@ -177,11 +202,12 @@ def text_command(match):
     inside = match[1].strip()
     if match[0].startswith(r"\operatorname"):
         return rf"\{inside} "
-    return f" {inside} " if re.search(r"[\d\\$=<>{}^_]|^[eid]?$|^\([a-z]\)$", inside) else f' "{inside}" '
+    return f" {inside} " if re.search(r'[\d\\$=<>{}^_"]|^[eid]?$|^\([a-z]\)$', inside) else f' "{inside}" '
 
 
 def normalize(text):
     """An answer without its typesetting. Words that were typeset as text are put in double quotes."""
+    text = "\n".join(filter(None, (" ".join(t.split()) for t in text.translate(SYMBOLS).split("\n"))))
     for _ in range(2):
         inside = boxed(text)
         around = text.replace(inside or "", "").replace(r"\boxed", "")
@@ -192,14 +218,25 @@ def normalize(text):
         lines = [line for line in re.split(r"\n|(?<!\\)\\\\(?![a-zA-Z\[(]{2}|\[)", text) if line.strip(" $")]
         if all(re.search("[=<>]", line) for line in lines) or re.search(r"\d\s*\n\s*\d", text):
             text = ";".join(lines)
-    text = text.translate(SYMBOLS)
     for pattern, new in REWRITES:
-        text = pattern.sub(new, text)
-    return text.strip().rstrip(".,;").strip()
+        text = pattern.sub(new, " ".join(text.split()))
+    return strip_end(text)
+
+
+def strip_end(text):
+    """A text without blanks at both ends, nor full stops and commas at its end; three dots have a meaning."""
+    text = text.strip()
+    return text if text.endswith("..") else text.rstrip(".,;").strip()
 
 
 def strip_label(text, other):
-    """A choice such as (C) 42 or D: 42: its letter if the other answer has a letter, else its content."""
+    """A choice such as (C) 42 or D: 42: its letter if the other answer has a letter, else its content.
+
+    If only the other answer says that its k is any integer, the k here is one too.
+    """
+    letter = r"(?<![a-zA-Z\\])[kmn](?![a-zA-Z_])"
+    if "k_{0}" in other and "k_{0}" not in text and len(set(re.findall(letter, text))) == 1:
+        return re.sub(letter, "k_{0}", text)
     label = re.compile(r'(?:"\(?([A-J])(?:\)[.:]?|[.:])"|([A-J])[.)](?=\s))\s*(?![-+*/^!])(?=.)', re.S)
     if (match := label.match(text)) and not split(text, SEPARATORS)[1]:
         by_letter = label.match(other) or re.fullmatch("[A-J]", other)
@@ -217,6 +254,11 @@ NAME = "|".join([  # f^{-1}(x), |z|, \angle ABC, AB, "the area" A, area, (x, y)
     rf'(?:"[^"]*"\s*)+(?:{SYMBOL})?', "[a-zA-Z]{4,}(?: [a-zA-Z]{2,})*",
     r"\(\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])+\s*\)",
 ])  # fmt: skip
+NAME = rf"(?!.*(?:\bno[tn]?\b|wrong|never|incorrect|opposite|reciprocal|negative|inverse|half|twice))(?:{NAME})"
+ASKED = "|".join([  # left of a number also: a + b, \tan\theta, \det A, E[X], [ABC], Var(X)
+    rf"(?!.*[xyz]){SYMBOL}(?:\s*\+\s*{SYMBOL})+", r"\\(?:sin|cos|tan|cot|sec|csc|det)\s*\(?\s*[A-Z\\][^=xyz]*",
+    r'(?:[A-Z]|"[a-zA-Z]+")\s*(?:\[[^\[\]]*\]|\([^()]*\))', r"\[\s*[A-Z]{2,}\s*\]",
+])  # fmt: skip
 SEPARATORS = ',|;|"(?:and|or)"'
 RELATION = commands("ne|in|approx") + "|<=|>=|[<>=]"
 OPERATIONS = (
@@ -229,17 +271,16 @@ FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 INFINITE = re.compile(r"[-+]?\s*\\infty")
 MATRIX = r"\\begin\s*\{([pbB]?(?:small)?matrix|array)\}((?:(?!\\begin).)*?)\\end\s*\{\1\}"
 MATRIX = re.compile(rf"[\[(]?\s*{MATRIX}\s*[\])]?", re.S)
-UNIT = "cm|mm|km|kg|ft|mi|yd|lb|ml|mph|kph|sq|hr|hour|foot|feet|inch|inches|usd|cents?|days?"
-UNIT = rf'(?:"[^"]*"|(?<![a-zA-Z\\])(?:{UNIT})(?![a-zA-Z])|(?<=\s)[a-z]{{4,}}(?![a-zA-Z]))'
-UNIT += r"(?:\s*\^\s*\{?\s*[23]\s*\}?)?"
+UNIT = r'(?:"[^"]*"|(?<![a-zA-Z\\])[a-zA-Z]{4,}|(?<![a-zA-Z\\])(?:' + "|".join(w for w in UNITS if 1 < len(w) < 4)
+UNIT += r""")(?![a-zA-Z])|(?<=/)[a-z](?![a-zA-Z]))(?:\s*\^\s*\{?\s*[23]\s*\}?)?"""
 QUANTITY = re.compile(rf"(.*?[\d}})\]!]|.*?\\(?:pi|degree))\s*({UNIT}(?:[\s/*.]*{UNIT})*)", re.S)
 
 
 class Node(NamedTuple):
     """A structure: an answer or a part of one. name: the text before its `=`, if it is a name.
 
-    kind: value (text: an expression), words, list (items in any order), tuple (text: its brackets), chain
-    (items that are equal), relation (items: texts, signs: between them), interval (text: its brackets,
+    kind: value (text: an expression), words, list (items in any order), tuple (text: its brackets; its items may
+    have names; signs: "=" if these are known to be in order), chain (items that are equal), relation (items: texts, signs: between them), interval (text: its brackets,
     items: texts), set (of real numbers; text: its operation), matrix (items: rows, as tuples).
     """
 
@@ -287,7 +328,7 @@ def letters_of(text):
 
 def read(text):
     """The structure of a normalized answer: one item, a list, or conditions joined by `and` or `or`."""
-    text = text.strip().rstrip(".,;").strip()
+    text = strip_end(text)
     if re.match(r'[-+]?\d{1,3}(?:[, ]\d{3})+(?![\d,]|\s*[,;\d]|.*"(?:and|or)")', text):
         text = re.sub(r"(?<=\d)[, ](?=\d{3}(?!\d))", "", text)
     parts, separators = split(text, SEPARATORS)
@@ -297,10 +338,12 @@ def read(text):
     if nodes[0].text == "minus" and nodes[0].name and all(n.kind == "value" for n in nodes[1:]):
         return nodes[0]._replace(items=(*nodes[0].items, *nodes[1:]))  # x ≠ 1, 2
     joined, names = set(separators) - {",", ";"}, {n.name for n in nodes}
-    if joined and all(n.kind in ("interval", "set") for n in nodes) and len(names - {""}) < 2:
-        return Node("set", "union" if '"or"' in joined else "cap", tuple(nodes))
+    kinds, excluded = {n.kind for n in nodes}, any(n.text == "minus" for n in nodes)
+    if (joined or excluded) and kinds & {"interval", "set"} and len(names - {""}) < 2:
+        if kinds <= {"interval", "set"} or joined == {'"or"'} and kinds <= {"interval", "set", "value"}:
+            return Node("set", "union" if '"or"' in joined else "cap", tuple(map(as_region, nodes)))
     if len(names) == len(nodes) and "" not in names:  # x=1, y=2 is the point (1,2)
-        return Node("tuple", "()", tuple(sorted(nodes, key=lambda n: n.name)))
+        return Node("tuple", "()", tuple(nodes))
     name = nodes[0].name if names <= {nodes[0].name, ""} else ""
     return Node("list", "", tuple(n._replace(name="") if name else n for n in nodes), name)
 
@@ -315,7 +358,7 @@ def read_one(text):
         if len(parts) > 1 and all(parts) and (kind == "set" or '"' not in text):
             return Node(kind, mark, tuple(map(read_one, parts)))
     whole = enclosed(text)
-    return (whole and read_brackets(*whole)) or read_plain(text)
+    return read_brackets(*whole) or read_plain(text) if whole else read_plain(text)
 
 
 def expand_signs(text):
@@ -342,7 +385,8 @@ def read_brackets(left, inside, right):
         node = Node("tuple", left + right, tuple(map(read_one, parts)))
         infinite = any(INFINITE.fullmatch(n.text) for n in node.items)
         return as_region(node) if left + right in ("(]", "[)") or infinite and len(parts) == 2 else node
-    return read_one(inside.strip()) if left == "(" and re.match(r'\s*(?:"|\\begin|\()', inside) else None
+    grouping = left == "{" or left == "(" and re.match(r'\s*(?:"|\\begin|\()', inside)
+    return read_one(inside.strip()) if grouping else None
 
 
 def read_plain(text):
@@ -358,11 +402,14 @@ def read_plain(text):
     return REALS if text == r"\reals" else Node("value", text)
 
 
+SHORT_WORDS = "yes no true none zero one two four five six nine ten".split()
+
+
 def is_prose(text):
     """Whether letters form words, not a product such as abc or a function such as ln x."""
     runs = re.findall("[a-zA-Z]+", re.sub(r"\\[a-zA-Z]+", " ", text))
     runs = [FUNCTION.sub("", run.lower()) for run in runs]
-    return any(len(r) > 4 or len(set(r)) < len(r) > 2 or r in ("yes", "no", "true", "none") for r in runs)
+    return any(len(r) > 4 or len(set(r)) < len(r) > 2 or r in SHORT_WORDS for r in runs)
 
 
 def read_matrix(text):
@@ -399,11 +446,18 @@ def read_relation(parts, signs):
     if set(signs) <= {"=", r"\in"}:
         if signs == ["="] and re.fullmatch(NAME, parts[1]) and not re.search("[a-zA-Z]", parts[0]):  # 3 = x
             parts = parts[::-1]
+        if len(parts) > 2 and len(set(parts)) == len(parts) and all(re.fullmatch(SYMBOL, p) for p in parts[:-1]):
+            return Node("tuple", "()", tuple(read_one(f"{p}={parts[-1]}") for p in parts[:-1]))  # x = y = 1
         named = re.fullmatch(NAME, parts[0])
+        named = named or not letters_of("|".join(parts[1:])) and re.fullmatch(ASKED, parts[0])
         if named or not letters_of("|".join(parts)):
             values = tuple(map(read_one, parts[1:] if named else parts))
             node = values[0] if len(values) == 1 else Node("chain", "", values)
             node = as_region(node) if signs == [r"\in"] and node.kind == "tuple" else node
+            names = parts[0].strip("() ").split(",")
+            if named and node.kind == "tuple" and 1 < len(names) == len(node.items):  # (x, y) = (1, 2)
+                items = (n._replace(name=name.strip()) for n, name in zip(node.items, names))
+                return node._replace(items=tuple(items), signs=("=",))
             return node._replace(name=strip_blanks(parts[0]) if named else "")
     if signs == [r"\ne"] and re.fullmatch(SYMBOL, parts[0]):
         return Node("set", "minus", (REALS, read_one(parts[1])), strip_blanks(parts[0]))
@@ -442,12 +496,16 @@ def as_region(node):
 
 
 def split_unit(text):
-    """(value without its unit, unit); the unit is "" if there is none."""
+    """(value without its unit, unit); the unit is "" if there is none, and starts with ? if it is unknown."""
     match = QUANTITY.fullmatch(text)
-    words = re.findall("[a-z]+", match[2].lower()) if match else []
-    if not words or NO_UNIT & set(words) or FUNCTION.fullmatch(words[0]):
+    if not match:
         return text, ""
-    return match[1], strip_blanks(match[2]).lower().removesuffix("s")
+    unit = re.sub(r'[\s{}".*]+', " ", match[2].lower()).strip()
+    unit = re.sub(r"\b(?:(sq|square)|cu|cubic) (\w+)", lambda m: f"{m[2]}^{2 if m[1] else 3}", unit)
+    unit = re.sub(" ?/ ?| per ", " / ", re.sub(r" ?\^ ?", " ^", unit))
+    words = [UNITS.get(word, UNITS.get(word.removesuffix("s"), word)) for word in unit.split()]
+    known = all(word in UNITS or re.fullmatch(r"%|/|\^\d", word) for word in words)
+    return match[1], ("" if known else "?") + " ".join(words)
 
 
 # ---- The expression layer: texts to values -----------------------------------------------------------------
@@ -765,7 +823,7 @@ class Judge:
     def same(self, a, b):
         """Whether two structures are the same."""
         self.spend(5)
-        if a.name and b.name and a.name != b.name:
+        if a.name and b.name and a.name != b.name and {a.name, b.name} != {"y", "f(x)"}:
             return False if all(re.fullmatch(LETTER, n.name) for n in (a, b)) else None
         for x, y in ((a, b), (b, a)):
             if x.kind == "chain":
@@ -776,16 +834,17 @@ class Judge:
         return getattr(self, "same_" + a.kind)(a, b) if a.kind == b.kind else self.different_kinds(a, b)
 
     def same_words(self, a, b):
-        x, y = a.text.split(), b.text.split()
-        if x[0] == y[0] in ("yes", "no") and 1 in (len(x), len(y)):
-            return None if {"yes", "no"} & {*x[1:], *y[1:]} else True
-        return True if x == y else False if len(x) == len(y) == 1 or {x[0], y[0]} == {"yes", "no"} else None
+        """Whether words are the same; a reason may stand behind yes and no, but no condition."""
+        reason = "(yes|no)(?: it (?:is|does)| it (?:is|does) not| (?:because|since) .*)?"
+        x, y = (re.sub(rf"^{reason}$", r"\1", n.text) for n in (a, b))
+        known = {x, y} <= {"yes", "no"} or not re.search("[ .]", x + y) and x[:3] != y[:3]
+        return True if x == y else False if known and not {x, y} & {"undefined", "dne", "none"} else None
 
     def same_list(self, a, b):
         """Whether two lists have the same items in any order."""
         unmatched = list(b.items)
         if len(a.items) != len(unmatched):
-            return False
+            return None if any(n.name for n in [*a.items, *b.items]) else False
         for x in a.items if len(unmatched) <= 40 else refuse():
             results = [self.same(x, y) for y in unmatched]
             if True not in results:
@@ -794,24 +853,59 @@ class Judge:
         return True
 
     def same_tuple(self, a, b):
-        return a.text == b.text and len(a.items) == len(b.items) and every(map(self.same, a.items, b.items))
+        """Compares in order, or by name if both sides have names.
 
-    same_matrix = same_tuple
+        If only one side has, as in r=3, h=4, the order as written counts. Undecided if that may be the order of
+        the alphabet only (h=4, r=3), and if the items fit in another order only.
+        """
+        if a.text != b.text or len(a.items) != len(b.items):
+            return False
+        x, y = ([n.name for n in node.items] for node in (a, b))
+        if all(x) and all(y):
+            if sorted(x) != sorted(y):
+                return None
+            b = b._replace(items=tuple(sorted(b.items, key=lambda n: x.index(n.name))))
+        verdict = every(map(self.same, a.items, b.items))
+        if bool(all(x)) == bool(all(y)) or a.signs or b.signs:
+            return verdict
+        names = [re.sub(r"\W", "", name) for name in (x if all(x) else y)]
+        steps = [ord(second[-1]) - ord(first[-1]) for first, second in zip(names, names[1:])]
+        if verdict:
+            return True if names != sorted(names) or set(steps) == {1} else None
+        return verdict if self.same_list(unnamed(a), unnamed(b)) is False else None
+
+    def same_matrix(self, a, b):
+        entries = [[n for row in node.items for n in row.items] for node in (a, b)]
+        if 1 in (len(a.items), len(b.items)) and len(entries[0]) == len(entries[1]) and len(a.items) != len(b.items):
+            return None if every(map(self.same, *entries)) is not False else False  # a row and a column
+        return self.same_tuple(a, b)
 
     def different_kinds(self, a, b):
         """Compares different kinds: a matrix or a list with a tuple, an equation with a value."""
         a, b = (a, b) if a.kind in ("tuple", "relation") else (b, a)
-        if a.kind == "tuple" and a.text == "()" and b.text != "set":
+        if a.kind == "tuple" and b.text != "set":
             items = b.items if b.kind == "list" else ()
             if b.kind == "matrix" and 1 in (len(b.items), len(b.items[0].items)):
                 items = tuple(entry for row in b.items for entry in row.items)
-            if items:
+            if items and a.text == "()":
+                roots = {n.name.split("_")[0] for n in a.items}  # x_1=3, x_2=1 are the roots 1, 3
+                if b.name and roots != {b.name}:
+                    return None
+                if len(roots) == 1 and "" not in roots and b.kind == "list":
+                    return self.same_list(unnamed(a), unnamed(b))
                 return self.same_tuple(a, Node("tuple", "()", items))
+            if items and a.text == "[]":  # [1, 2] may be a list
+                return None if self.same_list(a, b) is not False else False
         if a.kind == "relation" and b.kind == "value":
             letters = letters_of("|".join([*a.items, b.text]))
             if a.signs == ("=",) and b.name and len(letters | {b.name}) > 1:
                 return self.same_relation(a, a._replace(items=(b.name, b.text)))
-            return None if letters_of(b.text) or b.name else False
+            return None if letters_of(b.text) or b.name or not letters & {"x", "y", "z"} else False
+        for node, other in ((a, b), (b, a)):
+            if node.kind == "value":
+                self.value(node.text, 0, QUICK[0])  # undecided if it is not understood
+                if other.kind == "list" and every(self.same(node, n) for n in other.items) or other.text == ":":
+                    return None
         return None if {a.kind, b.kind} & {"relation", "words"} else False
 
     def same_relation(self, a, b):
@@ -836,12 +930,21 @@ class Judge:
     def same_value(self, a, b):
         """Whether two values are the same; a unit or the degree sign may be missing on one side."""
         (x, x_unit), (y, y_unit) = split_unit(a.text), split_unit(b.text)
-        if bool(x_unit) != bool(y_unit) and letters_of(x + "|" + y) or x_unit and y_unit and x_unit != y_unit:
-            return None
+        if x_unit != y_unit:
+            if "?" in x_unit + y_unit or x_unit and y_unit or letters_of(f"{x}|{y}"):
+                return None
+            if "%" in (x_unit, y_unit):
+                return self.same_percentage(*((x, y) if x_unit else (y, x)))
         if (r"\degree" in x) != (r"\degree" in y) and "rad" not in x_unit + y_unit:
             if r"\pi" not in x + y and not FUNCTION.search(x + y):
                 x, y = (t.replace(r"\degree", "") for t in (x, y))
         return self.equal_expressions(x, y)
+
+    def same_percentage(self, percent, number):
+        """Whether 50 % is a number: 0.5 is; 50 may be, as the sign may be missing from 1 to 100."""
+        if self.equal_expressions(percent, number):
+            return True if 1 <= self.value(percent, 0, QUICK[0]) <= 100 else None
+        return self.equal_expressions(f"({percent})/100", number)
 
     def equal_expressions(self, a, b):
         """Whether two expressions have the same value at every point where they have one."""
