@@ -45,7 +45,11 @@ class Undecided(Exception):
 
 
 class Undefined(Exception):
-    """An expression has no value at this point, or needs more digits to be known."""
+    """An expression has no value at this point."""
+
+
+class Inexact(Undefined):
+    """An expression needs more digits at this point: rounding would swallow a part of it."""
 
 
 def refuse(reason=Undecided):  # `raise`, for use within an expression
@@ -185,7 +189,7 @@ REWRITES = [(re.compile(pattern, re.S), new) for pattern, new in [  # in this or
     (r'^"?(?:(?i:option|choice) )?\(?([A-J])[).:]*"?[. ]*$', r"\1"),  # the letter of a choice
     (r'^"?\(?(?:a|i|1)\)"? ?(.+?)[,;]? ?"?\(?(?:b|ii|2)\)"? ?(.+)$', r"(\1,\2)"),  # answers to (a) and (b)
     (r'^(.+?)[,;]? ?\(?(?:"(?:for|where|with)[a-z ]*" ?)?(?:(?<=integers" )([a-z])|(?<=integer" )([a-z])|'
-     r'([a-z]) ?(?:\\in ?\\integers|"is an integer"))\)?$',
+     r'([a-z]) ?(?:\\in ?\\integers|"is an integer")) ?\)?$',
      lambda m: re.sub(rf"(?<![\\a-zA-Z]){m[2] or m[3] or m[4]}(?![a-zA-Z])", "k_{0}", m[1])),  # any integer
 ]]
 # fmt: on
@@ -271,7 +275,7 @@ FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 INFINITE = re.compile(r"[-+]?\s*\\infty")
 MATRIX = r"\\begin\s*\{([pbB]?(?:small)?matrix|array)\}((?:(?!\\begin).)*?)\\end\s*\{\1\}"
 MATRIX = re.compile(rf"[\[(]?\s*{MATRIX}\s*[\])]?", re.S)
-UNIT = r'(?:"[^"]*"|(?<![a-zA-Z\\])[a-zA-Z]{4,}|(?<![a-zA-Z\\])(?:' + "|".join(w for w in UNITS if 1 < len(w) < 4)
+UNIT = r'(?:"[^"]*"|(?<![a-zA-Z\\])[a-zA-Z]{4,}|(?<![a-zA-Z\\])(?:' + "|".join(w for w in ["USD", *UNITS] if 1 < len(w) < 4)
 UNIT += r""")(?![a-zA-Z])|(?<=/)[a-z](?![a-zA-Z]))(?:\s*\^\s*\{?\s*[23]\s*\}?)?"""
 QUANTITY = re.compile(rf"(.*?[\d}})\]!]|.*?\\(?:pi|degree))\s*({UNIT}(?:[\s/*.]*{UNIT})*)", re.S)
 
@@ -385,7 +389,7 @@ def read_brackets(left, inside, right):
         node = Node("tuple", left + right, tuple(map(read_one, parts)))
         infinite = any(INFINITE.fullmatch(n.text) for n in node.items)
         return as_region(node) if left + right in ("(]", "[)") or infinite and len(parts) == 2 else node
-    grouping = left == "{" or left == "(" and re.match(r'\s*(?:"|\\begin|\()', inside)
+    grouping = left == "{" and not re.search(commands("over|choose"), inside) or left == "(" and re.match(r'\s*(?:"|\\begin|\()', inside)
     return read_one(inside.strip()) if grouping else None
 
 
@@ -408,6 +412,8 @@ SHORT_WORDS = "yes no true none zero one two four five six nine ten".split()
 def is_prose(text):
     """Whether letters form words, not a product such as abc or a function such as ln x."""
     runs = re.findall("[a-zA-Z]+", re.sub(r"\\[a-zA-Z]+", " ", text))
+    if any(re.match("[A-Z][a-z]{2}", run) for run in runs):
+        return True
     runs = [FUNCTION.sub("", run.lower()) for run in runs]
     return any(len(r) > 4 or len(set(r)) < len(r) > 2 or r in SHORT_WORDS for r in runs)
 
@@ -521,6 +527,9 @@ COUNTED = re.compile(  # where letters may have to be integers: (-1)^n, n!, bino
     r"\^\s*(?:\{[^{}]*\}|[a-z])|(?:\([^()]*\)|[a-z])\s*!|\\binom\s*(?:\w|\{[^{}]*\})\s*(?:\w|\{[^{}]*\})"
     r"|\{[^{}]*\\choose[^{}]*\}"
 )
+FAR = range(100, 112)  # points at which letters are large: up to 2^60, of both signs
+FAMILY = re.compile(r"k_\{0\}|[kn] ?\\pi|\\pi ?[kn]")  # such families may be shifted: k\pi, (k+1)\pi
+PLAIN_LOG = re.compile(r"\\?(?<![a-zA-Z])log(?![a-zA-Z]|\s*_)")
 CONTEXTS = threading.local()
 
 
@@ -537,16 +546,18 @@ class Expression:
     """Evaluates LaTeX or plain mathematics by recursive descent. value: a Fraction if exact, else mpmath's.
 
     point: a number that seeds the random values of letters. in_bars: inside |…|, where a bar closes. cost: of
-    an operation, in steps. real: letters but no i, so that roots and logarithms of negatives have no value.
+    an operation, in steps. long: an exact sum had more digits than an inexact number can hold. real: letters but no i, so that roots and logarithms of negatives have no value.
     """
 
     def __init__(self, text, judge, point, digits):
         self.text, self.judge, self.point, self.ctx = text, judge, point, context(digits)
-        self.position, self.depth, self.in_bars, self.cost = 0, 0, 0, 1 + digits // 50
+        self.position, self.depth, self.in_bars, self.cost, self.long = 0, 0, 0, 1 + digits // 50, False
         self.real = bool(letters_of(text)) and not re.search(r"(?<![a-zA-Z\\])i(?![a-zA-Z])", text)
         self.value = self.sum()
         if self.peek():
             raise Undecided
+        if self.long and not isinstance(self.value, Fraction):
+            raise Inexact
 
     def peek(self):
         match = TOKEN.match(self.text, self.position)
@@ -585,7 +596,7 @@ class Expression:
                 sign, other = self.sign(), self.factor()
                 value = sign * (self.checked(value * other) if operator == "*" else self.divide(value, other))
             elif self.starts_factor():
-                if self.peek()[0].isdigit() and re.search(r"[\d.]\s*$", self.text[start : self.position]):
+                if self.peek()[0].isdigit() and re.search(r"(?<!\^)[\d.]\s*$", self.text[start : self.position]):
                     raise Undecided  # two numbers side by side are not a product
                 value = self.checked(value * self.factor())
             else:
@@ -599,7 +610,7 @@ class Expression:
         value = self.primary()
         while mark := self.take(r"!(?!\s*!)|\\degree(?![a-zA-Z])|\^"):
             if mark == "!":
-                value = Fraction(math.factorial(self.integer(value, 4000)))
+                value = Fraction(math.factorial(self.integer(value, 5000)))
             elif mark == "^":
                 value = self.power(value, self.exponent())
             else:
@@ -643,8 +654,8 @@ class Expression:
         if "." in text and (repeat := self.take(r"\\overline\s*\{\d+\}")):
             digits, places = re.search(r"\d+", repeat)[0], len(text.split(".")[1])
             return Fraction(text) + Fraction(int(digits), int("9" * len(digits) + "0" * places))
-        base = self.take(r"_\s*(?:\d+|\{\s*\d+\s*\})")
-        return Fraction(int(text, int(re.search(r"\d+", base)[0]))) if base else Fraction(text)
+        base = re.search(r"\d+|$", self.take(r"_\s*(?:\d+|\{\s*\d+\s*\})"))[0]
+        return Fraction(text) if not base else Fraction(int(text, int(base))) if base[0] > "0" else refuse()
 
     def command(self, word):
         """The value of a command, of a function with its argument, or of a letter."""
@@ -695,19 +706,27 @@ class Expression:
             name = "a" + name if name in ("sin", "cos", "tan", "cot", "sinh", "cosh", "tanh") else refuse()
         elif self.take(r"\^"):
             exponent = self.argument()
-        value = self.function(name, self.function_argument())
-        value = self.divide(value, self.function("ln", base)) if base is not None else value
+        argument = self.function_argument()
+        value = self.function(name, argument)
+        if base is not None:
+            value = self.divide(value, self.function("ln", base))
+            if not isinstance(value, self.ctx.mpc) and self.power(base, nearest := round(value)) == argument:
+                value = Fraction(nearest)
         return value if exponent is None else self.power(value, exponent)
 
     # Calculating
 
     def letter(self, name):
-        """The random value of a letter at this point: of both signs and several sizes."""
+        """The random value of a letter at this point: of both signs and several sizes, at FAR points large."""
         rng = random.Random(f"{name}/{self.point}")
         if name in self.judge.integer_letters:
-            return Fraction(rng.randint(1, 14))
+            values, first = self.judge.integers, min(self.judge.integer_letters)
+            return Fraction(values[self.point] if name == first else rng.choice(values))
         size = Fraction(rng.randrange(2001, 9001, 2), 2**13 if self.point % 2 else 2**8)  # never an odd root
         size = size if self.point % 8 < 6 else Fraction(rng.randint(2, 9))
+        if self.point in FAR:
+            size, sign = size * 2 ** (7 * 2 ** (self.point % 4)), self.point // 4 % 3
+            return size if sign == 0 else -size if sign == 1 else size * rng.choice((1, -1))
         return -size if self.point == 4 or self.point not in (0, 1, 6) and rng.random() < 0.5 else size
 
     def checked(self, value):
@@ -722,11 +741,14 @@ class Expression:
         return value.real if isinstance(value, self.ctx.mpc) and value.imag == 0 else value
 
     def add(self, a, b):
+        """a + b. Raises Inexact if rounding swallows one of them, or if they cancel down to rounding errors."""
         value = self.checked(a + b)
-        if not isinstance(value, Fraction):
-            size = self.ctx.mag(a)
-            if size > 1000 and (not value or size - self.ctx.mag(value) > self.ctx.prec - 60):
-                raise Undefined  # two large numbers cancel, and only their rounding errors remain
+        if isinstance(value, Fraction):
+            self.long |= value.numerator.bit_length() > 3 * PRECISE[0]
+        elif a and b:
+            x, y = (self.ctx.mag(self.ctx.convert(v)) for v in (a, b))
+            if abs(x - y) > self.ctx.prec - 30 or x > 1000 and x - self.ctx.mag(value) > self.ctx.prec - 60:
+                raise Inexact
         return value
 
     def divide(self, a, b):
@@ -740,12 +762,16 @@ class Expression:
         whole = exact and exponent.denominator == 1
         if isinstance(base, Fraction) and whole:
             bits = base.numerator.bit_length() + base.denominator.bit_length() - 2
-            return base ** int(exponent) if abs(exponent) * bits < MAX_BITS else refuse()
-        if isinstance(base, Fraction) and exact and exponent.denominator == 2 and base > 0:
-            root = Fraction(math.isqrt(base.numerator), math.isqrt(base.denominator))
-            if root**2 == base:
-                return self.power(root, exponent * 2)
-        x = self.ctx.convert(base)
+            if abs(exponent) * bits < MAX_BITS:
+                return base ** int(exponent)
+        x, degree = self.ctx.convert(base), exponent.denominator if exact else 0
+        if isinstance(base, Fraction) and 1 < degree < 99 and base > 0:
+            parts = (self.ctx.nint(self.ctx.root(part, degree)) for part in base.as_integer_ratio())
+            root = Fraction(*map(int, parts))
+            if root**degree == base:
+                return self.power(root, exponent * degree)
+        if exponent and self.ctx.mag(self.ctx.convert(exponent)) < -self.ctx.prec // 2:
+            raise Inexact  # the power is 1 but for a rounding error
         if not isinstance(x, self.ctx.mpc) and x < 0 and not whole:
             if exact and exponent.denominator % 2:  # a real odd root, as in schools
                 return self.power(-base, exponent) * (-1) ** (exponent.numerator % 2)
@@ -762,10 +788,10 @@ class Expression:
         return refuse(Undefined) if value < 0 else int(value) if value <= maximum else refuse()
 
     def binomial(self, n, k):
-        k = self.integer(k, 1000)
+        k = self.integer(k, 5000)
         if isinstance(n, Fraction) and n.denominator == 1 and n >= 0:
-            return Fraction(math.comb(int(n), k)) if k <= self.integer(n, 4000) else refuse(Undefined)
-        return functools.reduce(lambda v, i: self.checked(v * (n - i) / (i + 1)), range(k), Fraction(1))
+            return Fraction(math.comb(int(n), k)) if k <= self.integer(n, 5000) else refuse(Undefined)
+        return functools.reduce(lambda v, i: self.checked(v * (n - i) / (i + 1)), range(k if k < 1000 else refuse()), Fraction(1))
 
     def bracketed(self, value, right):
         """The value of a bracketed expression: |…|, floor and ceiling are functions."""
@@ -783,6 +809,9 @@ class Expression:
         if self.real and not isinstance(x, self.ctx.mpc):
             if logarithm and x < 0 or name in ("asin", "acos") and abs(x) > 1:
                 raise Undefined
+        # near 0 and far from it, rounding makes a function equal to its first term: sin x = x, tanh x = 1
+        if x and not logarithm and (abs(self.ctx.mag(x)) > self.ctx.prec // 2 or name[-1] == "h" and abs(x) > self.ctx.prec // 4):
+            raise Inexact
         return self.checked(getattr(self.ctx, name)(x))
 
 
@@ -800,7 +829,8 @@ class Judge:
 
     def __init__(self):
         self.budget, self.cache = MAX_STEPS, {}
-        self.integer_letters = frozenset()  # letters whose random values are integers
+        self.integer_letters = frozenset()  # letters whose random values are taken from integers
+        self.integers = range(1, 15)
         self.fractional = False  # whether an expression had no value because some number was no integer
 
     def spend(self, steps):
@@ -810,13 +840,17 @@ class Judge:
 
     def value(self, text, point, digits):
         """The value of an expression at a point. Raises Undefined if it has none there."""
-        key = text, point, digits, self.integer_letters
+        key = text, point, digits, self.integer_letters, self.integers
         if key not in self.cache:
             try:
                 self.cache[key] = Expression(text, self, point, digits).value
-            except (Undefined, ZeroDivisionError):
-                self.cache[key] = None
-        return self.cache[key] if self.cache[key] is not None else refuse(Undefined)
+            except (Undefined, ZeroDivisionError) as error:
+                self.cache[key] = Inexact if isinstance(error, Inexact) else Undefined
+        return self.cache[key] if not isinstance(self.cache[key], type) else refuse(self.cache[key])
+
+    def understood(self, texts):
+        """True if every expression has a value. Otherwise raises, so that the verdict is undecided."""
+        return all(self.value(text, 0, QUICK[0]) is not None for text in texts)
 
     # Structures
 
@@ -838,6 +872,7 @@ class Judge:
         reason = "(yes|no)(?: it (?:is|does)| it (?:is|does) not| (?:because|since) .*)?"
         x, y = (re.sub(rf"^{reason}$", r"\1", n.text) for n in (a, b))
         known = {x, y} <= {"yes", "no"} or not re.search("[ .]", x + y) and x[:3] != y[:3]
+        known &= len(x) != 2 or sorted(x) != sorted(y)  # not AB and BA
         return True if x == y else False if known and not {x, y} & {"undefined", "dne", "none"} else None
 
     def same_list(self, a, b):
@@ -866,6 +901,8 @@ class Judge:
                 return None
             b = b._replace(items=tuple(sorted(b.items, key=lambda n: x.index(n.name))))
         verdict = every(map(self.same, a.items, b.items))
+        if a.text == ":" and not verdict:
+            return None  # 1:2 and 2:4
         if bool(all(x)) == bool(all(y)) or a.signs or b.signs:
             return verdict
         names = [re.sub(r"\W", "", name) for name in (x if all(x) else y)]
@@ -894,16 +931,16 @@ class Judge:
                 if len(roots) == 1 and "" not in roots and b.kind == "list":
                     return self.same_list(unnamed(a), unnamed(b))
                 return self.same_tuple(a, Node("tuple", "()", items))
-            if items and a.text == "[]":  # [1, 2] may be a list
-                return None if self.same_list(a, b) is not False else False
+            if b.kind in ("list", "matrix") and a.text == "[]":
+                return None  # [1, 2] may be a list
         if a.kind == "relation" and b.kind == "value":
             letters = letters_of("|".join([*a.items, b.text]))
             if a.signs == ("=",) and b.name and len(letters | {b.name}) > 1:
                 return self.same_relation(a, a._replace(items=(b.name, b.text)))
+            self.understood(a.items)
             return None if letters_of(b.text) or b.name or not letters & {"x", "y", "z"} else False
         for node, other in ((a, b), (b, a)):
-            if node.kind == "value":
-                self.value(node.text, 0, QUICK[0])  # undecided if it is not understood
+            if node.kind == "value" and self.understood([node.text]):
                 if other.kind == "list" and every(self.same(node, n) for n in other.items) or other.text == ":":
                     return None
         return None if {a.kind, b.kind} & {"relation", "words"} else False
@@ -950,20 +987,34 @@ class Judge:
         """Whether two expressions have the same value at every point where they have one."""
         a, b = a.strip(), b.strip()
         if INFINITE.fullmatch(a) or INFINITE.fullmatch(b) or r"\emptyset" in (a, b):
-            return strip_blanks(a).lstrip("+") == strip_blanks(b).lstrip("+")
+            texts = {strip_blanks(t).lstrip("+") for t in (a, b)}
+            return len(texts) == 1 or self.understood(texts - {r"\infty", r"-\infty", r"\emptyset"}) and False
+        if PLAIN_LOG.search(a + "|" + b):  # to the base e or 10
+            results = [self.equal_expressions(*(PLAIN_LOG.sub(log, t) for t in (a, b))) for log in (r"\\ln ", r"\\lg ")]
+            return True if True in results else None if None in results else False
         self.integer_letters, letters = frozenset(), letters_of(f"{a}|{b}")
         verdict = self.equal_at_points(a, b, letters)
-        if verdict is None and self.fractional:
-            self.integer_letters = frozenset(letters_of(" ".join(COUNTED.findall(f"{a}|{b}"))))
-            verdict = self.equal_at_points(a, b, letters) if self.integer_letters else None
-        return verdict
+        rounded = letters_of(" ".join(re.findall(r"\\l(?:floor|ceil).*\\r(?:floor|ceil)", f"{a}|{b}")))
+        counted = letters_of(" ".join(COUNTED.findall(f"{a}|{b}")))
+        if rounded and verdict is not None or verdict is None and self.fractional and counted:
+            real, self.integer_letters = verdict, frozenset(rounded | counted)
+            self.integers = integers_for(f"{a}|{b}") if not counted else range(1, 15)
+            verdict = self.equal_at_points(a, b, letters)
+            if real is False and verdict and rounded & set("xyzuvwr"):
+                return None  # a real number, or an integer?
+        return None if verdict is False and all(map(FAMILY.search, (a, b))) else verdict
 
     def equal_at_points(self, a, b, letters):
         """Whether two expressions agree at all points. With letters, at least two points must give values."""
         verdicts = []
-        many = self.integer_letters or re.search("floor|ceil", a + b)  # these agree at many points by chance
-        for point in range(1 if not letters else 40 if many else 8):
-            verdicts.append(self.equal_at((a, point), (b, point), QUICK if point else PRECISE))
+        points = range(len(self.integers)) if self.integer_letters else range(8) if letters else range(1)
+        for point in [*points, *(FAR if letters and not self.integer_letters else ())]:
+            try:
+                verdicts.append(self.equal_at((a, point), (b, point), QUICK if point else PRECISE))
+            except Undecided:
+                verdicts.append(None if point in FAR and self.budget > 0 else refuse())
+            if point in FAR and verdicts[-1] is None:
+                verdicts[-1] = "nothing"  # far away, only a difference counts
             if verdicts[-1] is False:
                 return not letters and self.is_rounding(a, b)
         return True if None not in verdicts and verdicts.count(True) >= (2 if letters else 1) else None
@@ -977,6 +1028,8 @@ class Judge:
         for text, point in (a, b):
             try:
                 results.append([self.value(text, point, d) for d in digits])
+            except Inexact:
+                return "nothing" if point else None
             except Undefined:
                 results.append(None)
         if None in results:
@@ -991,21 +1044,33 @@ class Judge:
         return bool(abs(fine) <= 4 * abs(rough - fine))
 
     def is_rounding(self, a, b):
-        """Whether one of two constants is a decimal fraction and a rounding of the other, a non-integer."""
-        decimals = [t for t in (a, b) if re.fullmatch(r"[-+]?\d*\.\d+", t)]
-        if len(decimals) != 1:
+        """Whether one of two constants is a decimal fraction and a rounding of the other, a non-integer.
+
+        None if a decimal fraction within an expression, or one with more than 15 digits, is that near only.
+        """
+        lengths = [
+            max((len(d.replace(".", "").lstrip("0")) for d in re.findall(r"\d*\.\d+", t)), default=0) for t in (a, b)
+        ]
+        (length, text), (other_length, other) = sorted(zip(lengths, (a, b)), reverse=True)
+        if other_length or length < 6:
             return False
-        exact, places = self.value(b if decimals == [a] else a, 0, QUICK[1]), len(decimals[0].split(".")[1])
-        if len(re.sub(r"\D", "", decimals[0]).lstrip("0")) < 6 or isinstance(exact, context(QUICK[1]).mpc):
+        ctx = context(QUICK[1])
+        value, exact = (self.value(t, 0, ctx.dps) for t in (text, other))
+        if getattr(exact, "denominator", 0) == 1:
             return False
-        value = Fraction(decimals[0])
-        error = (-exact + value) * (1 if value > 0 else -1) * 10**places  # in units of the last place
-        return getattr(exact, "denominator", 0) != 1 and bool(-1 < error and 2 * error <= 1)  # cut or rounded
+        match = re.fullmatch(r"\(?([-+]?\d*\.\d+)\)?(?:\*10\^\{?(-?\d{1,3})\}?)?", strip_blanks(text))
+        if not match or length > 15 or isinstance(exact, ctx.mpc):
+            return None if abs(-exact + value) < 10.0 ** (1 - min(length, 16)) * abs(ctx.convert(exact)) else False
+        unit = Fraction(10) ** (int(match[2] or 0) - len(match[1].split(".")[1]))  # of the last place
+        error = (-exact + value) * (1 if value > 0 else -1) * (1 / unit)
+        return bool(-1 < error and 2 * error <= 1)  # cut or rounded
 
     # Sets of real numbers
 
     def same_regions(self, a, b):
         if a.kind == b.kind == "interval":
+            if a.text != b.text and {a.name, b.name} & set("ijklmn"):
+                return None  # n > 3 and n >= 4
             return a.text == b.text and every(map(self.equal_expressions, a.items, b.items))
         texts, equal = {*all_ends(a), *all_ends(b), *REALS.items}, True
         for point in range(6 if any(map(letters_of, texts)) else 1):
@@ -1026,6 +1091,13 @@ class Judge:
             ranks[text] = ranks.get(last, 0) + (0 if same or last is None else 2)
             last = text if same is not None else refuse()
         return ranks
+
+
+def integers_for(text):
+    """Positive integers at which floors and ceilings of an expression may differ: near 0, near its numbers and powers."""
+    numbers = {int(n) for n in re.findall(r"\d{1,6}", text)} - {0, 1}
+    near = [n**power + step for n in numbers | {2} for power in (1, 2, 3, 5) for step in (-1, 0, 1)]
+    return tuple(sorted({*range(1, 31), *(n for n in near if n < 10**9)}))
 
 
 def all_ends(node):
