@@ -152,8 +152,7 @@ def commands(names):
 
 REWRITES = [(re.compile(pattern, re.S), new) for pattern, new in [  # in this order, blanks squeezed between
     (r"^(\*\*|__)(.*)\1$", r"\2"),  # bold in Markdown
-    (r"[⁰¹²³⁴-⁹]+", lambda m: "^{" + unicodedata.normalize("NFKC", m[0]) + "}"),
-    (r"[₀-₉]+", lambda m: "_{" + unicodedata.normalize("NFKC", m[0]) + "}"),
+    (r"[⁰¹²³⁴-⁹]+|[₀-₉]+", lambda m: "^_"[m[0] > "⁹"] + "{" + unicodedata.normalize("NFKC", m[0]) + "}"),
     (r"[¼-¾⅐-⅞]", lambda m: r"\frac{" + unicodedata.normalize("NFKC", m[0]).replace("⁄", "}{") + "}"),
     (r"\\\\(?=(?:left|right|d?frac|sqrt|pi|text|infty|cdot|times|leq?|geq?|cup|in)\b)", r"\\"),
     (r"\\(?:text)?color\s*\{[^{}]*\}|\\[hv]space\*?\s*\{[^{}]*\}", " "),  # colors and spaces
@@ -185,7 +184,8 @@ REWRITES = [(re.compile(pattern, re.S), new) for pattern, new in [  # in this or
      r"(?:as|by|using) (?:the|symmetry|definition|induction|required|desired|claimed|expected|shown)\b)"
      r"""[a-zA-Z ,']*"?\)?"? ?\)?$""", ""),  # a reason without numbers, behind a complete value
     (r' "?\( ?"?(?:the )?(?:min|max|minimum|maximum|answer|total|result)"? ?\)"?$', ""),
-    (r'^(?i:"?(?:none|the empty set|empty set|no (?:real )?solutions?)[ ."]*)$', r"\\emptyset"),
+    (r'^(?i:"?(?:none|the empty set|empty set|no (?:real )?solutions?)[ ."]*|set\(\)|\[ ?\])$',
+     r"\\emptyset"),
     (r'^"?(?:(?i:option|choice) )?\(?([A-J])[).:]*"?[. ]*$', r"\1"),  # the letter of a choice
     (r'^"?\(?(?:a|i|1)\)"? ?(.+?)[,;]? ?"?\(?(?:b|ii|2)\)"? ?(.+)$', r"(\1,\2)"),  # answers to (a) and (b)
     (r'^(.+?)[,;]? ?\(?(?:"(?:for|where|with)[a-z ]*" ?)?(?:(?<=integers" )([a-z])|(?<=integer" )([a-z])|'
@@ -212,11 +212,12 @@ def text_command(match):
 def normalize(text):
     """An answer without its typesetting. Words that were typeset as text are put in double quotes."""
     text = "\n".join(filter(None, (" ".join(t.split()) for t in text.translate(SYMBOLS).split("\n"))))
-    for _ in range(2):
+    for _ in range(2):  # a box alone, or behind "… is"
         inside = boxed(text)
-        around = text.replace(inside or "", "").replace(r"\boxed", "")
-        if inside and not re.search(r"[\d=+*/^<>|!-]|\\(?!left|right)[a-z]", around):
-            text = inside  # only words stand around the box
+        before, _, after = text.partition(r"\boxed")
+        alone = re.fullmatch(r"(?:[a-zA-Z ,$\\()]+ (?:is|are|=|:))?[\s$*]*(?:\\[(\[])?[\s$]*", before)
+        if inside and alone and not re.search(r"\w", after.replace(inside, "")):
+            text = inside
     if not re.search(r"if|text|matrix|array" if r"\begin" in text else r"\\begin", text):
         text = re.sub(r"\\(?:begin|end)\s*\{[a-z*]*\}|&", " ", text)
         lines = [line for line in re.split(r"\n|(?<!\\)\\\\(?![a-zA-Z\[(]{2}|\[)", text) if line.strip(" $")]
@@ -230,7 +231,7 @@ def normalize(text):
 def strip_end(text):
     """A text without blanks at both ends, nor full stops and commas at its end; three dots have a meaning."""
     text = text.strip()
-    return text if text.endswith("..") else text.rstrip(".,;").strip()
+    return text if text.endswith("...") else text.rstrip(".,;").strip()
 
 
 def strip_label(text, other):
@@ -241,7 +242,10 @@ def strip_label(text, other):
     letter = r"(?<![a-zA-Z\\])[kmn](?![a-zA-Z_])"
     if "k_{0}" in other and "k_{0}" not in text and len(set(re.findall(letter, text))) == 1:
         return re.sub(letter, "k_{0}", text)
-    label = re.compile(r'(?:"\(?([A-J])(?:\)[.:]?|[.:])"|([A-J])[.)](?=\s))\s*(?![-+*/^!])(?=.)', re.S)
+    label = re.compile(
+        r'(?:"\(?([A-J])(?:\)[.:]?|[.:])"|([A-J])[.)](?=\s))(?! ?(?:[-+*/^!]|"?(?:not|or|if|is|except|unless|when)\b)) ?(?=.)',
+        re.S,
+    )
     if (match := label.match(text)) and not split(text, SEPARATORS)[1]:
         by_letter = label.match(other) or re.fullmatch("[A-J]", other)
         return match[1] or match[2] if by_letter else text[match.end() :]
@@ -258,7 +262,9 @@ NAME = "|".join([  # f^{-1}(x), |z|, \angle ABC, AB, "the area" A, area, (x, y)
     rf'(?:"[^"]*"\s*)+(?:{SYMBOL})?', "[a-zA-Z]{4,}(?: [a-zA-Z]{2,})*",
     r"\(\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])+\s*\)",
 ])  # fmt: skip
-NAME = rf"(?!.*(?:\bno[tn]?\b|wrong|never|incorrect|opposite|reciprocal|negative|inverse|half|twice))(?:{NAME})"
+NAME = (
+    rf"(?!.*(?:\bno[tn]?\b|wrong|never|incorrect|opposite|reciprocal|negative|inverse|half|twice))(?:{NAME})"
+)
 ASKED = "|".join([  # left of a number also: a + b, \tan\theta, \det A, E[X], [ABC], Var(X)
     rf"(?!.*[xyz]){SYMBOL}(?:\s*\+\s*{SYMBOL})+", r"\\(?:sin|cos|tan|cot|sec|csc|det)\s*\(?\s*[A-Z\\][^=xyz]*",
     r'(?:[A-Z]|"[a-zA-Z]+")\s*(?:\[[^\[\]]*\]|\([^()]*\))', r"\[\s*[A-Z]{2,}\s*\]",
@@ -275,7 +281,9 @@ FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 INFINITE = re.compile(r"[-+]?\s*\\infty")
 MATRIX = r"\\begin\s*\{([pbB]?(?:small)?matrix|array)\}((?:(?!\\begin).)*?)\\end\s*\{\1\}"
 MATRIX = re.compile(rf"[\[(]?\s*{MATRIX}\s*[\])]?", re.S)
-UNIT = r'(?:"[^"]*"|(?<![a-zA-Z\\])[a-zA-Z]{4,}|(?<![a-zA-Z\\])(?:' + "|".join(w for w in ["USD", *UNITS] if 1 < len(w) < 4)
+UNIT = r'(?:"[^"]*"|(?<![a-zA-Z\\])[a-zA-Z]{4,}|(?<![a-zA-Z\\])(?:' + "|".join(
+    w for w in ["USD", *UNITS] if 1 < len(w) < 4
+)
 UNIT += r""")(?![a-zA-Z])|(?<=/)[a-z](?![a-zA-Z]))(?:\s*\^\s*\{?\s*[23]\s*\}?)?"""
 QUANTITY = re.compile(rf"(.*?[\d}})\]!]|.*?\\(?:pi|degree))\s*({UNIT}(?:[\s/*.]*{UNIT})*)", re.S)
 
@@ -283,9 +291,10 @@ QUANTITY = re.compile(rf"(.*?[\d}})\]!]|.*?\\(?:pi|degree))\s*({UNIT}(?:[\s/*.]*
 class Node(NamedTuple):
     """A structure: an answer or a part of one. name: the text before its `=`, if it is a name.
 
-    kind: value (text: an expression), words, list (items in any order), tuple (text: its brackets; its items may
-    have names; signs: "=" if these are known to be in order), chain (items that are equal), relation (items: texts, signs: between them), interval (text: its brackets,
-    items: texts), set (of real numbers; text: its operation), matrix (items: rows, as tuples).
+    kind: value (text: an expression), words, list (items in any order), tuple (text: its brackets; signs: "="
+    if its items have names in a known order), chain (items that are equal), relation (items: texts, signs:
+    between them), interval (text: its brackets, items: texts), set (of real numbers; text: its operation),
+    matrix (items: rows, as tuples).
     """
 
     kind: str
@@ -389,8 +398,8 @@ def read_brackets(left, inside, right):
         node = Node("tuple", left + right, tuple(map(read_one, parts)))
         infinite = any(INFINITE.fullmatch(n.text) for n in node.items)
         return as_region(node) if left + right in ("(]", "[)") or infinite and len(parts) == 2 else node
-    grouping = left == "{" and not re.search(commands("over|choose"), inside) or left == "(" and re.match(r'\s*(?:"|\\begin|\()', inside)
-    return read_one(inside.strip()) if grouping else None
+    grouping = r"(?!.*\\(?:over|choose)\b)" if left == "{" else r'\s*(?:"|\\begin|\()'
+    return read_one(inside.strip()) if left in "({" and re.match(grouping, inside) else None
 
 
 def read_plain(text):
@@ -399,23 +408,20 @@ def read_plain(text):
         return read_matrix(text)
     words = " ".join(re.findall("[a-zA-Z]+", text)).lower()
     prose = is_prose(text) or re.search(r'"|\b[A-Z]{2}|[a-z]{2}\s+[a-z]{2}', text)
-    if words and prose and re.fullmatch(r"[a-zA-Z\s\",.'?-]+", text):
+    if words and prose and re.fullmatch(r"(?!-)[a-zA-Z\s\",.'?-]+", text):
         return Node("words", words) if len(words) > 1 else Node("value", text.strip(' ".'))
     if is_prose(split_unit(text)[0]):
         raise Undecided
     return REALS if text == r"\reals" else Node("value", text)
 
 
-SHORT_WORDS = "yes no true none zero one two four five six nine ten".split()
-
-
 def is_prose(text):
     """Whether letters form words, not a product such as abc or a function such as ln x."""
-    runs = re.findall("[a-zA-Z]+", re.sub(r"\\[a-zA-Z]+", " ", text))
-    if any(re.match("[A-Z][a-z]{2}", run) for run in runs):
-        return True
-    runs = [FUNCTION.sub("", run.lower()) for run in runs]
-    return any(len(r) > 4 or len(set(r)) < len(r) > 2 or r in SHORT_WORDS for r in runs)
+    text = re.sub(r"\\[a-zA-Z]+", " ", text)
+    runs = [FUNCTION.sub("", run.lower()) for run in re.findall("[a-zA-Z]+", text)]
+    short = "yes no true none zero one two four five six nine ten".split()
+    long = re.search("[A-Z][a-z]{2}", text) or any(len(r) > 4 or len(set(r)) < len(r) > 2 for r in runs)
+    return bool(long) or any(run in short for run in runs)
 
 
 def read_matrix(text):
@@ -452,8 +458,6 @@ def read_relation(parts, signs):
     if set(signs) <= {"=", r"\in"}:
         if signs == ["="] and re.fullmatch(NAME, parts[1]) and not re.search("[a-zA-Z]", parts[0]):  # 3 = x
             parts = parts[::-1]
-        if len(parts) > 2 and len(set(parts)) == len(parts) and all(re.fullmatch(SYMBOL, p) for p in parts[:-1]):
-            return Node("tuple", "()", tuple(read_one(f"{p}={parts[-1]}") for p in parts[:-1]))  # x = y = 1
         named = re.fullmatch(NAME, parts[0])
         named = named or not letters_of("|".join(parts[1:])) and re.fullmatch(ASKED, parts[0])
         if named or not letters_of("|".join(parts)):
@@ -546,7 +550,8 @@ class Expression:
     """Evaluates LaTeX or plain mathematics by recursive descent. value: a Fraction if exact, else mpmath's.
 
     point: a number that seeds the random values of letters. in_bars: inside |…|, where a bar closes. cost: of
-    an operation, in steps. long: an exact sum had more digits than an inexact number can hold. real: letters but no i, so that roots and logarithms of negatives have no value.
+    an operation, in steps. long: an exact sum had more digits than an inexact number can hold. real: letters
+    but no i, so that roots and logarithms of negatives have no value.
     """
 
     def __init__(self, text, judge, point, digits):
@@ -596,7 +601,9 @@ class Expression:
                 sign, other = self.sign(), self.factor()
                 value = sign * (self.checked(value * other) if operator == "*" else self.divide(value, other))
             elif self.starts_factor():
-                if self.peek()[0].isdigit() and re.search(r"(?<!\^)[\d.]\s*$", self.text[start : self.position]):
+                if self.peek()[0].isdigit() and re.search(
+                    r"(?<!\^)[\d.]\s*$", self.text[start : self.position]
+                ):
                     raise Undecided  # two numbers side by side are not a product
                 value = self.checked(value * self.factor())
             else:
@@ -791,7 +798,9 @@ class Expression:
         k = self.integer(k, 5000)
         if isinstance(n, Fraction) and n.denominator == 1 and n >= 0:
             return Fraction(math.comb(int(n), k)) if k <= self.integer(n, 5000) else refuse(Undefined)
-        return functools.reduce(lambda v, i: self.checked(v * (n - i) / (i + 1)), range(k if k < 1000 else refuse()), Fraction(1))
+        return functools.reduce(
+            lambda v, i: self.checked(v * (n - i) / (i + 1)), range(k if k < 1000 else refuse()), Fraction(1)
+        )
 
     def bracketed(self, value, right):
         """The value of a bracketed expression: |…|, floor and ceiling are functions."""
@@ -809,8 +818,8 @@ class Expression:
         if self.real and not isinstance(x, self.ctx.mpc):
             if logarithm and x < 0 or name in ("asin", "acos") and abs(x) > 1:
                 raise Undefined
-        # near 0 and far from it, rounding makes a function equal to its first term: sin x = x, tanh x = 1
-        if x and not logarithm and (abs(self.ctx.mag(x)) > self.ctx.prec // 2 or name[-1] == "h" and abs(x) > self.ctx.prec // 4):
+        limit = self.ctx.prec // 4  # beyond, only the first term of a function is left: sin x = x, tanh x = 1
+        if x and not logarithm and (abs(self.ctx.mag(x)) > 2 * limit or name[-1] == "h" and abs(x) > limit):
             raise Inexact
         return self.checked(getattr(self.ctx, name)(x))
 
@@ -850,7 +859,8 @@ class Judge:
 
     def understood(self, texts):
         """True if every expression has a value. Otherwise raises, so that the verdict is undecided."""
-        return all(self.value(text, 0, QUICK[0]) is not None for text in texts)
+        special = (text == r"\emptyset" or INFINITE.fullmatch(text) for text in texts)
+        return all(s or self.value(text, 0, QUICK[0]) is not None for s, text in zip(special, texts))
 
     # Structures
 
@@ -894,7 +904,7 @@ class Judge:
         the alphabet only (h=4, r=3), and if the items fit in another order only.
         """
         if a.text != b.text or len(a.items) != len(b.items):
-            return False
+            return None if a.kind == "matrix" else False  # a row and a column
         x, y = ([n.name for n in node.items] for node in (a, b))
         if all(x) and all(y):
             if sorted(x) != sorted(y):
@@ -911,11 +921,7 @@ class Judge:
             return True if names != sorted(names) or set(steps) == {1} else None
         return verdict if self.same_list(unnamed(a), unnamed(b)) is False else None
 
-    def same_matrix(self, a, b):
-        entries = [[n for row in node.items for n in row.items] for node in (a, b)]
-        if 1 in (len(a.items), len(b.items)) and len(entries[0]) == len(entries[1]) and len(a.items) != len(b.items):
-            return None if every(map(self.same, *entries)) is not False else False  # a row and a column
-        return self.same_tuple(a, b)
+    same_matrix = same_tuple
 
     def different_kinds(self, a, b):
         """Compares different kinds: a matrix or a list with a tuple, an equation with a value."""
@@ -937,11 +943,22 @@ class Judge:
             letters = letters_of("|".join([*a.items, b.text]))
             if a.signs == ("=",) and b.name and len(letters | {b.name}) > 1:
                 return self.same_relation(a, a._replace(items=(b.name, b.text)))
-            self.understood(a.items)
-            return None if letters_of(b.text) or b.name or not letters & {"x", "y", "z"} else False
+            if (
+                b.text == r"\emptyset"
+                or self.understood(a.items)
+                and not letters_of(b.text)
+                and not b.name
+                and letters & {"x", "y", "z"}
+            ):
+                return False
+            return None
         for node, other in ((a, b), (b, a)):
             if node.kind == "value" and self.understood([node.text]):
-                if other.kind == "list" and every(self.same(node, n) for n in other.items) or other.text == ":":
+                if (
+                    other.kind == "list"
+                    and every(self.same(node, n) for n in other.items)
+                    or other.text == ":"
+                ):
                     return None
         return None if {a.kind, b.kind} & {"relation", "words"} else False
 
@@ -959,7 +976,7 @@ class Judge:
         first = self.value(ratio, 0, QUICK[0])
         if first == 0 or sign in FLIPPED and not first > 0:
             return None
-        others = [self.equal_at((ratio, 0), (ratio, point), QUICK) for point in range(1, 8)]
+        others = [self.equal_at((ratio, 0), (ratio, point), PRECISE) for point in range(1, 8)]
         return True if others.count(True) > 2 and False not in others else None
 
     # Values
@@ -970,28 +987,25 @@ class Judge:
         if x_unit != y_unit:
             if "?" in x_unit + y_unit or x_unit and y_unit or letters_of(f"{x}|{y}"):
                 return None
-            if "%" in (x_unit, y_unit):
-                return self.same_percentage(*((x, y) if x_unit else (y, x)))
+            if "%" in (x_unit, y_unit):  # 50 % is 0.5; 50, as the sign may be missing from 1 to 100
+                percent, number = (x, y) if x_unit else (y, x)
+                if self.equal_expressions(percent, number):
+                    return True if 1 <= self.value(percent, 0, QUICK[0]) <= 100 else None
+                return self.equal_expressions(f"({percent})/100", number)
         if (r"\degree" in x) != (r"\degree" in y) and "rad" not in x_unit + y_unit:
             if r"\pi" not in x + y and not FUNCTION.search(x + y):
                 x, y = (t.replace(r"\degree", "") for t in (x, y))
         return self.equal_expressions(x, y)
 
-    def same_percentage(self, percent, number):
-        """Whether 50 % is a number: 0.5 is; 50 may be, as the sign may be missing from 1 to 100."""
-        if self.equal_expressions(percent, number):
-            return True if 1 <= self.value(percent, 0, QUICK[0]) <= 100 else None
-        return self.equal_expressions(f"({percent})/100", number)
-
     def equal_expressions(self, a, b):
         """Whether two expressions have the same value at every point where they have one."""
         a, b = a.strip(), b.strip()
         if INFINITE.fullmatch(a) or INFINITE.fullmatch(b) or r"\emptyset" in (a, b):
-            texts = {strip_blanks(t).lstrip("+") for t in (a, b)}
-            return len(texts) == 1 or self.understood(texts - {r"\infty", r"-\infty", r"\emptyset"}) and False
-        if PLAIN_LOG.search(a + "|" + b):  # to the base e or 10
-            results = [self.equal_expressions(*(PLAIN_LOG.sub(log, t) for t in (a, b))) for log in (r"\\ln ", r"\\lg ")]
-            return True if True in results else None if None in results else False
+            return strip_blanks(a).lstrip("+") == strip_blanks(b).lstrip("+")
+        if PLAIN_LOG.search(f"{a}|{b}"):  # to the base e, or to the base 10
+            return self.equal_expressions(*(PLAIN_LOG.sub(r"\\ln ", t) for t in (a, b))) or (
+                self.equal_expressions(*(PLAIN_LOG.sub(r"\\lg ", t) for t in (a, b)))
+            )
         self.integer_letters, letters = frozenset(), letters_of(f"{a}|{b}")
         verdict = self.equal_at_points(a, b, letters)
         rounded = letters_of(" ".join(re.findall(r"\\l(?:floor|ceil).*\\r(?:floor|ceil)", f"{a}|{b}")))
@@ -1010,13 +1024,12 @@ class Judge:
         points = range(len(self.integers)) if self.integer_letters else range(8) if letters else range(1)
         for point in [*points, *(FAR if letters and not self.integer_letters else ())]:
             try:
-                verdicts.append(self.equal_at((a, point), (b, point), QUICK if point else PRECISE))
+                verdict = self.equal_at((a, point), (b, point), QUICK if point else PRECISE)
             except Undecided:
-                verdicts.append(None if point in FAR and self.budget > 0 else refuse())
-            if point in FAR and verdicts[-1] is None:
-                verdicts[-1] = "nothing"  # far away, only a difference counts
-            if verdicts[-1] is False:
+                verdict = None if point in FAR and self.budget > 0 else refuse()
+            if verdict is False:
                 return not letters and self.is_rounding(a, b)
+            verdicts += [verdict] if point not in FAR else []  # far away, only a difference counts
         return True if None not in verdicts and verdicts.count(True) >= (2 if letters else 1) else None
 
     def equal_at(self, a, b, digits):
@@ -1048,22 +1061,22 @@ class Judge:
 
         None if a decimal fraction within an expression, or one with more than 15 digits, is that near only.
         """
-        lengths = [
-            max((len(d.replace(".", "").lstrip("0")) for d in re.findall(r"\d*\.\d+", t)), default=0) for t in (a, b)
-        ]
-        (length, text), (other_length, other) = sorted(zip(lengths, (a, b)), reverse=True)
-        if other_length or length < 6:
+        other, text = sorted((a, b), key=lambda t: "." in t)
+        decimals = [d.replace(".", "").lstrip("0") for d in re.findall(r"\d*\.\d+", text)]
+        if "." in other or (length := max(map(len, decimals), default=0)) < 6:
             return False
         ctx = context(QUICK[1])
         value, exact = (self.value(t, 0, ctx.dps) for t in (text, other))
         if getattr(exact, "denominator", 0) == 1:
             return False
         match = re.fullmatch(r"\(?([-+]?\d*\.\d+)\)?(?:\*10\^\{?(-?\d{1,3})\}?)?", strip_blanks(text))
-        if not match or length > 15 or isinstance(exact, ctx.mpc):
-            return None if abs(-exact + value) < 10.0 ** (1 - min(length, 16)) * abs(ctx.convert(exact)) else False
+        near = exact and abs(ctx.convert(-exact + value) / ctx.convert(exact)) < 10.0 ** (1 - min(length, 16))
+        if not match or isinstance(exact, ctx.mpc):
+            return None if near else False
         unit = Fraction(10) ** (int(match[2] or 0) - len(match[1].split(".")[1]))  # of the last place
         error = (-exact + value) * (1 if value > 0 else -1) * (1 / unit)
-        return bool(-1 < error and 2 * error <= 1)  # cut or rounded
+        cut_or_rounded = bool(-1 < error and 2 * error <= 1)
+        return None if not cut_or_rounded and near and length > 15 else cut_or_rounded
 
     # Sets of real numbers
 
@@ -1094,7 +1107,7 @@ class Judge:
 
 
 def integers_for(text):
-    """Positive integers at which floors and ceilings of an expression may differ: near 0, near its numbers and powers."""
+    """Positive integers at which floors may differ: small ones, and those near a text's numbers and powers."""
     numbers = {int(n) for n in re.findall(r"\d{1,6}", text)} - {0, 1}
     near = [n**power + step for n in numbers | {2} for power in (1, 2, 3, 5) for step in (-1, 0, 1)]
     return tuple(sorted({*range(1, 31), *(n for n in near if n < 10**9)}))
