@@ -57,20 +57,17 @@ def refuse(reason=Undecided):  # `raise`, for use within an expression
 
 
 def boxed(text: str) -> str | None:
-    r"""The content of a turn's last box (\boxed{…}, \boxed7, \fbox{…}), or None if it is missing or empty.
-
-    A box within a box is part of the outer one. None if the last box is not closed.
-    """
-    box, opened, last, inside = r"\\(?:boxed|fbox)(?![a-zA-Z])\s*", [], (-1, -1), ""
-    for match in re.finditer(rf"{box}(?:(?P<open>\{{)|(?P<bare>[^\s${{}}]*))|\\.|[{{}}]", text, flags=re.S):
+    r"""The content of a turn's last box (\boxed{…}, \boxed7, \fbox{…}); None if missing, empty or unclosed."""
+    pattern = r"(?P<box>\\(?:boxed|fbox)(?![a-zA-Z])\s*)(?:(?P<open>\{)|(?P<bare>[^\s${}]*))|\\.|[{}]"
+    opened, last, inside = [], -1, ""
+    for match in re.finditer(pattern, text, flags=re.S):
         if match["bare"] is not None:
-            last, inside = match.span(), match["bare"].rstrip(".,;:)*")
-        elif match["open"] or match[0] == "{":
-            opened.append(match)
-        elif match[0] == "}" and opened and (start := opened.pop())["open"]:
-            last, inside = (start.start(), match.end()), text[start.end() : match.start()]
-    unclosed = any(start["open"] and start.start() > last[0] for start in opened)
-    return None if unclosed else inside.strip() or None
+            last, inside = match.start(), match["bare"].rstrip(".,;:)*")
+        elif match[0] != "}":
+            opened += [match] if match[0][-1] == "{" and match[0] != r"\{" else []
+        elif opened and (start := opened.pop())["open"]:  # inner boxes are part of this one
+            last, inside = start.start(), text[start.end() : match.start()]
+    return None if any(m["open"] and m.start() > last for m in opened) else inside.strip() or None
 
 
 def equal_answers(answer: str, gold: str) -> bool | None:
@@ -92,10 +89,6 @@ def judgeable(gold: str) -> bool:
         return word_count(node) <= 2 and (node.kind == "words" or Judge().same(node, node) is True)
     except Exception:  # as above
         return False
-
-
-def unnamed(node):
-    return node._replace(name="", items=tuple(n._replace(name="") for n in node.items))
 
 
 def word_count(node):
@@ -129,19 +122,14 @@ FUNCTIONS = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "log": "ln", 
 FUNCTIONS |= {name: name for name in "sin cos tan cot sec csc sinh cosh tanh asin acos atan ln exp".split()}
 FUNCTION = "|".join(sorted([*FUNCTIONS, *"sqrt pi gcd lcm max min cis".split()], key=len, reverse=True))
 FUNCTION = re.compile(FUNCTION)
-# Words behind a number that may be missing; words of one group mean the same. All other words may change the
-# value (millions, or more, squared), so that they make a pair undecided.
-UNITS = """m meter metre, cm centimeter centimetre, mm millimeter millimetre, km kilometer kilometre, in inch
-    inches, ft foot feet, yd yard, mi mile, h hr hour, min minute, s sec second, day, week, month, year yr, g
-    gram, kg kilogram, lb lbs pound, oz ounce, ton, l liter litre, ml milliliter millilitre, gallon gal, quart,
-    pint, cup, dollar usd, cent, euro, rad radian, unit, watt, volt, joule, newton, mph, kph, kmh, mb, mole,
-    people person, child children, man men, woman women, point, way, such, number, solution, digit, page,
-    apple, orange, banana, egg, cookie, cake, candy candies, pizza, slice, book, pencil, pen, marble, ball, toy,
-    coin, card, ticket, stamp, sticker, flower, rose, tree, plant, bag, box boxes, bottle, can, jar, basket,
-    row, step, piece, item, block, bead, chair, table, house, room, seat, car, bus buses, truck, bike, wheel,
-    game, question, song, photo, student, teacher, boy, girl, friend, adult, kid, player, member, guest, team,
-    animal, dog, cat, cow, horse, sheep, pig, chicken, duck, bird, fish, rabbit, shirt, hat, shoe, dress dresses,
-    lap, trip, meal, edge, vertex vertices, face, side, triangle"""
+# Units and counted things, which may be missing; those of one group mean the same. Other words are undecided.
+UNITS = """m meter metre, cm centimeter centimetre, mm millimeter, km kilometer, in inch inches, ft foot feet, yd
+    yard, mi mile, h hr hour, min minute, s sec second, day, week, month, yr year, g gram, kg kilogram, lb pound,
+    oz ounce, ton, l liter litre, ml milliliter, gallon, cup, dollar usd, cent, euro, rad radian, unit, mph, kph,
+    mb, person people, child children, man men, woman women, point, way, such, number, solution, page, apple,
+    orange, banana, egg, cookie, cake, book, pencil, marble, ball, toy, coin, card, ticket, sticker, flower,
+    tree, bag, box boxes, bottle, row, step, piece, car, bus buses, game, question, student, teacher, boy, girl,
+    friend, kid, animal, dog, cat, cow, horse, sheep, chicken, bird, fish, shirt, watt, side, triangle"""
 UNITS = {word: group.split()[0] for group in UNITS.split(",") for word in group.split()}
 
 
@@ -170,7 +158,7 @@ REWRITES = [(re.compile(pattern, re.S), new) for pattern, new in [  # in this or
     (r"\^ ?(?:\{ ?\\(?:circ|degree) ?\}|\\(?:circ|degree))(?![a-zA-Z])", r"\\degree "),
     (r"\\(?:begin|end)\s*\{(?:aligned|align\*?|gathered|split)\}", " "),
     (r"\\([a-zA-Z]+)", lambda m: RENAMED.get(m[1], m[0])),
-    (r"\{([a-zA-Z])\}(?= ?_)", r"\1"),
+    (r"\{([a-zA-Z])\}(?= ?_)", r"\1"), (r"\.\.\. ?$", r"\\ldots"),  # undecided
     (r"\.(\d*)\\dot ?\{?(\d)\}?(?:(\d*)\\dot ?\{?(\d)\}?)?", r".\1\\overline{\2\3\4}"),  # repeating digits
     (r'\(?(?:"mod"|\\p?mod|\\bmod) ?\{?(\d+)\}?\)?', r"\\pmod \1 "),
     (r"\\cup(?![a-zA-Z])(?=[^()]*[<>])", ' "or" '),
@@ -188,9 +176,8 @@ REWRITES = [(re.compile(pattern, re.S), new) for pattern, new in [  # in this or
      r"\\emptyset"),
     (r'^"?(?:(?i:option|choice) )?\(?([A-J])[).:]*"?[. ]*$', r"\1"),  # the letter of a choice
     (r'^"?\(?(?:a|i|1)\)"? ?(.+?)[,;]? ?"?\(?(?:b|ii|2)\)"? ?(.+)$', r"(\1,\2)"),  # answers to (a) and (b)
-    (r'^(.+?)[,;]? ?\(?(?:"(?:for|where|with)[a-z ]*" ?)?(?:(?<=integers" )([a-z])|(?<=integer" )([a-z])|'
-     r'([a-z]) ?(?:\\in ?\\integers|"is an integer")) ?\)?$',
-     lambda m: re.sub(rf"(?<![\\a-zA-Z]){m[2] or m[3] or m[4]}(?![a-zA-Z])", "k_{0}", m[1])),  # any integer
+    (r'^(.+?)[,;]? ?\(?(?:"[a-z ]+" ?)?([a-z]) ?(?:\\in ?\\integers|"is an integer") ?\)?$',
+     lambda m: re.sub(rf"(?<![\\a-zA-Z]){m[2]}(?![a-zA-Z])", "k_{0}", m[1])),  # one name for any integer
 ]]
 # fmt: on
 
@@ -225,27 +212,13 @@ def normalize(text):
             text = ";".join(lines)
     for pattern, new in REWRITES:
         text = pattern.sub(new, " ".join(text.split()))
-    return strip_end(text)
-
-
-def strip_end(text):
-    """A text without blanks at both ends, nor full stops and commas at its end; three dots have a meaning."""
-    text = text.strip()
-    return text if text.endswith("...") else text.rstrip(".,;").strip()
+    return text.strip(" .,;")
 
 
 def strip_label(text, other):
-    """A choice such as (C) 42 or D: 42: its letter if the other answer has a letter, else its content.
-
-    If only the other answer says that its k is any integer, the k here is one too.
-    """
-    letter = r"(?<![a-zA-Z\\])[kmn](?![a-zA-Z_])"
-    if "k_{0}" in other and "k_{0}" not in text and len(set(re.findall(letter, text))) == 1:
-        return re.sub(letter, "k_{0}", text)
-    label = re.compile(
-        r'(?:"\(?([A-J])(?:\)[.:]?|[.:])"|([A-J])[.)](?=\s))(?! ?(?:[-+*/^!]|"?(?:not|or|if|is|except|unless|when)\b)) ?(?=.)',
-        re.S,
-    )
+    """A choice such as (C) 42 or D: 42: its letter if the other answer has a letter, else its content."""
+    label = r'(?:"\(?([A-J])(?:\)[.:]?|[.:])"|([A-J])[.)](?= ))(?! ?(?:[-+*/^!]|"?(?:not|or|if|is|when)\b)) ?(?=.)'
+    label = re.compile(label, re.S)
     if (match := label.match(text)) and not split(text, SEPARATORS)[1]:
         by_letter = label.match(other) or re.fullmatch("[A-J]", other)
         return match[1] or match[2] if by_letter else text[match.end() :]
@@ -256,35 +229,29 @@ def strip_label(text, other):
 
 LETTER = r"(?:[a-zA-Z]|" + commands("|".join(sorted(LETTERS))) + ")"
 SYMBOL = LETTER + r"(?:\s*_\s*(?:\{[^{}]*\}|\w|\\[a-z]+))?'*"
-NAME = "|".join([  # f^{-1}(x), |z|, \angle ABC, AB, "the area" A, area, (x, y)
+NAME = r"(?!.*(?:\bno[tn]?\b|wrong|never|incorrect|opposite|reciprocal|negative|half|twice))(?:"
+NAME += "|".join([  # f^{-1}(x), |z|, \angle ABC, AB, "the area" A, area, (x, y)
     rf"{SYMBOL}(?:\s*\^\s*\{{\s*-1\s*\}})?(?:\s*\([^()]*\))?", rf"(?:\||\\lvert)\s*{SYMBOL}\s*(?:\||\\rvert)",
     r"(?:m?\s*\\(?:angle|triangle|overline))?\s*\{?\s*[A-Z]{1,4}\s*\}?", rf"\\angle\s*{LETTER}",
     rf'(?:"[^"]*"\s*)+(?:{SYMBOL})?', "[a-zA-Z]{4,}(?: [a-zA-Z]{2,})*",
     r"\(\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])+\s*\)",
-])  # fmt: skip
-NAME = (
-    rf"(?!.*(?:\bno[tn]?\b|wrong|never|incorrect|opposite|reciprocal|negative|inverse|half|twice))(?:{NAME})"
-)
+]) + ")"  # fmt: skip
 ASKED = "|".join([  # left of a number also: a + b, \tan\theta, \det A, E[X], [ABC], Var(X)
-    rf"(?!.*[xyz]){SYMBOL}(?:\s*\+\s*{SYMBOL})+", r"\\(?:sin|cos|tan|cot|sec|csc|det)\s*\(?\s*[A-Z\\][^=xyz]*",
+    rf"(?!.*[xyz]){SYMBOL}(?:\s*\+\s*{SYMBOL})+", r"\\(?:sin|cos|tan|det)\s*\(?\s*[A-Z\\][^=xyz]*",
     r'(?:[A-Z]|"[a-zA-Z]+")\s*(?:\[[^\[\]]*\]|\([^()]*\))', r"\[\s*[A-Z]{2,}\s*\]",
 ])  # fmt: skip
 SEPARATORS = ',|;|"(?:and|or)"'
 RELATION = commands("ne|in|approx") + "|<=|>=|[<>=]"
-OPERATIONS = (
-    (commands("cup"), "set", "union"),
-    (commands("cap"), "set", "cap"),
+OPERATIONS = [
+    (commands("cup"), "set", "union"), (commands("cap"), "set", "cap"), (":", "tuple", ":"),
     (commands("setminus") + r"|-(?=\s*\\\{)", "set", "minus"),
-    (":", "tuple", ":"),
-)
+]  # fmt: skip
 FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 INFINITE = re.compile(r"[-+]?\s*\\infty")
 MATRIX = r"\\begin\s*\{([pbB]?(?:small)?matrix|array)\}((?:(?!\\begin).)*?)\\end\s*\{\1\}"
 MATRIX = re.compile(rf"[\[(]?\s*{MATRIX}\s*[\])]?", re.S)
-UNIT = r'(?:"[^"]*"|(?<![a-zA-Z\\])[a-zA-Z]{4,}|(?<![a-zA-Z\\])(?:' + "|".join(
-    w for w in ["USD", *UNITS] if 1 < len(w) < 4
-)
-UNIT += r""")(?![a-zA-Z])|(?<=/)[a-z](?![a-zA-Z]))(?:\s*\^\s*\{?\s*[23]\s*\}?)?"""
+UNIT = r'(?:"[^"]*"|(?<![a-zA-Z\\])(?:[a-zA-Z]{4,}|cm|mm|km|kg|ft|in|mi|yd|lb|oz|ml|mph|hr|USD)(?![a-zA-Z])'
+UNIT += r"|(?<=/)[a-z](?![a-zA-Z]))(?:\s*\^\s*\{?\s*[23]\s*\}?)?"
 QUANTITY = re.compile(rf"(.*?[\d}})\]!]|.*?\\(?:pi|degree))\s*({UNIT}(?:[\s/*.]*{UNIT})*)", re.S)
 
 
@@ -325,12 +292,7 @@ def split(text, pattern):
 def enclosed(text):
     """(opening bracket, inside, closing bracket) if one pair encloses the whole text; else None."""
     match = re.fullmatch(r"(\\\{|[(\[{])(.*?)(\\\}|[)\]}])", text, flags=re.S)
-    depth = 0
-    for bracket in re.findall(r"\\[{}]|[()\[\]{}]", match[2] if match else ""):
-        depth += 1 if bracket in ("(", "[", "{", r"\{") else -1
-        if depth < 0:
-            return None
-    return match.groups() if match and depth == 0 else None
+    return match.groups() if match and len(split(text, r"\\?.")[1]) == 1 else None
 
 
 def letters_of(text):
@@ -341,7 +303,7 @@ def letters_of(text):
 
 def read(text):
     """The structure of a normalized answer: one item, a list, or conditions joined by `and` or `or`."""
-    text = strip_end(text)
+    text = text.strip(" .,;")
     if re.match(r'[-+]?\d{1,3}(?:[, ]\d{3})+(?![\d,]|\s*[,;\d]|.*"(?:and|or)")', text):
         text = re.sub(r"(?<=\d)[, ](?=\d{3}(?!\d))", "", text)
     parts, separators = split(text, SEPARATORS)
@@ -353,7 +315,7 @@ def read(text):
     joined, names = set(separators) - {",", ";"}, {n.name for n in nodes}
     kinds, excluded = {n.kind for n in nodes}, any(n.text == "minus" for n in nodes)
     if (joined or excluded) and kinds & {"interval", "set"} and len(names - {""}) < 2:
-        if kinds <= {"interval", "set"} or joined == {'"or"'} and kinds <= {"interval", "set", "value"}:
+        if kinds <= {"interval", "set"} or joined == {'"or"'}:
             return Node("set", "union" if '"or"' in joined else "cap", tuple(map(as_region, nodes)))
     if len(names) == len(nodes) and "" not in names:  # x=1, y=2 is the point (1,2)
         return Node("tuple", "()", tuple(nodes))
@@ -417,11 +379,11 @@ def read_plain(text):
 
 def is_prose(text):
     """Whether letters form words, not a product such as abc or a function such as ln x."""
-    text = re.sub(r"\\[a-zA-Z]+", " ", text)
-    runs = [FUNCTION.sub("", run.lower()) for run in re.findall("[a-zA-Z]+", text)]
-    short = "yes no true none zero one two four five six nine ten".split()
-    long = re.search("[A-Z][a-z]{2}", text) or any(len(r) > 4 or len(set(r)) < len(r) > 2 for r in runs)
-    return bool(long) or any(run in short for run in runs)
+    words = re.findall("[a-zA-Z]+", re.sub(r"\\[a-zA-Z]+", " ", text))
+    runs = [FUNCTION.sub("", word.lower()) for word in words]
+    short = {*runs} & set("yes no true none zero one two four five six nine ten".split())
+    capital = any(re.match("[A-Z][a-z]{2}", word) for word in words)
+    return bool(short) or capital or any(len(r) > 4 or len(set(r)) < len(r) > 2 for r in runs)
 
 
 def read_matrix(text):
@@ -511,11 +473,9 @@ def split_unit(text):
     if not match:
         return text, ""
     unit = re.sub(r'[\s{}".*]+', " ", match[2].lower()).strip()
-    unit = re.sub(r"\b(?:(sq|square)|cu|cubic) (\w+)", lambda m: f"{m[2]}^{2 if m[1] else 3}", unit)
-    unit = re.sub(" ?/ ?| per ", " / ", re.sub(r" ?\^ ?", " ^", unit))
-    words = [UNITS.get(word, UNITS.get(word.removesuffix("s"), word)) for word in unit.split()]
-    known = all(word in UNITS or re.fullmatch(r"%|/|\^\d", word) for word in words)
-    return match[1], ("" if known else "?") + " ".join(words)
+    unit = re.sub(r"\b(?:sq|square) (\w+)", r"\1 ^2", unit.replace(" per ", "/").replace("^", " ^"))
+    words = [UNITS.get(w, UNITS.get(w.removesuffix("s"), "?")) for w in re.findall("[a-z]+", unit)]
+    return match[1], "?" + unit if "?" in words else " ".join(words + re.findall(r"[/%]|\^ ?\d", unit))
 
 
 # ---- The expression layer: texts to values -----------------------------------------------------------------
@@ -601,9 +561,8 @@ class Expression:
                 sign, other = self.sign(), self.factor()
                 value = sign * (self.checked(value * other) if operator == "*" else self.divide(value, other))
             elif self.starts_factor():
-                if self.peek()[0].isdigit() and re.search(
-                    r"(?<!\^)[\d.]\s*$", self.text[start : self.position]
-                ):
+                before = self.text[start : self.position]
+                if self.peek()[0].isdigit() and re.search(r"(?<!\^)[\d.]\s*$", before):
                     raise Undecided  # two numbers side by side are not a product
                 value = self.checked(value * self.factor())
             else:
@@ -724,7 +683,7 @@ class Expression:
     # Calculating
 
     def letter(self, name):
-        """The random value of a letter at this point: of both signs and several sizes, at FAR points large."""
+        """The random value of a letter at this point: of both signs and several sizes, large at FAR points."""
         rng = random.Random(f"{name}/{self.point}")
         if name in self.judge.integer_letters:
             values, first = self.judge.integers, min(self.judge.integer_letters)
@@ -748,7 +707,7 @@ class Expression:
         return value.real if isinstance(value, self.ctx.mpc) and value.imag == 0 else value
 
     def add(self, a, b):
-        """a + b. Raises Inexact if rounding swallows one of them, or if they cancel down to rounding errors."""
+        """a + b. Raises Inexact if rounding swallows one of them, or if only rounding errors remain."""
         value = self.checked(a + b)
         if isinstance(value, Fraction):
             self.long |= value.numerator.bit_length() > 3 * PRECISE[0]
@@ -795,12 +754,11 @@ class Expression:
         return refuse(Undefined) if value < 0 else int(value) if value <= maximum else refuse()
 
     def binomial(self, n, k):
-        k = self.integer(k, 5000)
-        if isinstance(n, Fraction) and n.denominator == 1 and n >= 0:
+        whole = isinstance(n, Fraction) and n.denominator == 1 and n >= 0
+        k = self.integer(k, 5000 if whole else 1000)
+        if whole:
             return Fraction(math.comb(int(n), k)) if k <= self.integer(n, 5000) else refuse(Undefined)
-        return functools.reduce(
-            lambda v, i: self.checked(v * (n - i) / (i + 1)), range(k if k < 1000 else refuse()), Fraction(1)
-        )
+        return functools.reduce(lambda v, i: self.checked(v * (n - i) / (i + 1)), range(k), Fraction(1))
 
     def bracketed(self, value, right):
         """The value of a bracketed expression: |…|, floor and ceiling are functions."""
@@ -857,11 +815,6 @@ class Judge:
                 self.cache[key] = Inexact if isinstance(error, Inexact) else Undefined
         return self.cache[key] if not isinstance(self.cache[key], type) else refuse(self.cache[key])
 
-    def understood(self, texts):
-        """True if every expression has a value. Otherwise raises, so that the verdict is undecided."""
-        special = (text == r"\emptyset" or INFINITE.fullmatch(text) for text in texts)
-        return all(s or self.value(text, 0, QUICK[0]) is not None for s, text in zip(special, texts))
-
     # Structures
 
     def same(self, a, b):
@@ -879,11 +832,10 @@ class Judge:
 
     def same_words(self, a, b):
         """Whether words are the same; a reason may stand behind yes and no, but no condition."""
-        reason = "(yes|no)(?: it (?:is|does)| it (?:is|does) not| (?:because|since) .*)?"
-        x, y = (re.sub(rf"^{reason}$", r"\1", n.text) for n in (a, b))
-        known = {x, y} <= {"yes", "no"} or not re.search("[ .]", x + y) and x[:3] != y[:3]
-        known &= len(x) != 2 or sorted(x) != sorted(y)  # not AB and BA
-        return True if x == y else False if known and not {x, y} & {"undefined", "dne", "none"} else None
+        reason = "(yes|no)(?: it (?:is|does)(?: not)?| (?:because|since) .*)"
+        x, y = (re.sub(f"^{reason}$", r"\1", n.text) for n in (a, b))
+        unlike = x[:3] != y[:3] and sorted(x) != sorted(y[:2]) and " " not in x + y  # not Mon, Monday; AC, CA
+        return True if x == y else False if unlike and not {x, y} & {"undefined", "dne", "none"} else None
 
     def same_list(self, a, b):
         """Whether two lists have the same items in any order."""
@@ -898,69 +850,51 @@ class Judge:
         return True
 
     def same_tuple(self, a, b):
-        """Compares in order, or by name if both sides have names.
-
-        If only one side has, as in r=3, h=4, the order as written counts. Undecided if that may be the order of
-        the alphabet only (h=4, r=3), and if the items fit in another order only.
-        """
+        """Compares in order, or by name; undecided if names alone may not tell the order, as in h=4, r=3."""
         if a.text != b.text or len(a.items) != len(b.items):
             return None if a.kind == "matrix" else False  # a row and a column
         x, y = ([n.name for n in node.items] for node in (a, b))
         if all(x) and all(y):
-            if sorted(x) != sorted(y):
-                return None
-            b = b._replace(items=tuple(sorted(b.items, key=lambda n: x.index(n.name))))
+            b = b._replace(items=sorted(b.items, key=lambda n: x.index(n.name)))  # an unknown name: undecided
         verdict = every(map(self.same, a.items, b.items))
-        if a.text == ":" and not verdict:
-            return None  # 1:2 and 2:4
         if bool(all(x)) == bool(all(y)) or a.signs or b.signs:
-            return verdict
+            return None if a.text == ":" and not verdict else verdict  # 1:2 is 2:4
         names = [re.sub(r"\W", "", name) for name in (x if all(x) else y)]
-        steps = [ord(second[-1]) - ord(first[-1]) for first, second in zip(names, names[1:])]
-        if verdict:
-            return True if names != sorted(names) or set(steps) == {1} else None
-        return verdict if self.same_list(unnamed(a), unnamed(b)) is False else None
+        in_order = all(ord(second[-1]) - ord(first[-1]) == 1 for first, second in zip(names, names[1:]))
+        return (
+            verdict
+            and (in_order or names != sorted(names) or None)
+            or (verdict if self.same_list(a, b) is False else None)
+        )
 
     same_matrix = same_tuple
 
     def different_kinds(self, a, b):
         """Compares different kinds: a matrix or a list with a tuple, an equation with a value."""
         a, b = (a, b) if a.kind in ("tuple", "relation") else (b, a)
-        if a.kind == "tuple" and b.text != "set":
-            items = b.items if b.kind == "list" else ()
-            if b.kind == "matrix" and 1 in (len(b.items), len(b.items[0].items)):
-                items = tuple(entry for row in b.items for entry in row.items)
-            if items and a.text == "()":
-                roots = {n.name.split("_")[0] for n in a.items}  # x_1=3, x_2=1 are the roots 1, 3
-                if b.name and roots != {b.name}:
-                    return None
-                if len(roots) == 1 and "" not in roots and b.kind == "list":
-                    return self.same_list(unnamed(a), unnamed(b))
-                return self.same_tuple(a, Node("tuple", "()", items))
-            if b.kind in ("list", "matrix") and a.text == "[]":
+        if a.kind == "tuple" and b.kind in ("list", "matrix") and b.text != "set":
+            if a.text == "[]":
                 return None  # [1, 2] may be a list
-        if a.kind == "relation" and b.kind == "value":
+            names = {n.name.split("_")[0] for n in a.items}
+            if (
+                b.kind == "list" and b.name or len(names) == 1 and names != {""}
+            ):  # x_1=3, x_2=1 are the roots 1, 3
+                return self.same_list(a, b) if b.name in ("", *names) and len(names) == 1 else None
+            if b.kind == "matrix" and 1 in (len(b.items), len(b.items[0].items)):
+                b = Node("list", "", tuple(entry for row in b.items for entry in row.items))
+            return self.same_tuple(a, b._replace(kind="tuple", text="()")) if b.kind == "list" else False
+        value, other = (b, a) if b.kind == "value" else (a, b)
+        if value.text == r"\emptyset" or INFINITE.fullmatch(value.text) or value.kind != "value":
+            return None if other.kind == "words" else False
+        self.value(value.text, 0, QUICK[0])  # undecided if it is not understood
+        if a.kind == "relation":
             letters = letters_of("|".join([*a.items, b.text]))
             if a.signs == ("=",) and b.name and len(letters | {b.name}) > 1:
                 return self.same_relation(a, a._replace(items=(b.name, b.text)))
-            if (
-                b.text == r"\emptyset"
-                or self.understood(a.items)
-                and not letters_of(b.text)
-                and not b.name
-                and letters & {"x", "y", "z"}
-            ):
-                return False
-            return None
-        for node, other in ((a, b), (b, a)):
-            if node.kind == "value" and self.understood([node.text]):
-                if (
-                    other.kind == "list"
-                    and every(self.same(node, n) for n in other.items)
-                    or other.text == ":"
-                ):
-                    return None
-        return None if {a.kind, b.kind} & {"relation", "words"} else False
+            self.value(a.items[0], 0, QUICK[0])
+            return False if not letters_of(b.text) and not b.name and letters & {"x", "y", "z"} else None
+        fits = other.kind == "list" and every(self.same(value, n) for n in other.items)  # 1/2 or 50 %
+        return None if fits or other.kind == "words" or other.text == ":" else False
 
     def same_relation(self, a, b):
         """Compares relations side by side, in either direction, or up to a factor (> 0 for inequalities)."""
@@ -987,11 +921,8 @@ class Judge:
         if x_unit != y_unit:
             if "?" in x_unit + y_unit or x_unit and y_unit or letters_of(f"{x}|{y}"):
                 return None
-            if "%" in (x_unit, y_unit):  # 50 % is 0.5; 50, as the sign may be missing from 1 to 100
-                percent, number = (x, y) if x_unit else (y, x)
-                if self.equal_expressions(percent, number):
-                    return True if 1 <= self.value(percent, 0, QUICK[0]) <= 100 else None
-                return self.equal_expressions(f"({percent})/100", number)
+            if "%" in (x_unit, y_unit):  # the sign may be missing from 1 to 100
+                return self.equal_expressions(x, y) and 1 <= self.value(x, 0, QUICK[0]) <= 100 or None
         if (r"\degree" in x) != (r"\degree" in y) and "rad" not in x_unit + y_unit:
             if r"\pi" not in x + y and not FUNCTION.search(x + y):
                 x, y = (t.replace(r"\degree", "") for t in (x, y))
@@ -1107,10 +1038,10 @@ class Judge:
 
 
 def integers_for(text):
-    """Positive integers at which floors may differ: small ones, and those near a text's numbers and powers."""
-    numbers = {int(n) for n in re.findall(r"\d{1,6}", text)} - {0, 1}
-    near = [n**power + step for n in numbers | {2} for power in (1, 2, 3, 5) for step in (-1, 0, 1)]
-    return tuple(sorted({*range(1, 31), *(n for n in near if n < 10**9)}))
+    """Positive integers where floors may differ: small ones, and those near the text's numbers and powers."""
+    numbers = {2, *map(int, re.findall(r"\d{1,6}", text))} - {0, 1}
+    near = {n**power + step for n in numbers for power in (1, 2, 3, 5) for step in (-1, 0, 1)}
+    return tuple(sorted(n for n in {*range(1, 31), *near} if n < 10**9))
 
 
 def all_ends(node):
