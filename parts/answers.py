@@ -52,8 +52,9 @@ class Inexact(Undefined):
     """An expression needs more digits at this point: rounding would swallow a part of it."""
 
 
-def refuse(reason=Undecided):  # `raise`, for use within an expression
-    raise reason
+def refuse(condition=True, reason=Undecided):  # `raise` in one line, also for use within an expression
+    if condition:
+        raise reason
 
 
 def boxed(text: str) -> str | None:
@@ -100,8 +101,8 @@ def word_count(node):
 # ---- The text layer: removes typesetting -------------------------------------------------------------------
 
 # fmt: off
-SYMBOLS = r"""× * · * ⋅ * ∙ * − - – - — - ÷ / ⟨ ( ⟩ ) ′ ' ’ ' ⁄ / ∕ / ∠ \angle π \pi √ \sqrt ≤ <= ≥ >= ⩽ <= ⩾ >= ≠ \ne ≈
-    \approx ∞ \infty ∪ \cup ∩ \cap ± \pm ∓ \mp ° \degree ∈ \in ∅ \emptyset ∖ \setminus ℝ \reals θ \theta
+SYMBOLS = r"""× * · * ⋅ * ∙ * − - – - — - ÷ / ⟨ ( ⟩ ) ′ ' ’ ' ⁄ / ∕ / ∠ \angle π \pi √ \sqrt ≤ <= ≥ >= ⩽ <= ⩾ >= ≠ \ne
+    ≈ \approx ∞ \infty ∪ \cup ∩ \cap ± \pm ∓ \mp ° \degree ∈ \in ∅ \emptyset ∖ \setminus ℝ \reals θ \theta
     α \alpha β \beta γ \gamma λ \lambda μ \mu φ \phi ω \omega""".split()
 RENAMED = r"""dfrac \frac tfrac \frac cfrac \frac dbinom \binom tbinom \binom cdot * times * ast * bullet *
     div / le <= leq <= leqslant <= ge >= geq >= geqslant >= lt < gt > ne \ne neq \ne simeq \approx lor "or"
@@ -109,18 +110,17 @@ RENAMED = r"""dfrac \frac tfrac \frac cfrac \frac dbinom \binom tbinom \binom cd
     varnothing \emptyset backslash \setminus smallsetminus \setminus varepsilon \epsilon varphi \phi
     vartheta \theta varrho \rho dots ... ldots ... cdots ...""".split()
 SYMBOLS = {ord(old): f"{new} " for old, new in zip(SYMBOLS[::2], SYMBOLS[1::2], strict=True)}
-SYMBOLS |= {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}  # full-width characters
-SYMBOLS |= dict.fromkeys(map(ord, '\0"`~'), " ")  # from here on, double quotes enclose words
-SYMBOLS |= dict.fromkeys((0x200B, 0x200C, 0x200D, 0x2060, 0xFEFF), "")  # without width
+SYMBOLS |= {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}  # of full width
+SYMBOLS |= dict.fromkeys(map(ord, '\0"`~'), " ") | dict.fromkeys([*range(0x200B, 0x200E), 0xFEFF], "")
 RENAMED = {old: f"{new} " for old, new in zip(RENAMED[::2], RENAMED[1::2], strict=True)}
 RENAMED |= dict.fromkeys("""left right middle big Big bigg Bigg bigl bigr bigm Bigl Bigr biggl biggr Biggl
     Biggr displaystyle textstyle limits nolimits mathstrut quad qquad boldsymbol bm pmb mathbf mathit mathsf
     mathcal bf it rm underline""".split(), " ")
 LETTERS = set("""alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau
     upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell""".split())
-FUNCTIONS = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "log": "ln", "lg": "log10"}
+FUNCTIONS = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "log": "ln", "lg": "log10", "cis": "expj"}
 FUNCTIONS |= {name: name for name in "sin cos tan cot sec csc sinh cosh tanh asin acos atan ln exp".split()}
-FUNCTION = "|".join(sorted([*FUNCTIONS, *"sqrt pi gcd lcm max min cis".split()], key=len, reverse=True))
+FUNCTION = "|".join(sorted([*FUNCTIONS, *"sqrt pi gcd lcm max min".split()], key=len, reverse=True))
 FUNCTION = re.compile(FUNCTION)
 # Units and counted things, which may be missing; those of one group mean the same. Other words are undecided.
 UNITS = """m meter metre, cm centimeter centimetre, mm millimeter, km kilometer, in inch inches, ft foot feet, yd
@@ -139,30 +139,27 @@ def commands(names):
 
 
 REWRITES = [(re.compile(pattern, re.S), new) for pattern, new in [  # in this order, blanks squeezed between
-    (r"^(\*\*|__)(.*)\1$", r"\2"),  # bold in Markdown
+    (r"^(\*\*|__)(.*)\1$", r"\2"), (r"\\*%", ' "%" '),  # bold in Markdown; percent as a unit
     (r"[⁰¹²³⁴-⁹]+|[₀-₉]+", lambda m: "^_"[m[0] > "⁹"] + "{" + unicodedata.normalize("NFKC", m[0]) + "}"),
     (r"[¼-¾⅐-⅞]", lambda m: r"\frac{" + unicodedata.normalize("NFKC", m[0]).replace("⁄", "}{") + "}"),
     (r"\\\\(?=(?:left|right|d?frac|sqrt|pi|text|infty|cdot|times|leq?|geq?|cup|in)\b)", r"\\"),
     (r"\\(?:text)?color\s*\{[^{}]*\}|\\[hv]space\*?\s*\{[^{}]*\}", " "),  # colors and spaces
-    (r"\\*%", ' "%" '),
     (commands(r"text(?:[bmst][dftl]|it|rm|up|normal)?|[mh]box|mathrm|operatorname")
      + r"\s*\{((?:[^{}]|\{[^{}]*\})*)\}", lambda m: text_command(m)),
-    (r",(?: |\\[,;: ])*\\! ?(?=\d{3}(?!\d))|\\!", ""),
-    (r"(?<=\d)\\[,;:](?=\d{3}(?!\d))|(?<=\d)'(?=\d{3}(?!\d))", ""),
+    (r",(?: |\\[,;: ])*\\! ?(?=\d{3}(?!\d))|\\!|(?<=\d)(?:\\[,;:]|')(?=\d{3}(?!\d))", ""),
     (r"(?<![\d.,}])(\d{1,3})((?:\{,\}\d{3})+)(?!\d)", lambda m: m[1] + m[2].replace("{,}", "")),
     (r"(?<=\d) ?\{,\} ?(?=\d)", "."),  # a decimal comma; the lines above: separators of thousands
     (r"\\left ?(?:\||\\vert)", r"\\lvert "), (r"\\right ?(?:\||\\vert)", r"\\rvert "),
     (r"\\(?:left|right) ?\.|(?<!\\)\\[,;:> ]|\\?\$|\\[()]|(?<!\\)\\[\[\]]|[£€¥]|\\$", " "),
     (r"\\mathb[bf] ?\{? ?([RZ]) ?\}?", r"\\\1 "), (r"\*\*", "^"), (r"\\not ?=|!=", r"\\ne "),
-    (r"\\\{ ?\\\}", r"\\emptyset "),
     (r"\^ ?(?:\{ ?\\(?:circ|degree) ?\}|\\(?:circ|degree))(?![a-zA-Z])", r"\\degree "),
-    (r"\\(?:begin|end)\s*\{(?:aligned|align\*?|gathered|split)\}", " "),
+    (r"\\(?:begin|end) ?\{(?:aligned|align\*?|gathered|split)\}", " "), (r"\\\{ ?\\\}", r"\\emptyset "),
     (r"\\([a-zA-Z]+)", lambda m: RENAMED.get(m[1], m[0])),
     (r"\{([a-zA-Z])\}(?= ?_)", r"\1"), (r"\.\.\. ?$", r"\\ldots"),  # undecided
     (r"\.(\d*)\\dot ?\{?(\d)\}?(?:(\d*)\\dot ?\{?(\d)\}?)?", r".\1\\overline{\2\3\4}"),  # repeating digits
     (r'\(?(?:"mod"|\\p?mod|\\bmod) ?\{?(\d+)\}?\)?', r"\\pmod \1 "),
     (r"\\cup(?![a-zA-Z])(?=[^()]*[<>])", ' "or" '),
-    (r'(?<=\d) ?(?:"degrees?"|degrees?(?![a-z]))', r"\\degree "),
+    (r'(?<=\d) ?"?degrees?(?![a-z])"?', r"\\degree "),
     (r'"(?i:infinity|infinitely many)"|(?<![a-zA-Z\\"])infinity(?![a-zA-Z])', r"\\infty "),
     (r'(?<![\\a-zA-Z"])(and|or)(?![a-zA-Z"])', r' "\1" '),
     (r'^(?i:"?(?:the )?(?:final )?answer(?: is)? ?[:=]?"? ?[:=]?(?=.*\w))', ""),
@@ -280,8 +277,7 @@ def split(text, pattern):
     for match in re.finditer(rf'(?P<separator>{pattern})|"[^"]*"|\\[{{}}]|[()\[\]{{}}]|\\[a-zA-Z]+', text):
         token = match[0]
         depth += (token in ("(", "[", "{", r"\{", r"\begin")) - (token in (")", "]", "}", r"\}", r"\end"))
-        if depth > 40:
-            raise Undecided
+        refuse(depth > 40)
         if depth == 0 and match["separator"]:
             parts.append(text[last : match.start()].strip())
             separators.append(token)
@@ -372,8 +368,7 @@ def read_plain(text):
     prose = is_prose(text) or re.search(r'"|\b[A-Z]{2}|[a-z]{2}\s+[a-z]{2}', text)
     if words and prose and re.fullmatch(r"(?!-)[a-zA-Z\s\",.'?-]+", text):
         return Node("words", words) if len(words) > 1 else Node("value", text.strip(' ".'))
-    if is_prose(split_unit(text)[0]):
-        raise Undecided
+    refuse(is_prose(split_unit(text)[0]))
     return REALS if text == r"\reals" else Node("value", text)
 
 
@@ -388,18 +383,16 @@ def is_prose(text):
 
 def read_matrix(text):
     """A matrix, or a sum of matrices that may have factors: each entry's text is the sum of theirs."""
-    factors, tables, last = [], [], 0
-    for match in MATRIX.finditer(text):
-        factors.append(text[last : match.start()].strip())
-        lines = re.split(r"\\\\", re.sub(r"^\s*\{[lcr|\s]*\}", "", match[2]))
+    pieces = MATRIX.split(text)
+    factors, tables = [factor.strip() for factor in pieces[:-1:3]], []
+    for body in pieces[2::3]:
+        lines = re.split(r"\\\\", re.sub(r"^\s*\{[lcr|\s]*\}", "", body))
         tables.append([line.split("&") for line in lines if line.strip()])
-        last = match.end()
-    factor = r"[-+]?(?:|(?:[^-+/^_&]|\([^()]*\)|\{[^{}]*\})*(?:[\d})*]|\\pi|(?<![a-zA-Z\\])[a-z]))"
     widths = [[len(row) for row in table] for table in tables]
-    if text[last:].strip() or any(w != widths[0] or len(set(w)) != 1 or sum(w) > 100 for w in widths):
-        raise Undecided
-    if not all(re.fullmatch(factor, f) for f in factors) or not all(f[:1] in "+-" and f for f in factors[1:]):
-        raise Undecided  # a product of matrices, a power, a function
+    refuse(not tables or any(w != widths[0] or len(set(w)) != 1 or sum(w) > 100 for w in widths))
+    factor = r"[-+]?(?:|(?:[^-+/^_&]|\([^()]*\)|\{[^{}]*\})*(?:[\d})*]|\\pi|(?<![a-zA-Z\\])[a-z]))"
+    signed = all(re.fullmatch(factor, f) for f in factors) and all(f[:1] in "+-" and f for f in factors[1:])
+    refuse(not signed or pieces[-1].strip())  # a product of matrices, a power, a function
     rows = []
     for lines in zip(*tables):
         entries = ("".join(f"{f}({e})" for f, e in zip(factors, column)) for column in zip(*lines))
@@ -415,8 +408,7 @@ def read_relation(parts, signs):
         parts, signs = (parts[:2], ["="]) if name_only else (parts[: at + 1], signs[:at])
     if not signs or parts[0] == "" and signs == ["="]:
         return read_one(parts[-1])
-    if not all(parts):
-        raise Undecided
+    refuse(not all(parts))
     if set(signs) <= {"=", r"\in"}:
         if signs == ["="] and re.fullmatch(NAME, parts[1]) and not re.search("[a-zA-Z]", parts[0]):  # 3 = x
             parts = parts[::-1]
@@ -487,10 +479,8 @@ TOKEN = re.compile(r"\s*(\\[a-zA-Z]+|\\[{}]|\d+(?:\.\d+)?|\.\d+|[a-zA-Z]|\S)")
 MIXED = r"\d+\s*\\frac\s*(?:\{\s*\d+\s*\}|\d)\s*(?:\{\s*\d+\s*\}|\d)|\d+\s+\d+\s*/\s*\d+(?![\d.])"
 LITERAL = r"(?:\d+\.?\d*(?:E[-+]?|e|e[-+](?=\d\d))|\d*\.\d+e[-+]?)\d+(?![\d.])"  # 2e-1 may be 2e - 1
 LITERAL += r"|\d+\.?\d*|\.\d+"
-COUNTED = re.compile(  # where letters may have to be integers: (-1)^n, n!, binomials
-    r"\^\s*(?:\{[^{}]*\}|[a-z])|(?:\([^()]*\)|[a-z])\s*!|\\binom\s*(?:\w|\{[^{}]*\})\s*(?:\w|\{[^{}]*\})"
-    r"|\{[^{}]*\\choose[^{}]*\}"
-)
+COUNTED = r"\^\s*(?:\{[^{}]*\}|[a-z])|(?:\([^()]*\)|[a-z])\s*!|\{[^{}]*\\choose[^{}]*\}|"  # where letters may
+COUNTED = re.compile(COUNTED + r"\\binom\s*(?:\w|\{[^{}]*\})\s*(?:\w|\{[^{}]*\})")  # have to be integers
 FAR = range(100, 112)  # points at which letters are large: up to 2^60, of both signs
 FAMILY = re.compile(r"k_\{0\}|[kn] ?\\pi|\\pi ?[kn]")  # such families may be shifted: k\pi, (k+1)\pi
 PLAIN_LOG = re.compile(r"\\?(?<![a-zA-Z])log(?![a-zA-Z]|\s*_)")
@@ -519,10 +509,8 @@ class Expression:
         self.position, self.depth, self.in_bars, self.cost, self.long = 0, 0, 0, 1 + digits // 50, False
         self.real = bool(letters_of(text)) and not re.search(r"(?<![a-zA-Z\\])i(?![a-zA-Z])", text)
         self.value = self.sum()
-        if self.peek():
-            raise Undecided
-        if self.long and not isinstance(self.value, Fraction):
-            raise Inexact
+        refuse(self.peek())
+        refuse(self.long and not isinstance(self.value, Fraction), Inexact)
 
     def peek(self):
         match = TOKEN.match(self.text, self.position)
@@ -540,8 +528,7 @@ class Expression:
 
     def sum(self):
         self.depth += 1
-        if self.depth > 40:
-            raise Undecided
+        refuse(self.depth > 40)
         value = self.sign() * self.product()
         while self.peek() in ("+", "-"):
             value = self.add(value, self.sign() * self.product())
@@ -562,8 +549,9 @@ class Expression:
                 value = sign * (self.checked(value * other) if operator == "*" else self.divide(value, other))
             elif self.starts_factor():
                 before = self.text[start : self.position]
-                if self.peek()[0].isdigit() and re.search(r"(?<!\^)[\d.]\s*$", before):
-                    raise Undecided  # two numbers side by side are not a product
+                refuse(
+                    self.peek()[0].isdigit() and re.search(r"(?<!\^)[\d.]\s*$", before)
+                )  # two numbers side by side are not a product
                 value = self.checked(value * self.factor())
             else:
                 return value
@@ -615,8 +603,7 @@ class Expression:
     def literal(self):
         """A number, which may have an exponent of ten, repeating digits, or a base."""
         text = self.take(LITERAL)
-        if not text or len(text) > MAX_DIGITS or len(re.split("[eE]", text + "e0")[1]) > 4:
-            raise Undecided
+        refuse(not text or len(text) > MAX_DIGITS or len(re.split("[eE]", text + "e0")[1]) > 4)
         if "." in text and (repeat := self.take(r"\\overline\s*\{\d+\}")):
             digits, places = re.search(r"\d+", repeat)[0], len(text.split(".")[1])
             return Fraction(text) + Fraction(int(digits), int("9" * len(digits) + "0" * places))
@@ -634,8 +621,6 @@ class Expression:
             return self.power(self.argument(), self.divide(Fraction(1), index))
         if word in FUNCTIONS:
             return self.apply_function(word)
-        if word == "cis":
-            return self.function("expj", self.function_argument())
         if word in ("gcd", "lcm", "max", "min"):
             values = [self.sum()] if self.take(r"\(|\\\{") else refuse()
             while self.take(","):
@@ -644,15 +629,11 @@ class Expression:
             if word in ("max", "min"):
                 return (max if word == "max" else min)(values, key=self.ctx.convert)
             return Fraction(getattr(math, word)(*(self.integer(v, 10**300) for v in values)))
-        if word == "pi":
-            return +self.ctx.pi
-        if word in ("e", "i") and self.peek() != "_":
-            return self.ctx.mpc(0, 1) if word == "i" else +self.ctx.e
-        if len(word) > 1 and not (backslash and word in LETTERS):
-            raise Undecided
+        if word in ("pi", "e", "i") and self.peek() != "_":
+            return {"pi": +self.ctx.pi, "e": +self.ctx.e, "i": self.ctx.mpc(0, 1)}[word]
+        refuse(len(word) > 1 and not (backslash and word in LETTERS))
         name = re.sub(r"[\s{}]", "", word + self.take(r"(?:_\s*(?:\{[^{}]*\}|\w|\\[a-zA-Z]+))?'*"))
-        if self.peek() == "(" and (name in ("f", "g") or name.endswith("'")):
-            raise Undecided  # an unknown function
+        refuse(self.peek() == "(" and (name in ("f", "g") or name.endswith("'")))  # an unknown function
         return self.letter(name)
 
     def function_argument(self):
@@ -702,8 +683,7 @@ class Expression:
             self.judge.spend(1 + bits // 1000)
             return value if bits < MAX_BITS else refuse()
         self.judge.spend(self.cost)
-        if not self.ctx.isfinite(value) or value and abs(self.ctx.mag(value)) > 10**7:
-            raise Undefined
+        refuse(not self.ctx.isfinite(value) or value and abs(self.ctx.mag(value)) > 10**7, Undefined)
         return value.real if isinstance(value, self.ctx.mpc) and value.imag == 0 else value
 
     def add(self, a, b):
@@ -713,18 +693,19 @@ class Expression:
             self.long |= value.numerator.bit_length() > 3 * PRECISE[0]
         elif a and b:
             x, y = (self.ctx.mag(self.ctx.convert(v)) for v in (a, b))
-            if abs(x - y) > self.ctx.prec - 30 or x > 1000 and x - self.ctx.mag(value) > self.ctx.prec - 60:
-                raise Inexact
+            refuse(
+                abs(x - y) > self.ctx.prec - 30 or x > 1000 and x - self.ctx.mag(value) > self.ctx.prec - 60,
+                Inexact,
+            )
         return value
 
     def divide(self, a, b):
-        return self.checked(a * (1 / b)) if b != 0 else refuse(Undefined)
+        return self.checked(a * (1 / b)) if b != 0 else refuse(reason=Undefined)
 
     def power(self, base, exponent):
         """base^exponent; exact if it is rational."""
         exact = isinstance(exponent, Fraction)
-        if base == 0 and not (exact and exponent > 0):
-            raise Undefined
+        refuse(base == 0 and not (exact and exponent > 0), Undefined)
         whole = exact and exponent.denominator == 1
         if isinstance(base, Fraction) and whole:
             bits = base.numerator.bit_length() + base.denominator.bit_length() - 2
@@ -736,49 +717,60 @@ class Expression:
             root = Fraction(*map(int, parts))
             if root**degree == base:
                 return self.power(root, exponent * degree)
-        if exponent and self.ctx.mag(self.ctx.convert(exponent)) < -self.ctx.prec // 2:
-            raise Inexact  # the power is 1 but for a rounding error
+        refuse(
+            exponent and self.ctx.mag(self.ctx.convert(exponent)) < -self.ctx.prec // 2, Inexact
+        )  # the power is 1 but for a rounding error
         if not isinstance(x, self.ctx.mpc) and x < 0 and not whole:
             if exact and exponent.denominator % 2:  # a real odd root, as in schools
                 return self.power(-base, exponent) * (-1) ** (exponent.numerator % 2)
             if self.real:
                 self.judge.fractional |= not exact or exponent.denominator > 99  # from a letter
                 raise Undefined
-        return self.checked(self.ctx.power(x, exponent)) if abs(exponent) < 10**6 else refuse(Undefined)
+        return (
+            self.checked(self.ctx.power(x, exponent)) if abs(exponent) < 10**6 else refuse(reason=Undefined)
+        )
 
     def integer(self, value, maximum):
         """The value as an int from 0 to maximum. Raises Undefined if it is none, Undecided if larger."""
         if not isinstance(value, Fraction) or value.denominator != 1:
             self.judge.fractional = True
             raise Undefined
-        return refuse(Undefined) if value < 0 else int(value) if value <= maximum else refuse()
+        return refuse(reason=Undefined) if value < 0 else int(value) if value <= maximum else refuse()
 
     def binomial(self, n, k):
         whole = isinstance(n, Fraction) and n.denominator == 1 and n >= 0
         k = self.integer(k, 5000 if whole else 1000)
         if whole:
-            return Fraction(math.comb(int(n), k)) if k <= self.integer(n, 5000) else refuse(Undefined)
+            return Fraction(math.comb(int(n), k)) if k <= self.integer(n, 5000) else refuse(reason=Undefined)
         return functools.reduce(lambda v, i: self.checked(v * (n - i) / (i + 1)), range(k), Fraction(1))
 
     def bracketed(self, value, right):
         """The value of a bracketed expression: |…|, floor and ceiling are functions."""
         if right not in (r"\\rfloor", r"\\rceil"):
             return abs(value) if right in (r"\|", r"\\rvert") else value
-        if not isinstance(value, Fraction) and abs(value - self.ctx.nint(value)) < 1e-20:
-            raise Undefined  # so near an integer that a rounding error could decide the floor
+        refuse(
+            not isinstance(value, Fraction) and abs(value - self.ctx.nint(value)) < 1e-20, Undefined
+        )  # so near an integer that a rounding error could decide the floor
         return Fraction(int(math.floor(value) if right == r"\\rfloor" else math.ceil(value)))
 
     def function(self, name, value):
         """The value of a function of mpmath."""
         x, logarithm = self.ctx.convert(value), name in ("ln", "log10")
-        if logarithm and x == 0 or not logarithm and name not in ("atan", "acot", "asinh") and abs(x) > 10**6:
-            raise Undefined
+        refuse(
+            logarithm
+            and x == 0
+            or not logarithm
+            and name not in ("atan", "acot", "asinh")
+            and abs(x) > 10**6,
+            Undefined,
+        )
         if self.real and not isinstance(x, self.ctx.mpc):
-            if logarithm and x < 0 or name in ("asin", "acos") and abs(x) > 1:
-                raise Undefined
+            refuse(logarithm and x < 0 or name in ("asin", "acos") and abs(x) > 1, Undefined)
         limit = self.ctx.prec // 4  # beyond, only the first term of a function is left: sin x = x, tanh x = 1
-        if x and not logarithm and (abs(self.ctx.mag(x)) > 2 * limit or name[-1] == "h" and abs(x) > limit):
-            raise Inexact
+        refuse(
+            x and not logarithm and (abs(self.ctx.mag(x)) > 2 * limit or name[-1] == "h" and abs(x) > limit),
+            Inexact,
+        )
         return self.checked(getattr(self.ctx, name)(x))
 
 
@@ -802,8 +794,7 @@ class Judge:
 
     def spend(self, steps):
         self.budget -= steps
-        if self.budget < 0:
-            raise Undecided
+        refuse(self.budget < 0)
 
     def value(self, text, point, digits):
         """The value of an expression at a point. Raises Undefined if it has none there."""
@@ -811,9 +802,9 @@ class Judge:
         if key not in self.cache:
             try:
                 self.cache[key] = Expression(text, self, point, digits).value
-            except (Undefined, ZeroDivisionError) as error:
-                self.cache[key] = Inexact if isinstance(error, Inexact) else Undefined
-        return self.cache[key] if not isinstance(self.cache[key], type) else refuse(self.cache[key])
+            except Undefined as error:
+                self.cache[key] = type(error)
+        return self.cache[key] if not isinstance(self.cache[key], type) else refuse(reason=self.cache[key])
 
     # Structures
 
@@ -861,11 +852,9 @@ class Judge:
             return None if a.text == ":" and not verdict else verdict  # 1:2 is 2:4
         names = [re.sub(r"\W", "", name) for name in (x if all(x) else y)]
         in_order = all(ord(second[-1]) - ord(first[-1]) == 1 for first, second in zip(names, names[1:]))
-        return (
-            verdict
-            and (in_order or names != sorted(names) or None)
-            or (verdict if self.same_list(a, b) is False else None)
-        )
+        if verdict:
+            return True if in_order or names != sorted(names) else None
+        return verdict if self.same_list(a, b) is False else None
 
     same_matrix = same_tuple
 
@@ -875,16 +864,16 @@ class Judge:
         if a.kind == "tuple" and b.kind in ("list", "matrix") and b.text != "set":
             if a.text == "[]":
                 return None  # [1, 2] may be a list
-            names = {n.name.split("_")[0] for n in a.items}
-            if (
-                b.kind == "list" and b.name or len(names) == 1 and names != {""}
-            ):  # x_1=3, x_2=1 are the roots 1, 3
-                return self.same_list(a, b) if b.name in ("", *names) and len(names) == 1 else None
+            names = {n.name.split("_")[0] for n in a.items} - {""}  # x_1=3, x_2=1 are the roots 1, 3
+            if b.kind == "list" and (b.name or len(names) == 1):
+                return self.same_list(a, b) if {b.name, *names} - {""} == names and len(names) == 1 else None
             if b.kind == "matrix" and 1 in (len(b.items), len(b.items[0].items)):
                 b = Node("list", "", tuple(entry for row in b.items for entry in row.items))
             return self.same_tuple(a, b._replace(kind="tuple", text="()")) if b.kind == "list" else False
         value, other = (b, a) if b.kind == "value" else (a, b)
-        if value.text == r"\emptyset" or INFINITE.fullmatch(value.text) or value.kind != "value":
+        if value.kind != "value":
+            return None if {a.kind, b.kind} & {"words", "relation"} or other.text == ":" else False
+        if value.text == r"\emptyset" or INFINITE.fullmatch(value.text):
             return None if other.kind == "words" else False
         self.value(value.text, 0, QUICK[0])  # undecided if it is not understood
         if a.kind == "relation":
@@ -965,9 +954,7 @@ class Judge:
 
     def equal_at(self, a, b, digits):
         """Whether the values of two (expression, point) pairs differ by rounding only: at most by four times
-        the change that more digits make. None if only one has a value or both are too inexact; "nothing" if
-        neither has a value.
-        """
+        the change that more digits make. None if unknown; "nothing" if this point does not matter."""
         results, ctx = [], context(digits[1])
         for text, point in (a, b):
             try:
@@ -989,9 +976,7 @@ class Judge:
 
     def is_rounding(self, a, b):
         """Whether one of two constants is a decimal fraction and a rounding of the other, a non-integer.
-
-        None if a decimal fraction within an expression, or one with more than 15 digits, is that near only.
-        """
+        None if it is no plain one, but near."""
         other, text = sorted((a, b), key=lambda t: "." in t)
         decimals = [d.replace(".", "").lstrip("0") for d in re.findall(r"\d*\.\d+", text)]
         if "." in other or (length := max(map(len, decimals), default=0)) < 6:
@@ -1006,8 +991,7 @@ class Judge:
             return None if near else False
         unit = Fraction(10) ** (int(match[2] or 0) - len(match[1].split(".")[1]))  # of the last place
         error = (-exact + value) * (1 if value > 0 else -1) * (1 / unit)
-        cut_or_rounded = bool(-1 < error and 2 * error <= 1)
-        return None if not cut_or_rounded and near and length > 15 else cut_or_rounded
+        return True if -1 < error and 2 * error <= 1 else None if near and length > 15 else False
 
     # Sets of real numbers
 
@@ -1024,8 +1008,7 @@ class Judge:
 
     def ranks(self, texts, point):
         """{end of an interval: rank}. Ranks are even, in the order of values; odd ones stand for the gaps."""
-        if len(texts) > 40:
-            raise Undecided
+        refuse(len(texts) > 40)
         self.integer_letters, ctx = frozenset(), context(QUICK[1])
         numbers = {t: -ctx.inf if "-" in t else ctx.inf for t in texts if INFINITE.fullmatch(t)}
         numbers |= {t: ctx.convert(self.value(t, point, ctx.dps)) for t in texts - numbers.keys()}
