@@ -35,7 +35,7 @@ from typing import NamedTuple
 import mpmath
 
 MAX_LENGTH = 2000  # characters of an answer; a longer one is undecided
-PRECISE, QUICK = (1200, 1300), (50, 70)  # digits, two runs each: at the first point, at the others
+PRECISE, QUICK = (1200, 1300), (100, 120)  # digits, two runs each: at the first point, at the others
 MAX_DIGITS, MAX_BITS = 1200, 60_000  # of a number in the text, and of an exact value
 MAX_STEPS = 30_000  # of calculation for a pair of answers: about a second
 
@@ -45,11 +45,7 @@ class Undecided(Exception):
 
 
 class Undefined(Exception):
-    """An expression has no value at this point."""
-
-
-class Inexact(Undefined):
-    """An expression needs more digits at this point: rounding would swallow a part of it."""
+    """An expression has no value at this point, or needs more digits to be known."""
 
 
 def refuse(condition=True, reason=Undecided):  # `raise` in one line, also for use within an expression
@@ -87,15 +83,12 @@ def judgeable(gold: str) -> bool:
     """Whether the rules can judge a gold answer: it has values, and at most two words of prose."""
     try:
         node = read(strip_label(normalize(gold), "")) if len(gold) <= MAX_LENGTH else refuse()
-        return word_count(node) <= 2 and (node.kind == "words" or Judge().same(node, node) is True)
+        words = [n.text for n in (node, *node.items) if isinstance(n, Node) and n.kind == "words"]
+        return len(" ".join(words).split()) <= 2 and (
+            node.kind == "words" or Judge().same(node, node) is True
+        )
     except Exception:  # as above
         return False
-
-
-def word_count(node):
-    """The number of words in a structure, including its items."""
-    in_items = sum(word_count(item) for item in node.items if isinstance(item, Node))
-    return in_items + (len(node.text.split()) if node.kind == "words" else 0)
 
 
 # ---- The text layer: removes typesetting -------------------------------------------------------------------
@@ -479,8 +472,6 @@ TOKEN = re.compile(r"\s*(\\[a-zA-Z]+|\\[{}]|\d+(?:\.\d+)?|\.\d+|[a-zA-Z]|\S)")
 MIXED = r"\d+\s*\\frac\s*(?:\{\s*\d+\s*\}|\d)\s*(?:\{\s*\d+\s*\}|\d)|\d+\s+\d+\s*/\s*\d+(?![\d.])"
 LITERAL = r"(?:\d+\.?\d*(?:E[-+]?|e|e[-+](?=\d\d))|\d*\.\d+e[-+]?)\d+(?![\d.])"  # 2e-1 may be 2e - 1
 LITERAL += r"|\d+\.?\d*|\.\d+"
-COUNTED = r"\^\s*(?:\{[^{}]*\}|[a-z])|(?:\([^()]*\)|[a-z])\s*!|\{[^{}]*\\choose[^{}]*\}|"  # where letters may
-COUNTED = re.compile(COUNTED + r"\\binom\s*(?:\w|\{[^{}]*\})\s*(?:\w|\{[^{}]*\})")  # have to be integers
 FAR = range(100, 112)  # points at which letters are large: up to 2^60, of both signs
 FAMILY = re.compile(r"k_\{0\}|[kn] ?\\pi|\\pi ?[kn]")  # such families may be shifted: k\pi, (k+1)\pi
 PLAIN_LOG = re.compile(r"\\?(?<![a-zA-Z])log(?![a-zA-Z]|\s*_)")
@@ -510,7 +501,7 @@ class Expression:
         self.real = bool(letters_of(text)) and not re.search(r"(?<![a-zA-Z\\])i(?![a-zA-Z])", text)
         self.value = self.sum()
         refuse(self.peek())
-        refuse(self.long and not isinstance(self.value, Fraction), Inexact)
+        refuse(self.long and not isinstance(self.value, Fraction), Undefined)
 
     def peek(self):
         match = TOKEN.match(self.text, self.position)
@@ -666,14 +657,11 @@ class Expression:
     def letter(self, name):
         """The random value of a letter at this point: of both signs and several sizes, large at FAR points."""
         rng = random.Random(f"{name}/{self.point}")
-        if name in self.judge.integer_letters:
-            values, first = self.judge.integers, min(self.judge.integer_letters)
-            return Fraction(values[self.point] if name == first else rng.choice(values))
+        if values := self.judge.integers:
+            return Fraction(values[self.point] if name == self.judge.first else rng.choice(values))
         size = Fraction(rng.randrange(2001, 9001, 2), 2**13 if self.point % 2 else 2**8)  # never an odd root
         size = size if self.point % 8 < 6 else Fraction(rng.randint(2, 9))
-        if self.point in FAR:
-            size, sign = size * 2 ** (7 * 2 ** (self.point % 4)), self.point // 4 % 3
-            return size if sign == 0 else -size if sign == 1 else size * rng.choice((1, -1))
+        size *= 2 ** (7 * 2 ** (self.point % 4)) if self.point in FAR else 1
         return -size if self.point == 4 or self.point not in (0, 1, 6) and rng.random() < 0.5 else size
 
     def checked(self, value):
@@ -687,16 +675,14 @@ class Expression:
         return value.real if isinstance(value, self.ctx.mpc) and value.imag == 0 else value
 
     def add(self, a, b):
-        """a + b. Raises Inexact if rounding swallows one of them, or if only rounding errors remain."""
+        """a + b. Raises Undefined if rounding swallows one of them, or if only rounding errors remain."""
         value = self.checked(a + b)
         if isinstance(value, Fraction):
             self.long |= value.numerator.bit_length() > 3 * PRECISE[0]
         elif a and b:
             x, y = (self.ctx.mag(self.ctx.convert(v)) for v in (a, b))
-            refuse(
-                abs(x - y) > self.ctx.prec - 30 or x > 1000 and x - self.ctx.mag(value) > self.ctx.prec - 60,
-                Inexact,
-            )
+            refuse(abs(x - y) > self.ctx.prec - 30, Undefined)
+            refuse(x > 1000 and x - self.ctx.mag(value) > self.ctx.prec - 60, Undefined)
         return value
 
     def divide(self, a, b):
@@ -717,25 +703,18 @@ class Expression:
             root = Fraction(*map(int, parts))
             if root**degree == base:
                 return self.power(root, exponent * degree)
-        refuse(
-            exponent and self.ctx.mag(self.ctx.convert(exponent)) < -self.ctx.prec // 2, Inexact
-        )  # the power is 1 but for a rounding error
+        size = self.ctx.mag(self.ctx.convert(exponent)) if exponent else 0
+        refuse(not -self.ctx.prec // 2 < size < 20, Undefined)  # x^0.00…01 would be rounded to 1
         if not isinstance(x, self.ctx.mpc) and x < 0 and not whole:
             if exact and exponent.denominator % 2:  # a real odd root, as in schools
                 return self.power(-base, exponent) * (-1) ** (exponent.numerator % 2)
-            if self.real:
-                self.judge.fractional |= not exact or exponent.denominator > 99  # from a letter
-                raise Undefined
-        return (
-            self.checked(self.ctx.power(x, exponent)) if abs(exponent) < 10**6 else refuse(reason=Undefined)
-        )
+            refuse(self.real, Undefined)
+        return self.checked(self.ctx.power(x, exponent))
 
     def integer(self, value, maximum):
         """The value as an int from 0 to maximum. Raises Undefined if it is none, Undecided if larger."""
-        if not isinstance(value, Fraction) or value.denominator != 1:
-            self.judge.fractional = True
-            raise Undefined
-        return refuse(reason=Undefined) if value < 0 else int(value) if value <= maximum else refuse()
+        refuse(not isinstance(value, Fraction) or value.denominator != 1 or value < 0, Undefined)
+        return int(value) if value <= maximum else refuse()
 
     def binomial(self, n, k):
         whole = isinstance(n, Fraction) and n.denominator == 1 and n >= 0
@@ -748,29 +727,16 @@ class Expression:
         """The value of a bracketed expression: |…|, floor and ceiling are functions."""
         if right not in (r"\\rfloor", r"\\rceil"):
             return abs(value) if right in (r"\|", r"\\rvert") else value
-        refuse(
-            not isinstance(value, Fraction) and abs(value - self.ctx.nint(value)) < 1e-20, Undefined
-        )  # so near an integer that a rounding error could decide the floor
+        refuse(not isinstance(value, Fraction) and abs(value - self.ctx.nint(value)) < 1e-20, Undefined)
         return Fraction(int(math.floor(value) if right == r"\\rfloor" else math.ceil(value)))
 
     def function(self, name, value):
-        """The value of a function of mpmath."""
-        x, logarithm = self.ctx.convert(value), name in ("ln", "log10")
-        refuse(
-            logarithm
-            and x == 0
-            or not logarithm
-            and name not in ("atan", "acot", "asinh")
-            and abs(x) > 10**6,
-            Undefined,
-        )
+        x, logarithm, limit = self.ctx.convert(value), name in ("ln", "log10"), self.ctx.prec // 4
+        refuse(x == 0 if logarithm else abs(x) > 10**6 and name not in ("atan", "acot", "asinh"), Undefined)
         if self.real and not isinstance(x, self.ctx.mpc):
             refuse(logarithm and x < 0 or name in ("asin", "acos") and abs(x) > 1, Undefined)
-        limit = self.ctx.prec // 4  # beyond, only the first term of a function is left: sin x = x, tanh x = 1
-        refuse(
-            x and not logarithm and (abs(self.ctx.mag(x)) > 2 * limit or name[-1] == "h" and abs(x) > limit),
-            Inexact,
-        )
+        if x and not logarithm:  # near 0 and far away, a function is rounded to its first term: sin x = x
+            refuse(abs(self.ctx.mag(x)) > 2 * limit or name[-1] == "h" and abs(x) > limit, Undefined)
         return self.checked(getattr(self.ctx, name)(x))
 
 
@@ -788,9 +754,10 @@ class Judge:
 
     def __init__(self):
         self.budget, self.cache = MAX_STEPS, {}
-        self.integer_letters = frozenset()  # letters whose random values are taken from integers
-        self.integers = range(1, 15)
-        self.fractional = False  # whether an expression had no value because some number was no integer
+        self.integers, self.first = (
+            (),
+            "",
+        )  # values of letters, if they are integers; the letter that gets all
 
     def spend(self, steps):
         self.budget -= steps
@@ -798,18 +765,17 @@ class Judge:
 
     def value(self, text, point, digits):
         """The value of an expression at a point. Raises Undefined if it has none there."""
-        key = text, point, digits, self.integer_letters, self.integers
+        key = text, point, digits, self.integers
         if key not in self.cache:
             try:
                 self.cache[key] = Expression(text, self, point, digits).value
-            except Undefined as error:
-                self.cache[key] = type(error)
-        return self.cache[key] if not isinstance(self.cache[key], type) else refuse(reason=self.cache[key])
+            except (Undefined, *([Undecided] if point > 15 else [])):  # large letters, too large a value
+                self.cache[key] = None
+        return self.cache[key] if self.cache[key] is not None else refuse(reason=Undefined)
 
     # Structures
 
     def same(self, a, b):
-        """Whether two structures are the same."""
         self.spend(5)
         if a.name and b.name and a.name != b.name and {a.name, b.name} != {"y", "f(x)"}:
             return False if all(re.fullmatch(LETTER, n.name) for n in (a, b)) else None
@@ -895,7 +861,7 @@ class Judge:
         if len(a.items) != 2 or a.signs != b.signs or a.signs == (r"\in",):
             return None
         x, y, sign = a.items, b.items, a.signs[0]
-        self.integer_letters, ratio = frozenset(), f"(({x[0]})-({x[1]}))/(({y[0]})-({y[1]}))"
+        self.integers, ratio = (), f"(({x[0]})-({x[1]}))/(({y[0]})-({y[1]}))"
         first = self.value(ratio, 0, QUICK[0])
         if first == 0 or sign in FLIPPED and not first > 0:
             return None
@@ -926,27 +892,21 @@ class Judge:
             return self.equal_expressions(*(PLAIN_LOG.sub(r"\\ln ", t) for t in (a, b))) or (
                 self.equal_expressions(*(PLAIN_LOG.sub(r"\\lg ", t) for t in (a, b)))
             )
-        self.integer_letters, letters = frozenset(), letters_of(f"{a}|{b}")
-        verdict = self.equal_at_points(a, b, letters)
-        rounded = letters_of(" ".join(re.findall(r"\\l(?:floor|ceil).*\\r(?:floor|ceil)", f"{a}|{b}")))
-        counted = letters_of(" ".join(COUNTED.findall(f"{a}|{b}")))
-        if rounded and verdict is not None or verdict is None and self.fractional and counted:
-            real, self.integer_letters = verdict, frozenset(rounded | counted)
-            self.integers = integers_for(f"{a}|{b}") if not counted else range(1, 15)
+        self.integers, letters, rounded = (), letters_of(f"{a}|{b}"), re.search("floor|ceil", a + b)
+        verdict = real = self.equal_at_points(a, b, letters)
+        if letters and (rounded or verdict is None):
+            self.integers, self.first = integers_for(f"{a}|{b}", rounded), min(letters)
             verdict = self.equal_at_points(a, b, letters)
-            if real is False and verdict and rounded & set("xyzuvwr"):
+            if real is False and verdict and letters & set("xyzuvwr"):
                 return None  # a real number, or an integer?
         return None if verdict is False and all(map(FAMILY.search, (a, b))) else verdict
 
     def equal_at_points(self, a, b, letters):
         """Whether two expressions agree at all points. With letters, at least two points must give values."""
         verdicts = []
-        points = range(len(self.integers)) if self.integer_letters else range(8) if letters else range(1)
-        for point in [*points, *(FAR if letters and not self.integer_letters else ())]:
-            try:
-                verdict = self.equal_at((a, point), (b, point), QUICK if point else PRECISE)
-            except Undecided:
-                verdict = None if point in FAR and self.budget > 0 else refuse()
+        points = range(len(self.integers) or 8) if letters else [0]
+        for point in [*points, *(FAR if letters and not self.integers else ())]:
+            verdict = self.equal_at((a, point), (b, point), QUICK if point else PRECISE)
             if verdict is False:
                 return not letters and self.is_rounding(a, b)
             verdicts += [verdict] if point not in FAR else []  # far away, only a difference counts
@@ -959,8 +919,6 @@ class Judge:
         for text, point in (a, b):
             try:
                 results.append([self.value(text, point, d) for d in digits])
-            except Inexact:
-                return "nothing" if point else None
             except Undefined:
                 results.append(None)
         if None in results:
@@ -996,20 +954,16 @@ class Judge:
     # Sets of real numbers
 
     def same_regions(self, a, b):
-        if a.kind == b.kind == "interval":
-            if a.text != b.text and {a.name, b.name} & set("ijklmn"):
-                return None  # n > 3 and n >= 4
-            return a.text == b.text and every(map(self.equal_expressions, a.items, b.items))
         texts, equal = {*all_ends(a), *all_ends(b), *REALS.items}, True
         for point in range(6 if any(map(letters_of, texts)) else 1):
             ranks = self.ranks(texts, point)
             equal &= all(contains(a, ranks, p) == contains(b, ranks, p) for p in range(ranks[r"\infty"] + 1))
-        return equal
+        return equal or (None if {a.name, b.name} & set("ijklmn") else False)  # n > 3 is n >= 4
 
     def ranks(self, texts, point):
         """{end of an interval: rank}. Ranks are even, in the order of values; odd ones stand for the gaps."""
         refuse(len(texts) > 40)
-        self.integer_letters, ctx = frozenset(), context(QUICK[1])
+        self.integers, ctx = (), context(QUICK[1])
         numbers = {t: -ctx.inf if "-" in t else ctx.inf for t in texts if INFINITE.fullmatch(t)}
         numbers |= {t: ctx.convert(self.value(t, point, ctx.dps)) for t in texts - numbers.keys()}
         ranks, last = {}, None
@@ -1020,11 +974,15 @@ class Judge:
         return ranks
 
 
-def integers_for(text):
-    """Positive integers where floors may differ: small ones, and those near the text's numbers and powers."""
+def integers_for(text, rounded):
+    """Integers as values of letters. Under floors only positive: also near the text's numbers and powers."""
     numbers = {2, *map(int, re.findall(r"\d{1,6}", text))} - {0, 1}
     near = {n**power + step for n in numbers for power in (1, 2, 3, 5) for step in (-1, 0, 1)}
-    return tuple(sorted(n for n in {*range(1, 31), *near} if n < 10**9))
+    return (
+        (*range(1, 31), *sorted(n for n in near if 30 < n < 10**9))
+        if rounded
+        else (*range(1, 14), -1, -2, -3)
+    )
 
 
 def all_ends(node):
