@@ -8,19 +8,20 @@ It runs in this process and never evaluates text as code. `normalize` removes ty
 structure (lists, intervals, relations, matrices …), `Expression` computes values, and a `Judge` compares. Its
 work is limited in steps, not in seconds, so verdicts do not depend on the machine. The rules:
 - Rational values are compared exactly, irrational ones with 1,200 and 1,300 digits: they are equal if they
-  differ by rounding only. An expression without a value (1/0, infinity minus infinity) equals nothing.
-  Infinity equals only itself.
+  differ by rounding only. Without a value (1/0, infinity minus infinity, a sum that swallows a term) nothing
+  is equal. Infinity equals only itself. `log` is ln or log10.
 - A decimal fraction stands for an exact answer if it has that value; or if it has at least six significant
   digits and is that answer, not an integer, rounded or cut off at its last place. Two decimals must be equal.
-- Letters are case-sensitive and compared at random points, positive and negative. If these decide nothing,
-  letters in exponents and under factorials are compared at integers. It is undecided if only one side has a
-  value, or if a command is unknown.
-- Lists and sets match in any order, tuples in order; ± stands for two values. Sets of real numbers are equal
-  if they contain the same numbers.
-- `name =` may be missing. A name is a letter, f(x), |z|, AB or words, but no product or sum. Equations are
-  equal up to a constant factor. An equation never equals the value that solves it.
-- Units may be missing beside a number without letters; two different units are undecided. Degrees may be
-  missing beside a number without π.
+- Letters are case-sensitive and compared at random points of both signs, near and far; if these decide
+  nothing, and under floors, at integers. It is undecided if only one side has a value.
+- Lists and sets match in any order, tuples in order, x=1, y=2 by name, ± as two values, sets of real numbers
+  by what they contain.
+- `name =` may be missing. A name is a letter, f(x), |z|, AB, words, sin A, E[X], a sum of letters without
+  x, y, z. Equations are equal up to a constant factor. An equation never equals the value that solves it.
+- Known units may be missing beside a number without letters; other words, and two units, are undecided.
+  Degrees may be missing beside a number without π, the percent sign from 1 to 100.
+- A remark is dropped if it is a reason without numbers. Sums of many terms, sets with conditions, shifted
+  families (kπ), congruences, number words and prose stay undecided.
 """
 
 import functools
@@ -54,7 +55,7 @@ def refuse(condition=True, reason=Undecided):  # `raise` in one line, also for u
 
 
 def boxed(text: str) -> str | None:
-    r"""The content of a turn's last box (\boxed{…}, \boxed7, \fbox{…}); None if missing, empty or unclosed."""
+    r"""The content of a turn's last box (\boxed{…}, \boxed7, \fbox{…}); None if missing or unclosed."""
     pattern = r"(?P<box>\\(?:boxed|fbox)(?![a-zA-Z])\s*)(?:(?P<open>\{)|(?P<bare>[^\s${}]*))|\\.|[{}]"
     opened, last, inside = [], -1, ""
     for match in re.finditer(pattern, text, flags=re.S):
@@ -83,10 +84,9 @@ def judgeable(gold: str) -> bool:
     """Whether the rules can judge a gold answer: it has values, and at most two words of prose."""
     try:
         node = read(strip_label(normalize(gold), "")) if len(gold) <= MAX_LENGTH else refuse()
-        words = [n.text for n in (node, *node.items) if isinstance(n, Node) and n.kind == "words"]
-        return len(" ".join(words).split()) <= 2 and (
-            node.kind == "words" or Judge().same(node, node) is True
-        )
+        words = " ".join(n.text for n in (node, *node.items) if isinstance(n, Node) and n.kind == "words")
+        has_value = node.kind == "words" or Judge().same(node, node) is True
+        return has_value and len(words.split()) <= 2
     except Exception:  # as above
         return False
 
@@ -94,9 +94,9 @@ def judgeable(gold: str) -> bool:
 # ---- The text layer: removes typesetting -------------------------------------------------------------------
 
 # fmt: off
-SYMBOLS = r"""× * · * ⋅ * ∙ * − - – - — - ÷ / ⟨ ( ⟩ ) ′ ' ’ ' ⁄ / ∕ / ∠ \angle π \pi √ \sqrt ≤ <= ≥ >= ⩽ <= ⩾ >= ≠ \ne
-    ≈ \approx ∞ \infty ∪ \cup ∩ \cap ± \pm ∓ \mp ° \degree ∈ \in ∅ \emptyset ∖ \setminus ℝ \reals θ \theta
-    α \alpha β \beta γ \gamma λ \lambda μ \mu φ \phi ω \omega""".split()
+SYMBOLS = r"""× * · * ⋅ * ∙ * − - – - — - ÷ / ⟨ ( ⟩ ) ′ ' ’ ' ⁄ / ∕ / ∠ \angle π \pi √ \sqrt ≤ <= ≥ >=
+    ⩽ <= ⩾ >= ≠ \ne ≈ \approx ∞ \infty ∪ \cup ∩ \cap ± \pm ∓ \mp ° \degree ∈ \in ∅ \emptyset ∖ \setminus
+    ℝ \reals θ \theta α \alpha β \beta γ \gamma λ \lambda μ \mu φ \phi ω \omega""".split()
 RENAMED = r"""dfrac \frac tfrac \frac cfrac \frac dbinom \binom tbinom \binom cdot * times * ast * bullet *
     div / le <= leq <= leqslant <= ge >= geq >= geqslant >= lt < gt > ne \ne neq \ne simeq \approx lor "or"
     vee "or" land "and" wedge "and" langle ( rangle ) lbrace \{ rbrace \} R \reals Z \integers
@@ -116,13 +116,12 @@ FUNCTIONS |= {name: name for name in "sin cos tan cot sec csc sinh cosh tanh asi
 FUNCTION = "|".join(sorted([*FUNCTIONS, *"sqrt pi gcd lcm max min".split()], key=len, reverse=True))
 FUNCTION = re.compile(FUNCTION)
 # Units and counted things, which may be missing; those of one group mean the same. Other words are undecided.
-UNITS = """m meter metre, cm centimeter centimetre, mm millimeter, km kilometer, in inch inches, ft foot feet, yd
-    yard, mi mile, h hr hour, min minute, s sec second, day, week, month, yr year, g gram, kg kilogram, lb pound,
-    oz ounce, ton, l liter litre, ml milliliter, gallon, cup, dollar usd, cent, euro, rad radian, unit, mph, kph,
-    mb, person people, child children, man men, woman women, point, way, such, number, solution, page, apple,
-    orange, banana, egg, cookie, cake, book, pencil, marble, ball, toy, coin, card, ticket, sticker, flower,
-    tree, bag, box boxes, bottle, row, step, piece, car, bus buses, game, question, student, teacher, boy, girl,
-    friend, kid, animal, dog, cat, cow, horse, sheep, chicken, bird, fish, shirt, watt, side, triangle"""
+UNITS = """m meter metre, cm centimeter, mm millimeter, km kilometer, in inch inches, ft foot feet, yd yard,
+    mi mile, h hr hour, min minute, s sec second, day, week, month, year, g gram, kg kilogram, lb pound, ounce,
+    ton, l liter, ml milliliter, gallon, dollar usd, cent, euro, rad radian, unit, watt, mph, mb, person people,
+    child children, man men, woman women, student, friend, boy, girl, dog, cat, bird, point, way, such, number,
+    solution, page, apple, orange, egg, cookie, book, pencil, marble, ball, toy, coin, card, ticket, flower,
+    tree, bag, box boxes, bottle, row, step, piece, car, game, question"""
 UNITS = {word: group.split()[0] for group in UNITS.split(",") for word in group.split()}
 
 
@@ -149,8 +148,6 @@ REWRITES = [(re.compile(pattern, re.S), new) for pattern, new in [  # in this or
     (r"\\(?:begin|end) ?\{(?:aligned|align\*?|gathered|split)\}", " "), (r"\\\{ ?\\\}", r"\\emptyset "),
     (r"\\([a-zA-Z]+)", lambda m: RENAMED.get(m[1], m[0])),
     (r"\{([a-zA-Z])\}(?= ?_)", r"\1"), (r"\.\.\. ?$", r"\\ldots"),  # undecided
-    (r"\.(\d*)\\dot ?\{?(\d)\}?(?:(\d*)\\dot ?\{?(\d)\}?)?", r".\1\\overline{\2\3\4}"),  # repeating digits
-    (r'\(?(?:"mod"|\\p?mod|\\bmod) ?\{?(\d+)\}?\)?', r"\\pmod \1 "),
     (r"\\cup(?![a-zA-Z])(?=[^()]*[<>])", ' "or" '),
     (r'(?<=\d) ?"?degrees?(?![a-z])"?', r"\\degree "),
     (r'"(?i:infinity|infinitely many)"|(?<![a-zA-Z\\"])infinity(?![a-zA-Z])', r"\\infty "),
@@ -207,8 +204,8 @@ def normalize(text):
 
 def strip_label(text, other):
     """A choice such as (C) 42 or D: 42: its letter if the other answer has a letter, else its content."""
-    label = r'(?:"\(?([A-J])(?:\)[.:]?|[.:])"|([A-J])[.)](?= ))(?! ?(?:[-+*/^!]|"?(?:not|or|if|is|when)\b)) ?(?=.)'
-    label = re.compile(label, re.S)
+    label = r'(?:"\(?([A-J])(?:\)[.:]?|[.:])"|([A-J])[.)](?= ))(?! ?(?:[-+*/^!]|"?(?:not|or|if|is|when)\b))'
+    label = re.compile(label + " ?(?=.)", re.S)
     if (match := label.match(text)) and not split(text, SEPARATORS)[1]:
         by_letter = label.match(other) or re.fullmatch("[A-J]", other)
         return match[1] or match[2] if by_letter else text[match.end() :]
@@ -248,10 +245,9 @@ QUANTITY = re.compile(rf"(.*?[\d}})\]!]|.*?\\(?:pi|degree))\s*({UNIT}(?:[\s/*.]*
 class Node(NamedTuple):
     """A structure: an answer or a part of one. name: the text before its `=`, if it is a name.
 
-    kind: value (text: an expression), words, list (items in any order), tuple (text: its brackets; signs: "="
-    if its items have names in a known order), chain (items that are equal), relation (items: texts, signs:
-    between them), interval (text: its brackets, items: texts), set (of real numbers; text: its operation),
-    matrix (items: rows, as tuples).
+    kind: value (text: an expression), words, list (items in any order), tuple (text: its brackets; signs if its
+    items are in the order of their names), chain (items that are equal), relation (items: texts, signs: between
+    them), interval (text: brackets, items: texts), set (of real numbers; text: operation), matrix (items: rows).
     """
 
     kind: str
@@ -313,7 +309,6 @@ def read(text):
 
 
 def read_one(text):
-    """The structure of a text without separators outside brackets."""
     parts, signs = split(text, RELATION)
     if signs:
         return read_relation(parts, signs)
@@ -342,9 +337,7 @@ def read_brackets(left, inside, right):
         builder = rf"\s*{LETTER}(?:\s*\\in\s*\\reals)?\s*(?:\||:|{commands('mid')})(.*)"
         builder = re.fullmatch(builder, inside, flags=re.S)
         inner = read(builder[1] if builder else inside)
-        if builder or inner.kind in ("set", "interval"):
-            return inner
-        return Node("list", "set", inner.items) if inner.kind == "list" else inner
+        return inner._replace(text="set", name="") if inner.kind == "list" and not builder else inner
     if len(parts) > 1:
         node = Node("tuple", left + right, tuple(map(read_one, parts)))
         infinite = any(INFINITE.fullmatch(n.text) for n in node.items)
@@ -490,9 +483,9 @@ def context(digits):
 class Expression:
     """Evaluates LaTeX or plain mathematics by recursive descent. value: a Fraction if exact, else mpmath's.
 
-    point: a number that seeds the random values of letters. in_bars: inside |…|, where a bar closes. cost: of
-    an operation, in steps. long: an exact sum had more digits than an inexact number can hold. real: letters
-    but no i, so that roots and logarithms of negatives have no value.
+    point: seeds the random values of letters. in_bars: inside |…|, where a bar closes. cost: of an operation.
+    long: an exact sum had more digits than an inexact number holds. real: letters but no i, so that roots and
+    logarithms of negatives have no value.
     """
 
     def __init__(self, text, judge, point, digits):
@@ -539,10 +532,8 @@ class Expression:
                 sign, other = self.sign(), self.factor()
                 value = sign * (self.checked(value * other) if operator == "*" else self.divide(value, other))
             elif self.starts_factor():
-                before = self.text[start : self.position]
-                refuse(
-                    self.peek()[0].isdigit() and re.search(r"(?<!\^)[\d.]\s*$", before)
-                )  # two numbers side by side are not a product
+                number = re.search(r"(?<!\^)[\d.]\s*$", self.text[start : self.position])
+                refuse(number and self.peek()[0].isdigit())  # two numbers side by side are not a product
                 value = self.checked(value * self.factor())
             else:
                 return value
@@ -567,7 +558,6 @@ class Expression:
         return self.power(value, self.exponent()) if self.take(r"\^") else value
 
     def argument(self):
-        """The argument of a command or of ^: a group, one number or one command."""
         return -self.argument() if self.take("-") else self.primary()
 
     def digit_or_group(self):
@@ -592,7 +582,6 @@ class Expression:
         return value
 
     def literal(self):
-        """A number, which may have an exponent of ten, repeating digits, or a base."""
         text = self.take(LITERAL)
         refuse(not text or len(text) > MAX_DIGITS or len(re.split("[eE]", text + "e0")[1]) > 4)
         if "." in text and (repeat := self.take(r"\\overline\s*\{\d+\}")):
@@ -652,10 +641,8 @@ class Expression:
                 value = Fraction(nearest)
         return value if exponent is None else self.power(value, exponent)
 
-    # Calculating
-
     def letter(self, name):
-        """The random value of a letter at this point: of both signs and several sizes, large at FAR points."""
+        """The random value of a letter at this point: of both signs and several sizes, large at FAR ones."""
         rng = random.Random(f"{name}/{self.point}")
         if values := self.judge.integers:
             return Fraction(values[self.point] if name == self.judge.first else rng.choice(values))
@@ -689,7 +676,6 @@ class Expression:
         return self.checked(a * (1 / b)) if b != 0 else refuse(reason=Undefined)
 
     def power(self, base, exponent):
-        """base^exponent; exact if it is rational."""
         exact = isinstance(exponent, Fraction)
         refuse(base == 0 and not (exact and exponent > 0), Undefined)
         whole = exact and exponent.denominator == 1
@@ -724,7 +710,6 @@ class Expression:
         return functools.reduce(lambda v, i: self.checked(v * (n - i) / (i + 1)), range(k), Fraction(1))
 
     def bracketed(self, value, right):
-        """The value of a bracketed expression: |…|, floor and ceiling are functions."""
         if right not in (r"\\rfloor", r"\\rceil"):
             return abs(value) if right in (r"\|", r"\\rvert") else value
         refuse(not isinstance(value, Fraction) and abs(value - self.ctx.nint(value)) < 1e-20, Undefined)
@@ -764,16 +749,14 @@ class Judge:
         refuse(self.budget < 0)
 
     def value(self, text, point, digits):
-        """The value of an expression at a point. Raises Undefined if it has none there."""
         key = text, point, digits, self.integers
         if key not in self.cache:
             try:
                 self.cache[key] = Expression(text, self, point, digits).value
-            except (Undefined, *([Undecided] if point > 15 else [])):  # large letters, too large a value
+            except (Undefined, Undecided) as error:  # the value may be too large only as the letters are
+                refuse(isinstance(error, Undecided) and point <= 15)
                 self.cache[key] = None
         return self.cache[key] if self.cache[key] is not None else refuse(reason=Undefined)
-
-    # Structures
 
     def same(self, a, b):
         self.spend(5)
@@ -785,17 +768,17 @@ class Judge:
                 return self.same(x.items[0], y) if consistent else None
         if {a.kind, b.kind} & {"interval", "set"}:
             return self.same_regions(as_region(a), as_region(b))
-        return getattr(self, "same_" + a.kind)(a, b) if a.kind == b.kind else self.different_kinds(a, b)
+        kind = "tuple" if a.kind == "matrix" else a.kind
+        return getattr(self, "same_" + kind)(a, b) if a.kind == b.kind else self.different_kinds(a, b)
 
     def same_words(self, a, b):
         """Whether words are the same; a reason may stand behind yes and no, but no condition."""
-        reason = "(yes|no)(?: it (?:is|does)(?: not)?| (?:because|since) .*)"
+        reason = r"(yes(?! it \w+ not)|no)(?: it (?:is|does)(?: not)?| (?:because|since) .*)"
         x, y = (re.sub(f"^{reason}$", r"\1", n.text) for n in (a, b))
         unlike = x[:3] != y[:3] and sorted(x) != sorted(y[:2]) and " " not in x + y  # not Mon, Monday; AC, CA
         return True if x == y else False if unlike and not {x, y} & {"undefined", "dne", "none"} else None
 
     def same_list(self, a, b):
-        """Whether two lists have the same items in any order."""
         unmatched = list(b.items)
         if len(a.items) != len(unmatched):
             return None if any(n.name for n in [*a.items, *b.items]) else False
@@ -822,8 +805,6 @@ class Judge:
             return True if in_order or names != sorted(names) else None
         return verdict if self.same_list(a, b) is False else None
 
-    same_matrix = same_tuple
-
     def different_kinds(self, a, b):
         """Compares different kinds: a matrix or a list with a tuple, an equation with a value."""
         a, b = (a, b) if a.kind in ("tuple", "relation") else (b, a)
@@ -848,15 +829,15 @@ class Judge:
                 return self.same_relation(a, a._replace(items=(b.name, b.text)))
             self.value(a.items[0], 0, QUICK[0])
             return False if not letters_of(b.text) and not b.name and letters & {"x", "y", "z"} else None
-        fits = other.kind == "list" and every(self.same(value, n) for n in other.items)  # 1/2 or 50 %
-        return None if fits or other.kind == "words" or other.text == ":" else False
+        return None if other.kind == "words" or other.text == ":" else False
 
     def same_relation(self, a, b):
         """Compares relations side by side, in either direction, or up to a factor (> 0 for inequalities)."""
         turned = b._replace(items=b.items[::-1], signs=tuple(FLIPPED.get(s, s) for s in b.signs[::-1]))
-        for n in (b, turned):
-            if a.signs == n.signs and every(map(self.equal_expressions, a.items, n.items)):
-                return True
+        if any(
+            a.signs == n.signs and every(map(self.equal_expressions, a.items, n.items)) for n in (b, turned)
+        ):
+            return True
         b = b if a.signs == b.signs else turned
         if len(a.items) != 2 or a.signs != b.signs or a.signs == (r"\in",):
             return None
@@ -867,8 +848,6 @@ class Judge:
             return None
         others = [self.equal_at((ratio, 0), (ratio, point), PRECISE) for point in range(1, 8)]
         return True if others.count(True) > 2 and False not in others else None
-
-    # Values
 
     def same_value(self, a, b):
         """Whether two values are the same; a unit or the degree sign may be missing on one side."""
@@ -888,10 +867,9 @@ class Judge:
         a, b = a.strip(), b.strip()
         if INFINITE.fullmatch(a) or INFINITE.fullmatch(b) or r"\emptyset" in (a, b):
             return strip_blanks(a).lstrip("+") == strip_blanks(b).lstrip("+")
-        if PLAIN_LOG.search(f"{a}|{b}"):  # to the base e, or to the base 10
-            return self.equal_expressions(*(PLAIN_LOG.sub(r"\\ln ", t) for t in (a, b))) or (
-                self.equal_expressions(*(PLAIN_LOG.sub(r"\\lg ", t) for t in (a, b)))
-            )
+        if PLAIN_LOG.search(f"{a}|{b}"):  # to the base e or 10
+            bases = ([PLAIN_LOG.sub(log, t) for t in (a, b)] for log in (r"\\ln ", r"\\lg "))
+            return True if any(self.equal_expressions(*texts) for texts in bases) else None
         self.integers, letters, rounded = (), letters_of(f"{a}|{b}"), re.search("floor|ceil", a + b)
         verdict = real = self.equal_at_points(a, b, letters)
         if letters and (rounded or verdict is None):
@@ -933,23 +911,21 @@ class Judge:
         return bool(abs(fine) <= 4 * abs(rough - fine))
 
     def is_rounding(self, a, b):
-        """Whether one of two constants is a decimal fraction and a rounding of the other, a non-integer.
-        None if it is no plain one, but near."""
+        """Whether one of two constants is a decimal fraction and a rounding of the other, a non-integer."""
         other, text = sorted((a, b), key=lambda t: "." in t)
-        decimals = [d.replace(".", "").lstrip("0") for d in re.findall(r"\d*\.\d+", text)]
-        if "." in other or (length := max(map(len, decimals), default=0)) < 6:
+        match = re.fullmatch(r"\(?([-+]?0*(\d*)\.(\d+))\)?(?:\*10\^\{?(-?\d{1,3})\}?)?", strip_blanks(text))
+        if not match or "." in other:
+            return None if "." not in other and re.search(r"\.\d{5}", text) else False
+        value, exact = Fraction(match[1]), self.value(other, 0, QUICK[1])
+        length = len((match[2] + match[3]).lstrip("0"))
+        if length < 6 or isinstance(exact, context(QUICK[1]).mpc) or getattr(exact, "denominator", 0) == 1:
             return False
-        ctx = context(QUICK[1])
-        value, exact = (self.value(t, 0, ctx.dps) for t in (text, other))
-        if getattr(exact, "denominator", 0) == 1:
-            return False
-        match = re.fullmatch(r"\(?([-+]?\d*\.\d+)\)?(?:\*10\^\{?(-?\d{1,3})\}?)?", strip_blanks(text))
-        near = exact and abs(ctx.convert(-exact + value) / ctx.convert(exact)) < 10.0 ** (1 - min(length, 16))
-        if not match or isinstance(exact, ctx.mpc):
-            return None if near else False
-        unit = Fraction(10) ** (int(match[2] or 0) - len(match[1].split(".")[1]))  # of the last place
-        error = (-exact + value) * (1 if value > 0 else -1) * (1 / unit)
-        return True if -1 < error and 2 * error <= 1 else None if near and length > 15 else False
+        exact = exact * Fraction(10) ** -int(match[4] or 0)
+        error = (
+            (-exact + value) * (1 if value > 0 else -1) * 10 ** len(match[3])
+        )  # in units of the last place
+        noise = length > 15 and abs(error) < 10 ** (length - 15)  # of a float
+        return True if -1 < error and 2 * error <= 1 else None if noise else False
 
     # Sets of real numbers
 
@@ -976,17 +952,14 @@ class Judge:
 
 def integers_for(text, rounded):
     """Integers as values of letters. Under floors only positive: also near the text's numbers and powers."""
+    if not rounded:
+        return (*range(1, 14), -1, -2, -3)
     numbers = {2, *map(int, re.findall(r"\d{1,6}", text))} - {0, 1}
     near = {n**power + step for n in numbers for power in (1, 2, 3, 5) for step in (-1, 0, 1)}
-    return (
-        (*range(1, 31), *sorted(n for n in near if 30 < n < 10**9))
-        if rounded
-        else (*range(1, 14), -1, -2, -3)
-    )
+    return (*range(1, 31), *sorted(n for n in near if 30 < n < 10**9))
 
 
 def all_ends(node):
-    """The texts of both ends of every interval in a set."""
     return [t for n in node.items for t in all_ends(n)] if node.kind == "set" else list(node.items)
 
 
