@@ -113,15 +113,13 @@ LETTERS = set("""alpha beta gamma delta epsilon zeta eta theta iota kappa lambda
     upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell""".split())
 FUNCTIONS = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "log": "ln", "lg": "log10", "cis": "expj"}
 FUNCTIONS |= {name: name for name in "sin cos tan cot sec csc sinh cosh tanh asin acos atan ln exp".split()}
-FUNCTION = "|".join(sorted([*FUNCTIONS, *"sqrt pi gcd lcm max min".split()], key=len, reverse=True))
-FUNCTION = re.compile(FUNCTION)
+FUNCTION = re.compile("|".join(sorted([*FUNCTIONS, *"sqrt pi gcd lcm max min".split()], key=len)[::-1]))
 # Units and counted things, which may be missing; those of one group mean the same. Other words are undecided.
-UNITS = """m meter metre, cm centimeter, mm millimeter, km kilometer, in inch inches, ft foot feet, yd yard,
-    mi mile, h hr hour, min minute, s sec second, day, week, month, year, g gram, kg kilogram, lb pound, ounce,
-    ton, l liter, ml milliliter, gallon, dollar usd, cent, euro, rad radian, unit, watt, mph, mb, person people,
-    child children, man men, woman women, student, friend, boy, girl, dog, cat, bird, point, way, such, number,
-    solution, page, apple, orange, egg, cookie, book, pencil, marble, ball, toy, coin, card, ticket, flower,
-    tree, bag, box boxes, bottle, row, step, piece, car, game, question"""
+UNITS = """m meter metre, cm centimeter, mm millimeter, km kilometer, in inch inches, ft foot feet, yd yard, mi
+    mile, h hr hour, min minute, s sec second, day, week, month, year, g gram, kg kilogram, lb pound, ounce, ton,
+    l liter, ml milliliter, dollar usd, cent, euro, rad radian, unit, mph, mb, person people, way, such, number,
+    child children, man men, woman women, student, friend, boy, girl, dog, cat, point, solution, page, watt,
+    apple, orange, egg, cookie, book, pencil, marble, ball, coin, card, ticket, tree, box boxes, piece, car"""
 UNITS = {word: group.split()[0] for group in UNITS.split(",") for word in group.split()}
 
 
@@ -131,12 +129,12 @@ def commands(names):
 
 
 REWRITES = [(re.compile(pattern, re.S), new) for pattern, new in [  # in this order, blanks squeezed between
-    (r"^(\*\*|__)(.*)\1$", r"\2"), (r"\\*%", ' "%" '),  # bold in Markdown; percent as a unit
+    (r"^(\*\*|__)(.*)\1$", r"\2"), (r"\\*%", ' "%" '), (r"\\operatorname ?\*? ?\{([a-zA-Z ]+)\}", r"\\\1 "),
     (r"[⁰¹²³⁴-⁹]+|[₀-₉]+", lambda m: "^_"[m[0] > "⁹"] + "{" + unicodedata.normalize("NFKC", m[0]) + "}"),
     (r"[¼-¾⅐-⅞]", lambda m: r"\frac{" + unicodedata.normalize("NFKC", m[0]).replace("⁄", "}{") + "}"),
     (r"\\\\(?=(?:left|right|d?frac|sqrt|pi|text|infty|cdot|times|leq?|geq?|cup|in)\b)", r"\\"),
     (r"\\(?:text)?color\s*\{[^{}]*\}|\\[hv]space\*?\s*\{[^{}]*\}", " "),  # colors and spaces
-    (commands(r"text(?:[bmst][dftl]|it|rm|up|normal)?|[mh]box|mathrm|operatorname")
+    (commands(r"text(?:[bmst][dftl]|it|rm|up|normal)?|[mh]box|mathrm")
      + r"\s*\{((?:[^{}]|\{[^{}]*\})*)\}", lambda m: text_command(m)),
     (r",(?: |\\[,;: ])*\\! ?(?=\d{3}(?!\d))|\\!|(?<=\d)(?:\\[,;:]|')(?=\d{3}(?!\d))", ""),
     (r"(?<![\d.,}])(\d{1,3})((?:\{,\}\d{3})+)(?!\d)", lambda m: m[1] + m[2].replace("{,}", "")),
@@ -146,21 +144,17 @@ REWRITES = [(re.compile(pattern, re.S), new) for pattern, new in [  # in this or
     (r"\\mathb[bf] ?\{? ?([RZ]) ?\}?", r"\\\1 "), (r"\*\*", "^"), (r"\\not ?=|!=", r"\\ne "),
     (r"\^ ?(?:\{ ?\\(?:circ|degree) ?\}|\\(?:circ|degree))(?![a-zA-Z])", r"\\degree "),
     (r"\\(?:begin|end) ?\{(?:aligned|align\*?|gathered|split)\}", " "), (r"\\\{ ?\\\}", r"\\emptyset "),
-    (r"\\([a-zA-Z]+)", lambda m: RENAMED.get(m[1], m[0])),
-    (r"\{([a-zA-Z])\}(?= ?_)", r"\1"), (r"\.\.\. ?$", r"\\ldots"),  # undecided
-    (r"\\cup(?![a-zA-Z])(?=[^()]*[<>])", ' "or" '),
-    (r'(?<=\d) ?"?degrees?(?![a-z])"?', r"\\degree "),
+    (r"\\([a-zA-Z]+)", lambda m: RENAMED.get(m[1], m[0])), (r"\{([a-zA-Z])\}(?= ?_)", r"\1"),
+    (r"\\cup(?![a-zA-Z])(?=[^()]*[<>])", ' "or" '), (r'(?<=\d) ?"?degrees?(?![a-z])"?', r"\\degree "),
     (r'"(?i:infinity|infinitely many)"|(?<![a-zA-Z\\"])infinity(?![a-zA-Z])', r"\\infty "),
-    (r'(?<![\\a-zA-Z"])(and|or)(?![a-zA-Z"])', r' "\1" '),
+    (r'(?<![\\a-zA-Z"])(and|or)(?![a-zA-Z"])', r' "\1" '), (r"\.\.\. ?$", r"\\ldots"),  # undecided
     (r'^(?i:"?(?:the )?(?:final )?answer(?: is)? ?[:=]?"? ?[:=]?(?=.*\w))', ""),
     (r'^(?i:"?(?:approximately|about|exactly)"? |\\approx )', ""),
     (r'^"?((?:[A-Z][a-z]|the )[a-zA-Z ]+?)(?: (?:is|are|equals)|:)"? ?(?=[\d\\(-])', r'"\1"='),
     (r'(?:(?<=[\d)\]}])|(?<=[^a-zA-Z\\][a-zA-Z])|(?<=^[a-zA-Z])),? ?"?\(? ?"?(?:(?:since|because) [a-zA-Z]|'
-     r"(?:as|by|using) (?:the|symmetry|definition|induction|required|desired|claimed|expected|shown)\b)"
+     r"(?:as|by|using) (?:the|symmetry|definition|induction|required|desired|shown)\b|the m[ai][xn]imum\b)"
      r"""[a-zA-Z ,']*"?\)?"? ?\)?$""", ""),  # a reason without numbers, behind a complete value
-    (r' "?\( ?"?(?:the )?(?:min|max|minimum|maximum|answer|total|result)"? ?\)"?$', ""),
-    (r'^(?i:"?(?:none|the empty set|empty set|no (?:real )?solutions?)[ ."]*|set\(\)|\[ ?\])$',
-     r"\\emptyset"),
+    (r'^(?i:"?(?:none|(?:the )?empty set|no (?:real )?solutions?)[ ."]*|set\(\)|\[ ?\])$', r"\\emptyset"),
     (r'^"?(?:(?i:option|choice) )?\(?([A-J])[).:]*"?[. ]*$', r"\1"),  # the letter of a choice
     (r'^"?\(?(?:a|i|1)\)"? ?(.+?)[,;]? ?"?\(?(?:b|ii|2)\)"? ?(.+)$', r"(\1,\2)"),  # answers to (a) and (b)
     (r'^(.+?)[,;]? ?\(?(?:"[a-z ]+" ?)?([a-z]) ?(?:\\in ?\\integers|"is an integer") ?\)?$',
@@ -178,8 +172,6 @@ def strip_blanks(text):
 def text_command(match):
     r"""The replacement of \text{…}: its words in double quotes, or its mathematics unchanged."""
     inside = match[1].strip()
-    if match[0].startswith(r"\operatorname"):
-        return rf"\{inside} "
     return f" {inside} " if re.search(r'[\d\\$=<>{}^_"]|^[eid]?$|^\([a-z]\)$', inside) else f' "{inside}" '
 
 
@@ -245,9 +237,9 @@ QUANTITY = re.compile(rf"(.*?[\d}})\]!]|.*?\\(?:pi|degree))\s*({UNIT}(?:[\s/*.]*
 class Node(NamedTuple):
     """A structure: an answer or a part of one. name: the text before its `=`, if it is a name.
 
-    kind: value (text: an expression), words, list (items in any order), tuple (text: its brackets; signs if its
-    items are in the order of their names), chain (items that are equal), relation (items: texts, signs: between
-    them), interval (text: brackets, items: texts), set (of real numbers; text: operation), matrix (items: rows).
+    kind: value (text: an expression), words, list (items in any order), tuple (text: brackets; signs if names
+    are in order), chain (equal items), relation (items: texts, signs: between them), interval (text: brackets,
+    items: texts), set (of real numbers; text: its operation), matrix (items: rows).
     """
 
     kind: str
@@ -255,9 +247,6 @@ class Node(NamedTuple):
     items: tuple = ()
     name: str = ""
     signs: tuple = ()
-
-
-REALS = Node("interval", "()", (r"-\infty", r"\infty"))
 
 
 def split(text, pattern):
@@ -468,6 +457,7 @@ LITERAL += r"|\d+\.?\d*|\.\d+"
 FAR = range(100, 112)  # points at which letters are large: up to 2^60, of both signs
 FAMILY = re.compile(r"k_\{0\}|[kn] ?\\pi|\\pi ?[kn]")  # such families may be shifted: k\pi, (k+1)\pi
 PLAIN_LOG = re.compile(r"\\?(?<![a-zA-Z])log(?![a-zA-Z]|\s*_)")
+REALS = Node("interval", "()", (r"-\infty", r"\infty"))
 CONTEXTS = threading.local()
 
 
@@ -497,8 +487,7 @@ class Expression:
         refuse(self.long and not isinstance(self.value, Fraction), Undefined)
 
     def peek(self):
-        match = TOKEN.match(self.text, self.position)
-        return match[1] if match else ""
+        return match[1] if (match := TOKEN.match(self.text, self.position)) else ""
 
     def take(self, pattern):
         """Consumes and returns the text if the pattern matches next, else returns ""."""
@@ -507,7 +496,6 @@ class Expression:
         return match[1] if match else ""
 
     def sign(self):
-        """Consumes signs: -1 if the number of minuses is odd, else 1."""
         return (-1) ** self.take(r"[-+][-+\s]*").count("-")
 
     def sum(self):
@@ -633,8 +621,7 @@ class Expression:
             name = "a" + name if name in ("sin", "cos", "tan", "cot", "sinh", "cosh", "tanh") else refuse()
         elif self.take(r"\^"):
             exponent = self.argument()
-        argument = self.function_argument()
-        value = self.function(name, argument)
+        value = self.function(name, argument := self.function_argument())
         if base is not None:
             value = self.divide(value, self.function("ln", base))
             if not isinstance(value, self.ctx.mpc) and self.power(base, nearest := round(value)) == argument:
@@ -730,8 +717,7 @@ class Expression:
 
 def every(results):
     """True if all results are True, False if any is False, else None."""
-    results = list(results)
-    return False if False in results else None if None in results else True
+    return False if False in (results := list(results)) else None if None in results else True
 
 
 class Judge:
@@ -926,8 +912,6 @@ class Judge:
         )  # in units of the last place
         noise = length > 15 and abs(error) < 10 ** (length - 15)  # of a float
         return True if -1 < error and 2 * error <= 1 else None if noise else False
-
-    # Sets of real numbers
 
     def same_regions(self, a, b):
         texts, equal = {*all_ends(a), *all_ends(b), *REALS.items}, True
