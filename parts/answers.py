@@ -115,11 +115,12 @@ FUNCTIONS = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "log": "ln", 
 FUNCTIONS |= {name: name for name in "sin cos tan cot sec csc sinh cosh tanh asin acos atan ln exp".split()}
 FUNCTION = re.compile("|".join(sorted([*FUNCTIONS, *"sqrt pi gcd lcm max min".split()], key=len)[::-1]))
 # Units and counted things, which may be missing; those of one group mean the same. Other words are undecided.
-UNITS = """m meter metre, cm centimeter, mm millimeter, km kilometer, in inch inches, ft foot feet, yd yard, mi
-    mile, h hr hour, min minute, s sec second, day, week, month, year, g gram, kg kilogram, lb pound, ounce, ton,
-    l liter, ml milliliter, dollar usd, cent, euro, rad radian, unit, mph, mb, person people, way, such, number,
-    child children, man men, woman women, student, friend, boy, girl, dog, cat, point, solution, page, watt,
-    apple, orange, egg, cookie, book, pencil, marble, ball, coin, card, ticket, tree, box boxes, piece, car"""
+UNITS = """m meter metre, cm centimeter, mm millimeter, km kilometer, in inch inches, ft foot feet, yd yard,
+    mi mile, h hr hour, min minute, s sec second, day, week, month, year, g gram, kg kilogram, lb pound,
+    ounce, ton, l liter, ml milliliter, dollar usd, cent, euro, rad radian, unit, mph, mb, person people,
+    way, such, number, child children, man men, woman women, student, friend, boy, girl, dog, cat, point,
+    solution, page, watt, apple, orange, egg, cookie, book, pencil, marble, ball, coin, card, ticket, tree,
+    box boxes, piece, car"""
 UNITS = {word: group.split()[0] for group in UNITS.split(",") for word in group.split()}
 
 
@@ -181,7 +182,7 @@ def normalize(text):
     for _ in range(2):  # a box alone, or behind "… is"
         inside = boxed(text)
         before, _, after = text.partition(r"\boxed")
-        alone = re.fullmatch(r"(?:[a-zA-Z ,$\\()]+ (?:is|are|=|:))?[\s$*]*(?:\\[(\[])?[\s$]*", before)
+        alone = re.fullmatch(r"(?:[a-zA-Z ,$\\()]+ (?:is|are|=|:))?(?:\\left|[\s$*\\(\[])*", before)
         if inside and alone and not re.search(r"\w", after.replace(inside, "")):
             text = inside
     if not re.search(r"if|text|matrix|array" if r"\begin" in text else r"\\begin", text):
@@ -237,9 +238,9 @@ QUANTITY = re.compile(rf"(.*?[\d}})\]!]|.*?\\(?:pi|degree))\s*({UNIT}(?:[\s/*.]*
 class Node(NamedTuple):
     """A structure: an answer or a part of one. name: the text before its `=`, if it is a name.
 
-    kind: value (text: an expression), words, list (items in any order), tuple (text: brackets; signs if names
-    are in order), chain (equal items), relation (items: texts, signs: between them), interval (text: brackets,
-    items: texts), set (of real numbers; text: its operation), matrix (items: rows).
+    kind: value (text: an expression), words, list (items in any order), tuple (text: brackets; signs if its
+    names are in order), chain (equal items), relation (items: texts, signs: between), interval (text: both
+    brackets, items: texts), set (of real numbers; text: its operation), matrix (items: rows).
     """
 
     kind: str
@@ -520,8 +521,8 @@ class Expression:
                 sign, other = self.sign(), self.factor()
                 value = sign * (self.checked(value * other) if operator == "*" else self.divide(value, other))
             elif self.starts_factor():
-                number = re.search(r"(?<!\^)[\d.]\s*$", self.text[start : self.position])
-                refuse(number and self.peek()[0].isdigit())  # two numbers side by side are not a product
+                before = self.text[start : self.position][-9:]  # two numbers side by side are not a product
+                refuse(self.peek()[0].isdigit() and re.search(r"(?<!\^)[\d.]\s*$", before))
                 value = self.checked(value * self.factor())
             else:
                 return value
