@@ -8,8 +8,8 @@ It runs in this process and never evaluates text as code. `normalize` removes ty
 structure (lists, intervals, relations, matrices …), `Expression` computes values, and a `Judge` compares. Its
 work is limited in steps, not in seconds, so verdicts do not depend on the machine. The rules:
 - Rational values are compared exactly, irrational ones with 1,200 and 1,300 digits: they are equal if they
-  differ by rounding only. Without a value (1/0, infinity minus infinity, a sum that swallows a term) nothing
-  is equal. Infinity equals only itself. `log` is ln or log10.
+  differ by rounding only. What has no value (1/0, ∞-∞, a sum that swallows a term) equals nothing, infinity
+  only itself. `log` is ln or log10.
 - A decimal fraction stands for an exact answer if it has that value; or if it has at least six significant
   digits and is that answer, not an integer, rounded or cut off at its last place. Two decimals must be equal.
 - Letters are case-sensitive and compared at random points of both signs, near and far; if these decide
@@ -119,8 +119,7 @@ UNITS = """m meter metre, cm centimeter, mm millimeter, km kilometer, in inch in
     mi mile, h hr hour, min minute, s sec second, day, week, month, year, g gram, kg kilogram, lb pound,
     ounce, ton, l liter, ml milliliter, dollar usd, cent, euro, rad radian, unit, mph, mb, person people,
     way, such, number, child children, man men, woman women, student, friend, boy, girl, dog, cat, point,
-    solution, page, watt, apple, orange, egg, cookie, book, pencil, marble, ball, coin, card, ticket, tree,
-    box boxes, piece, car"""
+    solution, page, watt, apple, orange, egg, cookie, book, pencil, marble, ball, coin, card, ticket, tree"""
 UNITS = {word: group.split()[0] for group in UNITS.split(",") for word in group.split()}
 
 
@@ -278,7 +277,6 @@ def letters_of(text):
 
 def read(text):
     """The structure of a normalized answer: one item, a list, or conditions joined by `and` or `or`."""
-    text = text.strip(" .,;")
     if re.match(r'[-+]?\d{1,3}(?:[, ]\d{3})+(?![\d,]|\s*[,;\d]|.*"(?:and|or)")', text):
         text = re.sub(r"(?<=\d)[, ](?=\d{3}(?!\d))", "", text)
     parts, separators = split(text, SEPARATORS)
@@ -891,8 +889,7 @@ class Judge:
         if all(isinstance(values[0], Fraction) for values in results):
             return results[0] == results[1]
         p, q = ([ctx.convert(v) for v in values] for values in results)
-        limit = ctx.mpf(10) ** (-ctx.dps // 4)
-        if any(abs(rough - fine) > limit * max(abs(fine), 1) for rough, fine in (p, q)):
+        if any(abs(x - y) > max(abs(y), 1) * ctx.mpf(10) ** (-ctx.dps // 4) for x, y in (p, q)):
             return None
         rough, fine = p[0] - q[0], p[1] - q[1]
         return bool(abs(fine) <= 4 * abs(rough - fine))
@@ -915,11 +912,14 @@ class Judge:
         return True if -1 < error and 2 * error <= 1 else None if noise else False
 
     def same_regions(self, a, b):
+        if a.kind == b.kind == "interval":
+            same = a.text == b.text and every(map(self.equal_expressions, a.items, b.items))
+            return None if not same and {a.name, b.name} & set("ijklmn") else same  # n > 3 is n >= 4
         texts, equal = {*all_ends(a), *all_ends(b), *REALS.items}, True
         for point in range(6 if any(map(letters_of, texts)) else 1):
             ranks = self.ranks(texts, point)
             equal &= all(contains(a, ranks, p) == contains(b, ranks, p) for p in range(ranks[r"\infty"] + 1))
-        return equal or (None if {a.name, b.name} & set("ijklmn") else False)  # n > 3 is n >= 4
+        return equal
 
     def ranks(self, texts, point):
         """{end of an interval: rank}. Ranks are even, in the order of values; odd ones stand for the gaps."""
@@ -938,7 +938,7 @@ class Judge:
 def integers_for(text, rounded):
     """Integers as values of letters. Under floors only positive: also near the text's numbers and powers."""
     if not rounded:
-        return (*range(1, 14), -1, -2, -3)
+        return 2 * (*range(1, 13), *range(-8, 0))
     numbers = {2, *map(int, re.findall(r"\d{1,6}", text))} - {0, 1}
     near = {n**power + step for n in numbers for power in (1, 2, 3, 5) for step in (-1, 0, 1)}
     return (*range(1, 31), *sorted(n for n in near if 30 < n < 10**9))
