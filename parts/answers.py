@@ -865,7 +865,7 @@ class Judge:
         return None if verdict is False and all(map(FAMILY.search, (a, b))) else verdict
 
     def equal_at_points(self, a, b, letters):
-        """Whether two expressions agree at all points. With letters, at least two points must give values."""
+        """Whether two expressions agree at all points. With letters, at least three must give values."""
         verdicts = []
         points = range(len(self.integers) or 8) if letters else [0]
         for point in [*points, *(FAR if letters and not self.integers else ())]:
@@ -873,7 +873,7 @@ class Judge:
             if verdict is False:
                 return not letters and self.is_rounding(a, b)
             verdicts += [verdict] if point not in FAR else []  # far away, only a difference counts
-        return True if None not in verdicts and verdicts.count(True) >= (2 if letters else 1) else None
+        return True if None not in verdicts and verdicts.count(True) >= (3 if letters else 1) else None
 
     def equal_at(self, a, b, digits):
         """Whether the values of two (expression, point) pairs differ by rounding only: at most by four times
