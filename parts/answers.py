@@ -120,7 +120,7 @@ UNITS = """m meter metre, cm centimeter, mm millimeter, km kilometer, in inch in
     ounce, ton, l liter, ml milliliter, dollar usd, cent, euro, rad radian, unit, mph, mb, person people,
     way, such, number, child children, man men, woman women, student, friend, boy, girl, dog, cat, point,
     solution, page, watt, apple, orange, egg, cookie, book, pencil, marble, ball, coin, card, ticket, tree"""
-UNITS = {word: group.split()[0] for group in UNITS.split(",") for word in group.split()}
+UNITS = {word + s: group.split()[0] for group in UNITS.split(",") for word in group.split() for s in ("", "s")}
 
 
 def commands(names):
@@ -229,7 +229,7 @@ FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 INFINITE = re.compile(r"[-+]?\s*\\infty")
 MATRIX = r"\\begin\s*\{([pbB]?(?:small)?matrix|array)\}((?:(?!\\begin).)*?)\\end\s*\{\1\}"
 MATRIX = re.compile(rf"[\[(]?\s*{MATRIX}\s*[\])]?", re.S)
-UNIT = r'(?:"[^"]*"|(?<![a-zA-Z\\])(?:[a-zA-Z]{4,}|cm|mm|km|kg|ft|in|mi|yd|lb|oz|ml|mph|hr|USD)(?![a-zA-Z])'
+UNIT = r'(?:"[^"]*"|(?<![a-zA-Z\\])(?:[a-zA-Z]{4,}|cm|mm|km|kg|ft|mi|yd|lb|oz|ml|mph|hr|rad|USD)(?![a-zA-Z])'
 UNIT += r"|(?<=/)[a-z](?![a-zA-Z]))(?:\s*\^\s*\{?\s*[23]\s*\}?)?"
 QUANTITY = re.compile(rf"(.*?[\d}})\]!]|.*?\\(?:pi|degree))\s*({UNIT}(?:[\s/*.]*{UNIT})*)", re.S)
 
@@ -439,9 +439,9 @@ def split_unit(text):
     if not match:
         return text, ""
     unit = re.sub(r'[\s{}".*]+', " ", match[2].lower()).strip()
-    unit = re.sub(r"\b(?:sq|square) (\w+)", r"\1 ^2", unit.replace(" per ", "/").replace("^", " ^"))
-    words = [UNITS.get(w, UNITS.get(w.removesuffix("s"), "?")) for w in re.findall("[a-z]+", unit)]
-    return match[1], "?" + unit if "?" in words else " ".join(words + re.findall(r"[/%]|\^ ?\d", unit))
+    unit = re.sub(r"\b(?:sq|square) (\w+)", r"\1 2", unit.replace(" per ", "/"))
+    words = [UNITS.get(word, "?") for word in re.findall(r"[a-z]+|[^\s\d%/^]", unit)]
+    return match[1], "?" + unit if "?" in words else " ".join(words + re.findall(r"[/%\d]", unit))
 
 
 # ---- The expression layer: texts to values -----------------------------------------------------------------
