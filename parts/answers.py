@@ -8,7 +8,7 @@ It runs in this process and never evaluates text as code. `normalize` removes ty
 structure (lists, intervals, relations, matrices …), `Expression` computes values, and a `Judge` compares. Its
 work is limited in steps, not in seconds, so verdicts do not depend on the machine. The rules:
 - Rational values are compared exactly, irrational ones with 1,200 and 1,300 digits: they are equal if they
-  differ by rounding only. What has no value (1/0, ∞-∞, a sum that swallows a term) equals nothing, infinity
+  differ by rounding only. An undefined value (1/0, ∞-∞, a sum that swallows a term) equals nothing, infinity
   only itself. `log` is ln or log10.
 - A decimal fraction stands for an exact answer if it has that value; or if it has at least six significant
   digits and is that answer, not an integer, rounded or cut off at its last place. Two decimals must be equal.
@@ -120,7 +120,7 @@ UNITS = """m meter metre, cm centimeter, mm millimeter, km kilometer, in inch in
     ounce, ton, l liter, ml milliliter, dollar usd, cent, euro, rad radian, unit, mph, mb, person people,
     way, such, number, child children, man men, woman women, student, friend, boy, girl, dog, cat, point,
     solution, page, watt, apple, orange, egg, cookie, book, pencil, marble, ball, coin, card, ticket, tree"""
-UNITS = {word + s: group.split()[0] for group in UNITS.split(",") for word in group.split() for s in ("", "s")}
+UNITS = {w + s: group.split()[0] for group in UNITS.split(",") for w in group.split() for s in ("", "s")}
 
 
 def commands(names):
@@ -152,7 +152,7 @@ REWRITES = [(re.compile(pattern, re.S), new) for pattern, new in [  # in this or
     (r'^(?i:"?(?:approximately|about|exactly)"? |\\approx )', ""),
     (r'^"?((?:[A-Z][a-z]|the )[a-zA-Z ]+?)(?: (?:is|are|equals)|:)"? ?(?=[\d\\(-])', r'"\1"='),
     (r'(?:(?<=[\d)\]}])|(?<=[^a-zA-Z\\][a-zA-Z])|(?<=^[a-zA-Z])),? ?"?\(? ?"?(?:(?:since|because) [a-zA-Z]|'
-     r"(?:as|by|using) (?:the|symmetry|definition|induction|required|desired|shown)\b|the m[ai][xn]imum\b)"
+     r"(?:as|by|using) (?:symmetry|definition|induction|required|desired|shown)\b|the m[ai][xn]imum\b)"
      r"""[a-zA-Z ,']*"?\)?"? ?\)?$""", ""),  # a reason without numbers, behind a complete value
     (r'^(?i:"?(?:none|(?:the )?empty set|no (?:real )?solutions?)[ ."]*|set\(\)|\[ ?\])$', r"\\emptyset"),
     (r'^"?(?:(?i:option|choice) )?\(?([A-J])[).:]*"?[. ]*$', r"\1"),  # the letter of a choice
@@ -208,7 +208,7 @@ def strip_label(text, other):
 
 LETTER = r"(?:[a-zA-Z]|" + commands("|".join(sorted(LETTERS))) + ")"
 SYMBOL = LETTER + r"(?:\s*_\s*(?:\{[^{}]*\}|\w|\\[a-z]+))?'*"
-NAME = r"(?!.*(?:\bno[tn]?\b|wrong|never|incorrect|opposite|reciprocal|negative|half|twice))(?:"
+NAME = r"(?!.*(?:\bno[tn]?\b|wrong|never|incorrect|opposite|reciprocal|negative|half|twice|than|\b[aA]t ))(?:"
 NAME += "|".join([  # f^{-1}(x), |z|, \angle ABC, AB, "the area" A, area, (x, y)
     rf"{SYMBOL}(?:\s*\^\s*\{{\s*-1\s*\}})?(?:\s*\([^()]*\))?", rf"(?:\||\\lvert)\s*{SYMBOL}\s*(?:\||\\rvert)",
     r"(?:m?\s*\\(?:angle|triangle|overline))?\s*\{?\s*[A-Z]{1,4}\s*\}?", rf"\\angle\s*{LETTER}",
@@ -453,7 +453,7 @@ TOKEN = re.compile(r"\s*(\\[a-zA-Z]+|\\[{}]|\d+(?:\.\d+)?|\.\d+|[a-zA-Z]|\S)")
 MIXED = r"\d+\s*\\frac\s*(?:\{\s*\d+\s*\}|\d)\s*(?:\{\s*\d+\s*\}|\d)|\d+\s+\d+\s*/\s*\d+(?![\d.])"
 LITERAL = r"(?:\d+\.?\d*(?:E[-+]?|e|e[-+](?=\d\d))|\d*\.\d+e[-+]?)\d+(?![\d.])"  # 2e-1 may be 2e - 1
 LITERAL += r"|\d+\.?\d*|\.\d+"
-FAR = range(100, 112)  # points at which letters are large: up to 2^60, of both signs
+FAR = range(100, 112)  # points at which letters are large: up to 2^512, of both signs
 FAMILY = re.compile(r"k_\{0\}|[kn] ?\\pi|\\pi ?[kn]")  # such families may be shifted: k\pi, (k+1)\pi
 PLAIN_LOG = re.compile(r"\\?(?<![a-zA-Z])log(?![a-zA-Z]|\s*_)")
 REALS = Node("interval", "()", (r"-\infty", r"\infty"))
@@ -634,7 +634,7 @@ class Expression:
             return Fraction(values[self.point] if name == self.judge.first else rng.choice(values))
         size = Fraction(rng.randrange(2001, 9001, 2), 2**13 if self.point % 2 else 2**8)  # never an odd root
         size = size if self.point % 8 < 6 else Fraction(rng.randint(2, 9))
-        size *= 2 ** (7 * 2 ** (self.point % 4)) if self.point in FAR else 1
+        size *= 2 ** (8 * 8 ** (self.point % 3)) if self.point in FAR else 1
         return -size if self.point == 4 or self.point not in (0, 1, 6) and rng.random() < 0.5 else size
 
     def checked(self, value):
@@ -939,9 +939,9 @@ def integers_for(text, rounded):
     """Integers as values of letters. Under floors only positive: also near the text's numbers and powers."""
     if not rounded:
         return 2 * (*range(1, 13), *range(-8, 0))
-    numbers = {2, *map(int, re.findall(r"\d{1,6}", text))} - {0, 1}
+    numbers = {2, *map(int, re.findall(r"\d{1,9}", text))} - {0, 1}
     near = {n**power + step for n in numbers for power in (1, 2, 3, 5) for step in (-1, 0, 1)}
-    return (*range(1, 31), *sorted(n for n in near if 30 < n < 10**9))
+    return (*range(1, 31), *sorted(n for n in near if 30 < n < 10**9), 10**15 + 3, 10**30 + 7)
 
 
 def all_ends(node):
