@@ -31,7 +31,7 @@ from generate import TEACHERS, converse, load_cast
 from parts import runs, sharded
 from parts.driver import drive
 from parts.engines import load_model, without_adapter
-from parts.measures import summary, trend
+from parts.measures import equal_rewards, stalled, summary, trend
 
 
 def settings():
@@ -111,6 +111,7 @@ def main():
     # A killed run may have logged steps after the last saved one.
     for name in ("metrics.jsonl", "dialogues.jsonl"):
         run.keep(name, lambda row: row["step"] <= done)
+    logged = [row for row in runs.read_jsonl(run.path / "metrics.jsonl") if row["step"] <= done]
     resumed = f"; resumed after step {done}" if done else ""
     run.say(f"teacher: {args.teacher}, spoken by {args.teacher_model or args.model}, frozen{resumed}")
 
@@ -184,13 +185,20 @@ def main():
         seconds["all"] = time.perf_counter() - clock
 
         update |= {"grad_norm": norm, "trained_tokens": trained_tokens}
-        log(run, args, step, groups, advantages_of_turns, update, seconds)
+        logged.append(log(run, args, step, groups, advantages_of_turns, update, seconds))
+        if reason := stalled(logged):
+            run.say(reason)
         if step % args.save_every == 0 and step < args.steps:
             sharded.save_state(run, policy, optimizer, step)
+    if not any(row["trained_tokens"] for row in logged):
+        sharded.save_state(run, policy, optimizer, args.steps)  # so that more --steps go on from here
+        reason = f"no step trained the model, so it is as it was and is not saved; {equal_rewards(logged)}"
+        raise runs.BadInput(f"{run.path}: {reason}")
     sharded.save_model(run, policy, cast.student.chat.tokenizer)
     sharded.save_state(run, policy, optimizer, args.steps)  # last, as it says that the run is finished
-    rows = runs.read_jsonl(run.path / "metrics.jsonl")
-    run.say(f"{run.path}: solved_{args.turns} {trend(rows, f'solved_{args.turns}')}")
+    run.say(
+        f"{run.path}: solved_{args.turns} {trend(logged, f'solved_{args.turns}')}, {equal_rewards(logged)}"
+    )
 
 
 def problems_of_step(problems, step, args):
@@ -233,7 +241,10 @@ def check_sane(step, update, norm):
 
 
 def log(run, args, step, groups, advantages_of_turns, update, seconds):
-    """Writes the dialogues and metrics of a step, those of all processes, and prints one line."""
+    """Writes the dialogues and metrics of a step, those of all processes, and prints one line.
+
+    Returns the row of metrics.jsonl.
+    """
     dialogues = [d for share in runs.all_gather(groups) for group in share for d in group]
     of_groups = [group for share in runs.all_gather(advantages_of_turns) for group in share]
     rewards, tokens = [reward(d, args.gamma) for d in dialogues], sum(sum(d.mask) for d in dialogues)
@@ -241,14 +252,15 @@ def log(run, args, step, groups, advantages_of_turns, update, seconds):
     row |= {"equal_groups": sum(not any(map(any, group)) for group in of_groups) / len(of_groups), **update}
     row |= {"tokens": tokens, "tokens_per_second": tokens / seconds["all"]}
     row["seconds"] = {name: round(value, 4) for name, value in seconds.items()}
-    rows = [{"step": step, **asdict(d), "reward": r} for d, r in zip(dialogues, rewards)]
-    rows = [{**row, "advantages": of_turns} for row, of_turns in zip(rows, sum(of_groups, []))]
-    run.append("dialogues.jsonl", rows)
+    lines = [{"step": step, **asdict(d), "reward": r} for d, r in zip(dialogues, rewards)]
+    lines = [{**line, "advantages": of_turns} for line, of_turns in zip(lines, sum(of_groups, []))]
+    run.append("dialogues.jsonl", lines)
     run.append("metrics.jsonl", [row])
     solved = f"solved {row['solved_1']:.2f} → {row[f'solved_{args.turns}']:.2f}"
     gap = f"gap {row['gap_max']:.0e}" if row["trained_tokens"] else "nothing learned: rewards are equal"
     numbers = f"{solved}  questions {row['questions']:.2f}  {gap}  {seconds['all']:.1f} s"
     run.say(f"step {step:4}/{args.steps}  reward {row['reward']:.3f}  {numbers}")
+    return row
 
 
 if __name__ == "__main__":

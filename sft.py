@@ -21,7 +21,7 @@ from common import Dialogue, as_tensors, load_chat, masked_logprobs, sft_loss, v
 from generate import load_prompts
 from parts import runs, sharded
 from parts.engines import context_of
-from parts.measures import trend
+from parts.measures import causes, summary, trend
 
 
 def train(args, run, dialogues):
@@ -113,9 +113,8 @@ def successful(dialogues, run):
         f"{len(solved)} of {len(dialogues)} dialogues were solved; training on these: {tokens} student tokens"
     )
     if not solved:
-        raise runs.BadInput(
-            "no dialogue was solved, so there is nothing to train on; generate more, or use easier problems"
-        )
+        counts = summary(dialogues, max(d.limit for d in dialogues))
+        raise runs.BadInput(f"no dialogue was solved, so there is nothing to train on: {causes(counts)}")
     return sorted(solved, key=lambda d: d.id)  # the log has them in the order in which they ended
 
 

@@ -158,14 +158,14 @@ def teacher_name(args: dict) -> str:
 def summary(dialogues: list, turns: int) -> dict[str, float]:
     """Counts over dialogues that every stage logs.
 
-    solved_n, outgrown: shares of the dialogues. turns, questions: numbers per dialogue. leaks: share of the
-    hints that hold the answer. repeats: share of the turns, after the first, that equal the turn before.
-    All others are shares of the student turns.
+    solved_n, outgrown: shares of the dialogues. turns, questions: numbers per dialogue. leaks, empty_hints:
+    shares of the hints, of those that hold the answer and of empty ones. repeats: share of the turns, after
+    the first, that equal the turn before. All others are shares of the student turns.
     """
     n, student_turns = len(dialogues), sum(d.turns for d in dialogues)
     per_turn = max(1, student_turns)
     # the teacher's first message is the problem, not a hint
-    hints = sum(len(d.messages) - d.turns - 1 for d in dialogues)
+    hints = [m["content"] for d in dialogues for m in d.messages[1:] if m["role"] == "teacher"]
     status = Counter(s for d in dialogues for s in d.statuses)
     repeats = [a == b for d in dialogues for a, b in itertools.pairwise(d.said)]
     solved = [d.solved for d in dialogues if d.solved is not None]
@@ -178,19 +178,77 @@ def summary(dialogues: list, turns: int) -> dict[str, float]:
         "undecided": status["undecided"] / per_turn,
         "failures": (status["error"] + status["timeout"]) / per_turn,
         "outgrown": sum(d.outgrown for d in dialogues) / n,
-        "leaks": sum(d.leaks for d in dialogues) / max(1, hints),
+        "leaks": sum(d.leaks for d in dialogues) / max(1, len(hints)),
+        "empty_hints": sum(not hint.strip() for hint in hints) / max(1, len(hints)),
         "repeats": sum(repeats) / max(1, len(repeats)),
     }
 
 
 def line(counts: dict[str, float]) -> str:
-    """The counts of `summary` as one line for the terminal."""
+    """The counts of `summary` as one line for the terminal, with the causes if nothing was solved."""
     solved = [value for name, value in counts.items() if name.startswith("solved_")]
-    others = [f"{name} {value:.3f}" for name, value in counts.items() if not name.startswith("solved_")]
+    others = [
+        f"{name} {value}" if isinstance(value, int) else f"{name} {value:.3f}"
+        for name, value in counts.items()
+        if not name.startswith("solved_")
+    ]
     start = f"solved {solved[0]:.2f} within 1 turn"
     if len(solved) > 1:
         start = f"solved {solved[0]:.2f} → {solved[-1]:.2f} within 1 → {len(solved)} turns"
-    return ", ".join([start, *others])
+    text = ", ".join([start, *others])
+    return text if solved[-1] else f"{text}. Nothing was solved: {causes(counts)}"
+
+
+# What may keep a model from solving anything: a count of `summary`, what it is a share of, what to change.
+CAUSES = (
+    ("cut", "of the turns were cut off by the token limit", "raise --max-tokens"),
+    ("no_attempt", "of the turns held no answer to grade", "let the prompts ask for its form, see --prompts"),
+    ("undecided", "of the turns had an answer that could not be judged", "check the answers of --problems"),
+    ("failures", "of the turns held a program that crashed or ran too long", "read some in dialogues.jsonl"),
+    ("outgrown", "of the dialogues outgrew the context", "lower --turns or --max-tokens"),
+    ("empty_hints", "of the hints were empty", "raise --max-tokens, or change --teacher-model"),
+)
+
+
+def causes(counts: dict[str, float]) -> str:
+    """Why so little was solved, from the counts of `summary`, and what to change: one line."""
+    solved = [value for name, value in counts.items() if name.startswith("solved_")]
+    if solved[0] > 0.5:
+        return f"{solved[0]:.0%} of the dialogues were solved at the first turn (use harder problems)"
+    found = [f"{counts[name]:.0%} {what} ({advice})" for name, what, advice in CAUSES if counts[name] > 0.2]
+    if not found:
+        found = [
+            f"only {solved[-1]:.0%} of the dialogues were solved (use easier problems, or a larger model)"
+        ]
+    return "; ".join(found)
+
+
+def mean_counts(rows: list[dict]) -> dict[str, float]:
+    """The means of the numbers that all rows of metrics.jsonl have."""
+    names = [name for name, value in rows[0].items() if isinstance(value, int | float)]
+    return {name: sum(row[name] for row in rows) / len(rows) for name in names}
+
+
+def stalled(rows: list[dict]) -> str | None:
+    """Why the last steps of GRPO taught little, as a line for the terminal. rows: of metrics.jsonl.
+
+    A step teaches little if most of its groups have equal rewards. None if the last step is not such a step.
+    Also None if it is one of many: told are a first step that taught nothing, and the 3rd, 6th, 12th, … of
+    such steps in a row.
+    """
+    streak = list(itertools.takewhile(lambda row: row["equal_groups"] > 0.5, reversed(rows)))
+    n = len(streak)
+    at_once = len(rows) == 1 and n and not rows[0]["trained_tokens"]
+    if not at_once and n not in (3 * 2**k for k in range(20)):
+        return None
+    return f"step {rows[-1]['step']}, why little is learned: {equal_rewards(streak)}"
+
+
+def equal_rewards(rows: list[dict]) -> str:
+    """How many groups had equal rewards in some steps of GRPO and, if most, why."""
+    counts = mean_counts(rows)
+    text = f"rewards were equal in {counts['equal_groups']:.0%} of the groups"
+    return f"{text}, which teach nothing: {causes(counts)}" if counts["equal_groups"] > 0.5 else text
 
 
 def trend(rows: list[dict], key: str) -> str:

@@ -509,3 +509,34 @@ def test_runs_that_are_no_further_seed_of_a_test_are_refused(others, told):
 
 def test_the_trend_of_few_steps_is_that_of_their_halves():
     assert measures.trend([{"x": value} for value in (0, 0, 9, 1, 1)], "x").startswith("0.00 → 1.00")
+
+
+def step(number, equal, **counts):
+    """A row of metrics.jsonl of GRPO."""
+    zeros = dict.fromkeys(("cut", "no_attempt", "undecided", "failures", "outgrown", "empty_hints"), 0.0)
+    return zeros | {"step": number, "solved_1": 0.0, "equal_groups": equal, "trained_tokens": 9} | counts
+
+
+def test_a_run_says_why_it_learns_little_after_3_6_12_such_steps_in_a_row():
+    metrics, told = [], []
+    for number in range(1, 15):
+        metrics.append(step(number, equal=0.4 if number == 1 else 0.9, outgrown=0.5))
+        if reason := measures.stalled(metrics):
+            told.append(number)
+            assert "90%" in reason and "50% of the dialogues outgrew the context" in reason
+    assert told == [4, 7, 13]  # the first step is none of them
+
+
+def test_a_first_step_that_taught_nothing_is_told_at_once():
+    assert measures.stalled([step(1, equal=1.0, trained_tokens=0)])
+    assert not measures.stalled([step(1, equal=0.9)])
+
+
+def test_equal_rewards_of_problems_that_are_too_easy_are_told_as_such():
+    assert "use harder problems" in measures.equal_rewards([step(1, equal=1.0, solved_1=0.9, cut=0.9)])
+
+
+def test_empty_hints_are_counted():
+    hints = dialogue(statuses=["wrong", "wrong", "wrong"])
+    hints.messages[2]["content"] = " "
+    assert summary([hints], 4)["empty_hints"] == 0.5

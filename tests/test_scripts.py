@@ -1,5 +1,6 @@
 """The scripts as a user runs them: every stage, bad input, kills."""
 
+import gc
 import http.server
 import json
 import re
@@ -224,11 +225,24 @@ def test_other_architectures_and_templates_run_through_the_same_scripts(
     options = dict(model=shapes[name], max_tokens=12, threads=1, turns=3)
     run("generate", **options, problems=problems, out=tmp_path / "dialogues")
     assert all(d["statuses"] == ["no attempt"] * 3 for d in rows(tmp_path / "dialogues"))
-    run("grpo", **options, problems=problems, out=tmp_path / "rl", steps=1, batch=3, group=2)
-    assert (
-        rows(tmp_path / "rl", "metrics.jsonl")[0]["equal_groups"] == 1.0
-    )  # nothing was solved, so nothing was trained
     assert ("rewrites earlier turns" in capsys.readouterr().err) == (name == "qwen")
+    rl = dict(problems=problems, out=tmp_path / "rl", steps=1, batch=3, group=2)
+    refused(capsys, "no step trained the model", "grpo", **options, **rl)  # as nothing was solved
+    assert rows(tmp_path / "rl", "metrics.jsonl")[0]["equal_groups"] == 1.0
+
+
+def test_a_run_that_trained_nothing_says_why_saves_no_model_and_goes_on_with_more_steps(
+    shapes, problems, tmp_path, capsys
+):
+    rl = dict(model=shapes["gemma"], problems=problems, out=tmp_path / "rl", batch=3, group=2, turns=2)
+    rl |= dict(max_tokens=8, threads=1)
+    refused(
+        capsys, "of the turns were cut off by the token limit (raise --max-tokens)", "grpo", steps=1, **rl
+    )
+    gc.collect()  # frees the run, which has the folder's lock and hangs on the exception's frames
+    refused(capsys, "as it was and is not saved", "grpo", steps=2, **rl)
+    assert [row["step"] for row in rows(tmp_path / "rl", "metrics.jsonl")] == [1, 2]
+    assert not (tmp_path / "rl" / "model").exists()
 
 
 LINE = {"id": "a", "domain": "math", "prompt": "x", "answer": "1"}
