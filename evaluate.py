@@ -45,7 +45,9 @@ def play(args):
 
     # All files share one model, which is loaded only if something is left to play or to measure.
     model = cache(lambda: load_model(args.model, args.device, args.dtype) if args.losses else None)
-    cast = cache(lambda: load_cast(args, model()))
+    answers = [USERS[args.sharded] if args.sharded else TEACHERS[args.teacher]]
+    answers += [disputing] if args.dispute else []
+    cast = cache(lambda: load_cast(args, model(), answers=answers))
 
     def dialogue_of(cast, problem, name):
         if args.sharded:

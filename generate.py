@@ -15,6 +15,7 @@ not fit into the context.
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from inspect import isgenerator, isgeneratorfunction
 
 from tqdm import tqdm
 
@@ -72,7 +73,7 @@ def converse(cast, problem, name, max_turns, teacher, opening=None, inject=None)
         dialogue.add_student_turn(turn, text, verdict, chat.end)
         if dialogue.solved or t == max_turns:
             break
-        hint = yield from teacher(cast, dialogue, problem, latest)
+        hint = yield from text_of(teacher, cast, dialogue, problem, latest)
         if hint is None:
             dialogue.outgrown = True
             break
@@ -91,6 +92,17 @@ PROMPTS = {
 }
 
 
+def text_of(teacher, cast, dialogue, problem, latest):
+    """The text that a teacher answers with, or None; a coroutine, whether the teacher is one or not."""
+    hint = teacher(cast, dialogue, problem, latest)
+    if isgenerator(hint):
+        hint = yield from hint
+    if not isinstance(hint, str | None):
+        reason = f"teacher {teacher.__name__} returned {hint!r}"
+        raise runs.BadInput(f"{reason}; it must return a text, or None to end the dialogue")
+    return hint
+
+
 def load_prompts(path: str | None) -> dict[str, str]:
     """PROMPTS; those that the JSON file at `path` names are replaced (None: no file). Raises BadInput."""
     fields = dict.fromkeys(PROMPTS, ())  # the fields that each template may use
@@ -107,10 +119,11 @@ def load_prompts(path: str | None) -> dict[str, str]:
     return prompts
 
 
-# A teacher is a coroutine (cast, dialogue, problem, latest) that returns the text of its turn, or None if the
-# context has no room for it. `latest` is the Verdict on the student's latest attempt; `dialogue.turns` counts
-# the student turns so far. To add a teacher, write one such function under @role(…): --teacher finds it by
-# its name. A view is the conversation as one role sees it.
+# A teacher is a function (cast, dialogue, problem, latest) that returns the text of its turn, or None if the
+# context has no room for it. If a model speaks for it, it is a coroutine: `yield from speak(…)`. `latest` is
+# the Verdict on the student's latest attempt; `dialogue.turns` counts the student turns so far. To add a
+# teacher, write one such function under @role(…): --teacher finds it by its name. A view is the conversation
+# as one role sees it.
 TEACHERS, USERS, ASKERS = {}, {}, {}  # {name: function}, the choices of --teacher, --sharded and --asker
 
 
@@ -174,7 +187,6 @@ def disputing(cast, dialogue, problem, latest):
 @role(USERS)
 def scripted(cast, dialogue, problem, latest):
     """The lazy user of a sharded problem, who reveals the next shard whatever the student says."""
-    yield from ()  # makes this a coroutine, although it samples nothing
     return problem.shards[dialogue.turns]
 
 
@@ -249,18 +261,20 @@ def asker(cast, dialogue, problem, text, latest):
 # ------------------------------------------------------------------------------------------- loading the cast
 
 
-def load_cast(args, model=None, training=None):
+def load_cast(args, model=None, training=None, answers=None):
     """The Cast that the arguments name.
 
     model: the student's, if it is loaded already; the transformers engine then samples from it. training:
     "now" (grpo.py) if the student's weights change between dialogues, "later" (qprime.py) if a training
-    follows that needs the engines' memory, else None.
+    follows that needs the engines' memory, else None. answers: the functions that answer the student, by
+    default the --teacher. If no model speaks for them, no teacher's model is loaded.
     """
     prompts, path = load_prompts(args.prompts), args.teacher_model or args.model
     lora = args.lora if training == "now" else None
+    unused = not any(map(isgeneratorfunction, answers or [TEACHERS[args.teacher]]))
     # May teacher and student share one engine? Not if the student's weights change and the teacher's must
     # not, unless only an adapter changes, which the teacher's passes switch off.
-    shared = path == args.model and (training != "now" or lora)
+    shared = unused or path == args.model and (training != "now" or lora)
     engines = 1 if shared or is_address(path) else 2
     memory = (0.4 if training or model else 0.85) / engines
     sleeps = bool(training and not lora)

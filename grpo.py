@@ -65,6 +65,18 @@ def reward(dialogue, gamma, t=1):
     return 0.0 if dialogue.solved is None else gamma ** (dialogue.solved - t)
 
 
+def checked_reward(dialogue, gamma, t=1):
+    """The reward as a float. Raises BadInput if reward() returns no finite number."""
+    value = reward(dialogue, gamma, t)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise runs.BadInput(f"dialogue {dialogue.id}: reward() is {value!r}; it must be a finite number")
+    return number
+
+
 def turn_advantages(group, args):
     """Advantages of the student turns of one group: for each of its g Dialogues a list of floats [turns].
 
@@ -72,10 +84,12 @@ def turn_advantages(group, args):
     --per-turn-return each turn has its own, normalized over all turns of the group.
     """
     if args.per_turn_return and any(d.turns for d in group):
-        returns = torch.tensor([[reward(d, args.gamma, t) for d in group for t in range(1, d.turns + 1)]])
+        returns = torch.tensor(
+            [[checked_reward(d, args.gamma, t) for d in group for t in range(1, d.turns + 1)]]
+        )
         each = iter(advantages(returns, not args.no_std)[0].tolist())
         return [[next(each) for _ in range(d.turns)] for d in group]
-    rewards = torch.tensor([[reward(d, args.gamma) for d in group]])  # [1, g]
+    rewards = torch.tensor([[checked_reward(d, args.gamma) for d in group]])  # [1, g]
     each = advantages(rewards, not args.no_std)[0].tolist()
     return [[a] * d.turns for d, a in zip(group, each)]
 
@@ -247,7 +261,7 @@ def log(run, args, step, groups, advantages_of_turns, update, seconds):
     """
     dialogues = [d for share in runs.all_gather(groups) for group in share for d in group]
     of_groups = [group for share in runs.all_gather(advantages_of_turns) for group in share]
-    rewards, tokens = [reward(d, args.gamma) for d in dialogues], sum(sum(d.mask) for d in dialogues)
+    rewards, tokens = [checked_reward(d, args.gamma) for d in dialogues], sum(sum(d.mask) for d in dialogues)
     row = {"step": step, "reward": sum(rewards) / len(rewards), **summary(dialogues, args.turns)}
     row |= {"equal_groups": sum(not any(map(any, group)) for group in of_groups) / len(of_groups), **update}
     row |= {"tokens": tokens, "tokens_per_second": tokens / seconds["all"]}

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
+from parts.runs import BadInput
 from parts.sandbox import cores
 
 
@@ -91,6 +92,9 @@ def drive(coroutines, speakers, grade=None, concurrent=256, seconds: Counter | N
             return
         if isinstance(request, Grade):
             grader.submit(name, request)
+        elif not isinstance(request, Sample):
+            reason = f"dialogue {name}: its coroutine yielded {request!r}"
+            raise BadInput(f"{reason}; it may yield Sample or Grade, and return a text")
         else:
             key = (name, request.role, request.turn)
             speakers[request.role].engine.submit(key, f"{name}/{request.role}", request.ids)

@@ -334,6 +334,12 @@ def write_atomically(path: Path, text: str) -> None:
     part.replace(path)
 
 
+def checksums(script: str) -> dict[str, str]:
+    """{file: checksum} of the stage that runs and of what it shares: code that users change."""
+    files = [Path(__file__).parents[1] / name for name in (script, "generate.py", "common.py")]
+    return {f.name: f"{zlib.crc32(f.read_bytes()):08x}" for f in files if f.is_file()}
+
+
 def revision() -> str | None:
     """The git revision of the kit, or None."""
     command, folder = ["git", "rev-parse", "HEAD"], Path(__file__).parent
@@ -362,10 +368,13 @@ class Run:
                 self.config[f"content of {file}"] = f"{zlib.crc32(Path(file).read_bytes()):08x}"
         if self.path.exists() and not self.path.is_dir():
             raise BadInput(f"--out {self.path}: is a file; give a folder")
-        self.recorded = None  # the arguments in config.json
-        if (self.path / "config.json").exists():
-            self.recorded = read_config(self.path / "config.json")
+        self.recorded, changed = None, []  # recorded: the arguments in config.json
+        if (file := self.path / "config.json").exists():
+            self.recorded = read_config(file)
             self.check_arguments()
+            began = json.loads(file.read_text(encoding="utf-8")).get("code", {})
+            code = checksums(self.config["script"])
+            changed = [name for name in code if code[name] != began.get(name)]
         elif self.path.exists() and not all(f.name.startswith("config.json.") for f in self.path.iterdir()):
             raise BadInput(f"{self.path} is not empty and holds no run; choose another --out")
         rank, _ = rank_and_size()
@@ -375,9 +384,15 @@ class Run:
             self.lock()
             self.tidy()
         self.check_shared()
+        if changed:
+            self.say(
+                f"note: {' and '.join(changed)} changed since {self.path} began; it goes on with the new code"
+            )
 
     def check_arguments(self):
-        """Raises BadInput if the folder's run has other arguments."""
+        """Raises BadInput if the folder's run is another script's, or has other arguments."""
+        if self.recorded.get("script") != self.config["script"]:
+            raise BadInput(f"{self.path} holds a run of {self.recorded.get('script')}; choose another --out")
         for name in sorted(self.recorded.keys() | self.config.keys()):
             old, new = self.recorded.get(name), self.config.get(name)
             grows = name in MAY_GROW and old is not None and new is not None and new > old
@@ -432,6 +447,7 @@ class Run:
                 "python": sys.version.split()[0],
             }
             config = {"arguments": self.config, "versions": versions, "revision": revision()}
+            config["code"] = checksums(self.config["script"])
             write_atomically(self.path / "config.json", json.dumps(config, indent=1))
             self.recorded = self.config
 

@@ -21,7 +21,7 @@ import generate
 from common import Chat, Dialogue, Problem, Verdict, as_tensors, grade, leaks, load_chat, masked_logprobs
 from evaluate import answer_losses, dispute
 from generate import asker, converse, teacher_view
-from grpo import per_token, turn_advantages
+from grpo import checked_reward, per_token, turn_advantages
 from parts.driver import Grade, Sample, drive
 from parts.engines import EngineError, HFEngine, Turn, load_model, uncached
 from parts.runs import BadInput
@@ -563,3 +563,30 @@ def test_every_student_token_gets_the_advantage_of_its_dialogue_or_turn(per_turn
     else:  # rewards 0.7 and 0
         assert first == pytest.approx([0.35] * 5) and second == pytest.approx([-0.35])
     assert turn_advantages([dialogue([], None)] * 2, Args) == [[], []]  # a problem that fills the context
+
+
+@pytest.mark.parametrize(
+    "value, taken", [(1, 1.0), (True, 1.0), (None, None), (float("nan"), None), ("", None)]
+)
+def test_a_reward_is_a_finite_number_of_any_type_and_else_one_line(value, taken, monkeypatch):
+    monkeypatch.setattr("grpo.reward", lambda dialogue, gamma, t: value)
+    if taken is None:
+        with pytest.raises(BadInput, match="dialogue x: reward.. is .*; it must be a finite number"):
+            checked_reward(Dialogue("x"), 0.7)
+    else:
+        assert checked_reward(Dialogue("x"), 0.7) == taken
+
+
+def test_a_teacher_may_be_a_plain_function_that_returns_a_text(toy):
+    _, chat, prompts, _ = toy
+    said = {"student": ["8", "8"]}
+
+    def mine(cast, dialogue, problem, latest):
+        return hint
+
+    hint = "Which 1st?"
+    d, asked = scripted(converse(cast_of(chat, prompts), MATH, "x", 2, mine), chat, said)
+    assert d.messages[2]["content"] == hint and {role for role, _ in asked} == {"student"}
+    hint = 5
+    with pytest.raises(BadInput, match="teacher mine returned 5"):
+        scripted(converse(cast_of(chat, prompts), MATH, "x", 2, mine), chat, said)

@@ -8,6 +8,7 @@ import pytest
 
 from parts.driver import Grade, Sample, Speaker, drive
 from parts.engines import Turn
+from parts.runs import BadInput
 
 
 class Fake:
@@ -88,3 +89,12 @@ def test_an_error_waits_for_no_queued_program():
         list(drive(talks, {"x": Speaker(None, Broken(0))}, grade, concurrent=10_000))
     time.sleep(0.3)
     assert len(graded) <= os.cpu_count()
+
+
+def test_a_coroutine_that_yields_a_text_is_named_in_one_line():
+    with pytest.raises(BadInput, match="dialogue a: its coroutine yielded 'x'"):
+        list(drive([("a", iter_of("x"))], {"student": Speaker(None, Fake(0))}))
+
+
+def iter_of(text):
+    yield text

@@ -808,3 +808,27 @@ def test_a_teacher_of_ones_own_is_found_by_its_name_and_spoken_by_another_model(
     hints = {m["content"] for d in rows(tmp_path) for m in d["messages"][2::2]}
     assert hints == {"A lie."} and {s["model"] for s in seen} == {"other"}
     assert {s["messages"][0]["content"] for s in seen} == {"Lie."}
+
+
+def test_a_user_who_samples_nothing_needs_no_model(base, tmp_path):
+    (tmp_path / "shards.jsonl").write_text(open(ROOT / "toy" / "code_shards.jsonl").readline())
+    play = dict(model=base, problems=tmp_path / "shards.jsonl", sharded=True, out=tmp_path / "tests", **TALK)
+    run("evaluate", "play", teacher_model=tmp_path / "none", **play)
+    assert len(rows(tmp_path / "tests" / "shards")) == 1
+
+
+def test_a_run_that_goes_on_says_which_code_has_changed(problems, base, tmp_path, capsys):
+    command = dict(model=base, problems=problems, out=tmp_path / "run", turns=1, **TALK)
+    run("generate", **command)
+    capsys.readouterr()
+    run("generate", **command)
+    assert "changed since" not in capsys.readouterr().out
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config["code"]["common.py"] = "00000000"
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    run("generate", **command)
+    assert "note: common.py changed since" in capsys.readouterr().out
+
+
+def test_the_folder_of_another_script_is_named_as_such(played, problems, base, capsys):
+    refused(capsys, "holds a run of generate.py", "grpo", model=base, problems=problems, out=played, **TALK)
