@@ -58,7 +58,7 @@ def play(args):
 
     for source, problems in tests:
         out = Path(args.out) / measures.short_name(source)
-        run = runs.Run(with_arguments(args, problems=source, out=out))
+        run = runs.Run(with_arguments(args, problems=source, out=out, **measures.recipe(args.model)))
         if (run.path / "metrics.jsonl").exists():
             run.say(f"{run.path} is finished")
             continue
@@ -225,6 +225,7 @@ def compare(args):
             training.append(measures.load_training(folder))
         else:
             tests.append(measures.load_test(folder, Dialogue.from_row))
+    measures.check_labels(tests, training)
     measures.check_comparable(tests, args.against)
     print(report.write(Path(args.out), tests, training, args.against, args.dialogues))
 

@@ -335,6 +335,15 @@ def load_speaker(
 # ------------------------------------------------------------------------------------------------- the script
 
 
+def cast_line(args) -> str:
+    """A line for the terminal: the student's model, who answers it, and whose model speaks for that."""
+    user = getattr(args, "sharded", None)  # of evaluate.py
+    answers = f"user: {user}" if user else f"teacher: {args.teacher}"
+    speaks = isgeneratorfunction(USERS[user] if user else TEACHERS[args.teacher])
+    model = f"spoken by {args.teacher_model or args.model}" if speaks else "without a model"
+    return f"student: {args.model}; {answers}, {model}"
+
+
 def play_into(run, args, problems, load: Callable, dialogue_of: Callable):
     """Plays args.samples dialogues of each problem into the run folder; returns all that it holds.
 
@@ -346,6 +355,7 @@ def play_into(run, args, problems, load: Callable, dialogue_of: Callable):
     done = runs.all_gather(done)[0]  # as the first process saw it, before any writes
     names = [(p, f"{p.id}/{k}") for k in range(args.samples) for p in problems if f"{p.id}/{k}" not in done]
     if names:
+        run.say(cast_line(args))
         cast, share = load(), names[rank::processes]
         coroutines = ((name, dialogue_of(cast, p, name)) for p, name in share)
         playing, solved = drive(coroutines, cast.speakers, grade, args.concurrent), 0

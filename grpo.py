@@ -27,7 +27,7 @@ from functools import partial
 import torch
 
 from common import advantages, as_tensors, grade, grpo_loss, load_problems, masked_logprobs
-from generate import TEACHERS, converse, load_cast
+from generate import TEACHERS, cast_line, converse, load_cast
 from parts import runs, sharded
 from parts.driver import drive
 from parts.engines import load_model, without_adapter
@@ -127,7 +127,7 @@ def main():
         run.keep(name, lambda row: row["step"] <= done)
     logged = [row for row in runs.read_jsonl(run.path / "metrics.jsonl") if row["step"] <= done]
     resumed = f"; resumed after step {done}" if done else ""
-    run.say(f"teacher: {args.teacher}, spoken by {args.teacher_model or args.model}, frozen{resumed}")
+    run.say(f"{cast_line(args)}, frozen{resumed}")
 
     for step in run.steps(done, args.steps, "grpo"):
         clock, seconds = time.perf_counter(), Counter()

@@ -19,13 +19,13 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from parts.runs import BadInput, read_config, read_jsonl
+from parts.runs import BadInput, read_config, read_jsonl, read_whole_config
 from parts.sources import SOURCES
 
 KINDS = ("attempt", "question", "other")  # of student turns, by rule (Dialogue.kinds)
@@ -51,6 +51,7 @@ class TestRun:
     dialogues: list  # of Dialogue
     losses: list  # {"id", "solved", "losses": nats a token after each teacher turn}
     judged: list  # {"id", "types", "leaks"}
+    config: dict = field(default_factory=dict)  # config.json
 
 
 @dataclass
@@ -62,16 +63,19 @@ class TrainingRun:
     teacher: str
     played: int  # dialogues
     metrics: list  # rows of metrics.jsonl
+    folder: str = ""
+    config: dict = field(default_factory=dict)  # config.json
 
 
 def load_training(folder: str) -> TrainingRun:
     """The run in a folder of sft.py, qprime.py or grpo.py. Raises BadInput."""
     path = Path(folder)
-    args = read_config(path / "config.json")
+    config = read_whole_config(path / "config.json")
+    args = config["arguments"]
     logs = [Path(data) / "dialogues.jsonl" for data in args.get("data", [path])]
     played = sum(log.read_bytes().count(b"\n") for log in logs if log.exists())
     metrics = read_jsonl(path / "metrics.jsonl")
-    return TrainingRun(path.name, args["script"], teacher_name(args), played, metrics)
+    return TrainingRun(path.name, args["script"], teacher_name(args), played, metrics, str(path), config)
 
 
 def load_test(folder: str, make: Callable) -> TestRun:
@@ -80,7 +84,8 @@ def load_test(folder: str, make: Callable) -> TestRun:
     Raises BadInput if the folder holds another kind of run, or an unfinished one.
     """
     path = Path(folder)
-    args = read_config(path / "config.json")
+    config = read_whole_config(path / "config.json")
+    args = config["arguments"]
     if args["script"] != "evaluate.py" or not (path / "metrics.jsonl").exists():
         raise BadInput(
             f"{path} is no finished test run; "
@@ -108,7 +113,60 @@ def load_test(folder: str, make: Callable) -> TestRun:
         dialogues=[make(row) for row in read_jsonl(path / "dialogues.jsonl")],
         losses=read_jsonl(path / "losses.jsonl"),
         judged=read_jsonl(path / "judged" / "judged.jsonl"),
+        config=config,
     )
+
+
+def recipe(model: str) -> dict:
+    """What a model was trained with: the arguments of its run, by name; {} if no run of the kit trained it.
+
+    Seeds, and the folders in which the runs of a seed lie, are left out, so that all seeds have the same.
+    """
+    file = Path(model).parent / "config.json"
+    if Path(model).name != "model" or not file.is_file():
+        return {}
+    args = read_config(file)
+    args = {n: v for n, v in args.items() if n not in ("seed", "out") and "dialogues.jsonl" not in n}
+    for name in ("model", "teacher_model", "data"):
+        value = args.get(name)
+        args[name] = [*map(last_part, value)] if isinstance(value, list) else value and last_part(value)
+    return {f"model's {name}": value for name, value in args.items()}
+
+
+def check_labels(tests: list[TestRun], training: list[TrainingRun]) -> None:
+    """Raises BadInput if runs of one label are no seeds of one model, but of models of one name."""
+    first = {}
+    for run in [*training, *tests]:
+        args = run.config["arguments"]
+        if isinstance(run, TestRun):
+            known = {name: value for name, value in args.items() if name.startswith("model's ")}
+            known = known or {"model": same_path(args["model"])}
+        else:
+            known = recipe(f"{run.folder}/model")
+        other, expected = first.setdefault(run.label, (run.folder, known))
+        for name in sorted(known.keys() | expected.keys()):
+            if known.get(name) != expected.get(name):
+                values = f"{name} {expected.get(name)!r} and {known.get(name)!r}"
+                raise BadInput(
+                    f"{other} and {run.folder} have the label {run.label}, but are no seeds of one model: "
+                    f"{values}; compare them in two reports, or train one in a folder of another name"
+                )
+
+
+def same_path(model: str) -> str:
+    """A model's path in one spelling; a hub name or address as it is."""
+    return str(Path(model).resolve()) if Path(model).exists() else model.rstrip("/")
+
+
+def teachers_differ(run: TestRun, other: TestRun) -> bool:
+    """Whether two runs of a test had teachers of different models; not if each model taught itself."""
+    if run.sharded == "scripted":
+        return False
+    pairs = []  # (student's path, teacher's path)
+    for args in (run.config.get("arguments", {}), other.config.get("arguments", {})):
+        model = args.get("model", "")
+        pairs.append((same_path(model), same_path(args.get("teacher_model") or model)))
+    return pairs[0][1] != pairs[1][1] and any(student != teacher for student, teacher in pairs)
 
 
 def check_comparable(tests: list[TestRun], against: str) -> None:
@@ -123,6 +181,11 @@ def check_comparable(tests: list[TestRun], against: str) -> None:
         first = next(other for other in tests if other.test == run.test)
         if {d.problem for d in run.dialogues} != {d.problem for d in first.dialogues}:
             raise BadInput(f"{run.folder} and {first.folder} were played on different problems")
+        if teachers_differ(run, first):
+            reason = f"were taught by different models of the name {run.teacher}"
+            raise BadInput(
+                f"{run.folder} and {first.folder} {reason}; play both with the same --teacher-model"
+            )
         for name in run.settings.keys() - {"model", "seed"}:
             value, expected = run.settings[name], first.settings[name]
             if value != expected:

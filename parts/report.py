@@ -386,12 +386,13 @@ COLORS = ("#000000", "#56b4e9", "#e69f00", "#009e73", "#d55e00", "#0072b2", "#cc
 STYLES = ("o-", "v--", "s-.", "D:", "^-", "P--", "X-.", "*:", "<-")
 
 
-def draw_lines(file: Path, panels: list[tuple], labels: list[str]) -> None:
+def draw_lines(file: Path, panels: list[tuple], labels: list[str]) -> list[str]:
     """One picture of lines, with the intervals of the first label and of mt-rl as bands.
 
-    labels: of the whole report, so that a label looks the same in all its pictures.
+    labels: of the whole report, so that a label looks the same in all its pictures. Returns those with bands.
     """
     figure, axes = new_figure(len(panels), 4.6, 3.2)
+    banded = {}
     for axis, (title, x_label, y_label, lines) in zip(axes, panels):
         for line in lines:
             i, name, markers = labels.index(line.label), line.label + line.note, max(1, len(line.x) // 10)
@@ -399,11 +400,13 @@ def draw_lines(file: Path, panels: list[tuple], labels: list[str]) -> None:
             axis.plot(line.x, line.y, style, color=color, label=name, markersize=5, markevery=markers)
             if line.band and line.label in (labels[0], "mt-rl"):
                 axis.fill_between(line.x, *line.band, color=color, alpha=0.12, linewidth=0)
+                banded[line.label] = True
             if isinstance(line.x, range):
                 axis.locator_params("x", integer=True, nbins=10)
         axis.set(xlabel=x_label, ylabel=y_label)
         axis.set_title(title, fontsize=10)
     save_figure(figure, file)
+    return list(banded)
 
 
 def draw_turn_types(file: Path, tests: dict) -> None:
@@ -433,8 +436,11 @@ def draw_turn_types(file: Path, tests: dict) -> None:
     save_figure(figure, file)
 
 
-def draw_all(out: Path, tests: dict, training: dict, against: str) -> list[str]:
-    """Draws the pictures that have data and removes those of an earlier report; returns their names."""
+def draw_all(out: Path, tests: dict, training: dict, against: str) -> dict[str, list[str]]:
+    """Draws the pictures that have data and removes those of an earlier report.
+
+    Returns {name: labels whose intervals it shows as bands}.
+    """
     several_sets = len({test["problems"] for test in main_tests(tests).values()}) > 1
     pictures = {
         "fig1.png": accuracy_panels(tests),
@@ -448,27 +454,30 @@ def draw_all(out: Path, tests: dict, training: dict, against: str) -> list[str]:
     labels = in_paper_order([*training, *tested], against)
     for name in (*pictures, "fig6.png"):
         (out / name).unlink(missing_ok=True)
+    drawn = {}
     for name, panels in pictures.items():
         if panels := [panel for panel in panels if panel[-1]]:  # those that have lines
-            draw_lines(out / name, panels, labels)
+            drawn[name] = draw_lines(out / name, panels, labels)
     if shown := undisputed(tests):
         sharded = {name: test for name, test in shown.items() if test["sharded"]}
         draw_turn_types(out / "fig6.png", sharded or shown)
-    return [name for name in (*pictures, "fig6.png") if (out / name).exists()]
+        drawn["fig6.png"] = []
+    return drawn
 
 
 # ------------------------------------------------------------------------------------------------------- page
 
+RUNS = "Runs"
 SECTIONS = (  # heading, picture, how the titles of its tables begin, caption
     ("Solved within n turns", "fig1.png", "Table 1", "Problems solved within n turns (the paper's Fig. 1, 4, "
-     "7, 8) and in all turns (its Table 1). Bands: 95 % intervals of the base and mt-rl."),
+     "7, 8) and in all turns (its Table 1)."),
     ("Test by test", None, "Within n turns", "Columns with − are differences, taken problem by problem."),
     ("Teachers", "fig2.png", "Teacher at", "Each line is a model that was tested with several teachers (the "
-     "paper's Fig. 2). The legend names the teacher in its RL. Bands: 95 % intervals of the base and mt-rl."),
+     "paper's Fig. 2). The legend names the teacher in its RL."),
     ("Log-loss", "fig3.png", "Log-loss", "Log-loss of the right answer after each teacher turn (the paper's "
      "Fig. 3). Solved dialogues keep their last value, or are dropped (then only hard problems remain)."),
     ("Gain and transfer", "fig4.png", "–", "Points gained over the base, problem by problem (the paper's "
-     "Fig. 4). On a domain that was not trained on, this is transfer. Band: 95 % interval of mt-rl."),
+     "Fig. 4). On a domain that was not trained on, this is transfer."),
     ("Training", "fig5.png", "Sizes", "Questions and reward during RL (the paper's Fig. 5). Each point is "
      "the mean of the last ten steps."),
     ("Types of turns", "fig6.png", "Turns", "Student turns by type (the paper's Fig. 6). Early: the share of "
@@ -479,7 +488,54 @@ SECTIONS = (  # heading, picture, how the titles of its tables begin, caption
      "answer."),
     ("What went wrong", None, "What went", "Repeated turns: a share of the turns that follow another. Hints "
      "with the answer: a share of the hints, found by string match. Others: shares of all student turns."),
+    (RUNS, None, RUNS, "Who took part in each run, and the command. The command's defaults are those of the "
+     "kit's revision; config.json in the folder has all settings."),
 )  # fmt: skip
+
+
+def runs_table(runs: list[TestRun | TrainingRun]) -> list[dict]:
+    """A row a run: who took part, the versions, the command."""
+    rows = []
+    for run in runs:
+        args, versions = run.config["arguments"], run.config.get("versions", {})
+        user, teacher = args.get("sharded"), args.get("teacher")
+        model = "–" if user == "scripted" or not teacher else args.get("teacher_model") or args["model"]
+        rows.append(
+            {
+                "label": run.label,
+                "folder": run.folder,
+                "student": args["model"],
+                "answered by": user or teacher or "–",
+                "teacher's model": model,
+                "seed": str(args["seed"]),
+                "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+                "revision": (run.config.get("revision") or "–")[:10],
+                "command": run.config.get("command", "–"),
+            }
+        )
+    return rows
+
+
+def apart(tests: list[TestRun], against: str) -> list[str]:
+    """A note for each test that some models met with another teacher, so that no table compares them."""
+    met = defaultdict(lambda: defaultdict(list))  # {test without its teacher: {teacher: labels}}
+    for run in tests:
+        if run.sharded != "scripted":
+            met[run.problems, run.sharded, run.disputed][run.teacher].append(run.label)
+    notes = []
+    for (problems, *_), teachers in met.items():
+        most = max(teachers, key=lambda t: (len(set(teachers[t])), against in teachers[t]))
+        for teacher, labels in teachers.items():
+            if others := sorted(set(labels) - set(teachers[most])):
+                who = f"{', '.join(others)} met teacher {teacher} and not {most}"
+                rest = ", ".join(sorted(set(teachers[most])))
+                notes.append(
+                    f"Note: on {problems}, {who}, so no table compares them with {rest}. "
+                    "Play them with the same --teacher-model."
+                )
+    return notes
+
+
 NOTE = "± is half the 95 % interval over problems, in percentage points; “seeds ±” is that over seeds."
 
 
@@ -523,11 +579,15 @@ def write(out: Path, tests: list[TestRun], training: list[TrainingRun], against:
         trained[label] = measures.measure_training([run for run in training if run.label == label])
     pictures, tables = draw_all(out, measured, trained, against), all_tables(measured, trained, against)
 
-    texts, sections = ["# Report", headline(measured)], []
+    tables[RUNS] = runs_table([run for run in [*training, *tests] if run.config])
+    intro = "\n\n".join([headline(measured), *apart(tests, against)])
+    texts, sections = ["# Report", intro], []
     for heading, picture, beginning, caption in SECTIONS:
         chosen = {title: rows for title, rows in tables.items() if rows and title.startswith(beginning)}
         if not (chosen or picture in pictures):
             continue
+        if banded := pictures.get(picture):
+            caption += f" Bands: 95 % intervals of {' and '.join(banded)}."
         texts += [f"## {heading}", caption]
         image = None
         if picture in pictures:
@@ -538,10 +598,13 @@ def write(out: Path, tests: list[TestRun], training: list[TrainingRun], against:
         sections.append({"title": heading, "text": caption, "picture": image, "tables": grids})
     report = "\n\n".join(texts)
 
-    page = {"headline": headline(measured), "sections": sections, "tests": dialogues_to_read(runs, dialogues)}
+    page = {"headline": intro, "sections": sections, "tests": dialogues_to_read(runs, dialogues)}
     data = json.dumps(page).replace("<", "\\u003c")  # else a model's "</script>" would end the script element
     html = Path(__file__).with_suffix(".html").read_text(encoding="utf-8").replace("DATA", data)
-    results = json.dumps({"tests": measured, "training": trained}, indent=1, allow_nan=False)
+    settings = {run.folder: run.config for run in [*training, *tests]}
+    results = {"tests": measured, "training": trained, "runs": settings}
+    results = json.dumps(results, indent=1, allow_nan=False)
     for name, text in (("results.json", results), ("report.md", report + "\n"), ("report.html", html)):
         write_atomically(out / name, text)
-    return f"{report}\n\nwritten to {out}: report.md, report.html, results.json, {', '.join(pictures)}"
+    shown = report.partition(f"\n\n## {RUNS}\n")[0]  # its rows are too long for a terminal
+    return f"{shown}\n\nwritten to {out}: report.md, report.html, results.json, {', '.join(pictures)}"

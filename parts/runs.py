@@ -10,6 +10,7 @@ import fcntl
 import json
 import math
 import os
+import shlex
 import subprocess
 import sys
 import weakref
@@ -279,10 +280,16 @@ def set_up(args) -> None:
 
 def read_config(file: Path) -> dict:
     """The arguments in a run folder's config.json. Raises BadInput."""
+    return read_whole_config(file)["arguments"]
+
+
+def read_whole_config(file: Path) -> dict:
+    """A run folder's config.json: arguments, command, versions, checksums of the code. Raises BadInput."""
     if not file.is_file():
         raise BadInput(f"{file.parent}: is no run folder; give one that a script of the kit wrote")
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8"))["arguments"])
+        config = json.loads(file.read_text(encoding="utf-8"))
+        return {**config, "arguments": dict(config["arguments"])}
     except (ValueError, KeyError, TypeError):
         raise BadInput(f"{file}: is damaged; restore it, or remove the folder to start anew") from None
 
@@ -370,10 +377,10 @@ class Run:
             raise BadInput(f"--out {self.path}: is a file; give a folder")
         self.recorded, changed = None, []  # recorded: the arguments in config.json
         if (file := self.path / "config.json").exists():
-            self.recorded = read_config(file)
+            config = read_whole_config(file)
+            self.recorded = config["arguments"]
             self.check_arguments()
-            began = json.loads(file.read_text(encoding="utf-8")).get("code", {})
-            code = checksums(self.config["script"])
+            began, code = config.get("code", {}), checksums(self.config["script"])
             changed = [name for name in code if code[name] != began.get(name)]
         elif self.path.exists() and not all(f.name.startswith("config.json.") for f in self.path.iterdir()):
             raise BadInput(f"{self.path} is not empty and holds no run; choose another --out")
@@ -446,8 +453,13 @@ class Run:
                 "transformers": transformers.__version__,
                 "python": sys.version.split()[0],
             }
-            config = {"arguments": self.config, "versions": versions, "revision": revision()}
-            config["code"] = checksums(self.config["script"])
+            config = {
+                "command": shlex.join(["python", *sys.argv]),
+                "arguments": self.config,
+                "versions": versions,
+                "revision": revision(),
+                "code": checksums(self.config["script"]),
+            }
             write_atomically(self.path / "config.json", json.dumps(config, indent=1))
             self.recorded = self.config
 

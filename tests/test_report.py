@@ -540,3 +540,67 @@ def test_empty_hints_are_counted():
     hints = dialogue(statuses=["wrong", "wrong", "wrong"])
     hints.messages[2]["content"] = " "
     assert summary([hints], 4)["empty_hints"] == 0.5
+
+
+def config(model="base", **arguments):
+    """What a config.json holds of a test run."""
+    return {
+        "command": "python x.py",
+        "arguments": {"model": model, "seed": 0, "teacher": "informed"} | arguments,
+    }
+
+
+def test_models_of_one_name_that_were_trained_differently_are_no_seeds(tmp_path):
+    recipes = {}
+    for name, lr in (("a", 0.1), ("b", 0.1), ("c", 0.2)):
+        (tmp_path / name / "rl").mkdir(parents=True)
+        arguments = {"model": "base", "seed": ord(name), "out": name, "lr": lr, "data": [f"{name}/talk"]}
+        arguments |= {f"content of {name}/talk/dialogues.jsonl": name}
+        (tmp_path / name / "rl" / "config.json").write_text(json.dumps({"arguments": arguments}))
+        recipes[name] = measures.recipe(str(tmp_path / name / "rl" / "model"))
+    assert recipes["a"] == recipes["b"] and recipes["a"]["model's data"] == ["talk"]
+    a, b, c = (run_of([], "rl", config=config(f"{name}/rl/model", **recipes[name])) for name in "abc")
+    measures.check_labels([a, b], [])
+    with pytest.raises(BadInput, match="label rl, but are no seeds of one model: model's lr 0.1 and 0.2"):
+        measures.check_labels([a, c], [])
+
+
+def test_models_that_the_kit_did_not_train_are_one_label_only_at_one_path():
+    a, b = (run_of([], "rl", config=config(path)) for path in ("a/rl", "b/rl"))
+    measures.check_labels([a, a], [])
+    with pytest.raises(BadInput, match="no seeds of one model"):
+        measures.check_labels([a, b], [])
+
+
+def test_teachers_of_one_name_and_two_models_are_no_one_test():
+    of_base = run_of([dialogue()], config=config("hub/base"))
+    for teacher, differs in ((None, False), ("hub/base", False), ("other/base", True)):
+        other = run_of([dialogue()], "rl", config=config("runs/base", teacher_model=teacher))
+        assert measures.teachers_differ(of_base, other) == differs
+
+
+def test_models_that_met_no_common_teacher_are_named(tmp_path):
+    mine = run_of([dialogue()], teacher="base", test="t, teacher base")
+    own = run_of([dialogue()], "rl", teacher="rl", test="t, teacher rl")
+    (note,) = report.apart([own, mine], "base")
+    assert "on t, rl met teacher rl and not base" in note
+    assert not report.apart([mine, run_of([dialogue()], "rl", teacher="base"), own], "base")
+
+
+def test_captions_name_the_intervals_that_are_drawn(tmp_path):
+    found = {}
+    for labels in (("base", "mt-rl"), ("mine", "st-rl")):
+        runs = [run_of([dialogue("a"), dialogue("b")], label) for label in labels]
+        text = report.write(tmp_path, runs, [], labels[0], 1)
+        found[labels] = re.findall("Bands: (.*)", text)
+    assert found == {
+        ("base", "mt-rl"): ["95 % intervals of base and mt-rl."],
+        ("mine", "st-rl"): ["95 % intervals of mine."],
+    }
+
+
+def test_the_report_has_the_command_and_the_models_of_every_run(tmp_path):
+    run = run_of([dialogue()], "rl", config=config("runs/rl/model", teacher_model="hub/base"))
+    shown = report.write(tmp_path, [run], [], "base", 1)
+    (line,) = [line for line in (tmp_path / "report.md").read_text().splitlines() if "python x.py" in line]
+    assert "runs/rl/model | informed | hub/base" in line and "python x.py" not in shown
