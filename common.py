@@ -7,6 +7,7 @@ as in the paper (arXiv 2602.16488). Shapes: G groups of g dialogues, B rows of T
 import re
 import sys
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -286,8 +287,9 @@ def messages(*texts: str) -> list[dict]:
     return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
 
 
+@cache
 def load_chat(path: str) -> Chat:
-    """The Chat of a local folder or hub name; prints its note. Raises BadInput if there is none."""
+    """The Chat of a local folder or hub name; prints its note once. Raises BadInput if there is none."""
     from transformers import AutoTokenizer
 
     try:

@@ -21,7 +21,7 @@ from common import Dialogue, as_tensors, load_chat, masked_logprobs, sft_loss, v
 from generate import load_prompts
 from parts import runs, sharded
 from parts.engines import context_of
-from parts.measures import causes, summary, trend
+from parts.measures import causes, same_path, summary, trend
 
 
 def train(args, run, dialogues):
@@ -89,6 +89,19 @@ def load_dialogues(path):
     return dialogues
 
 
+def check_speaker(path, dialogues, chat, args):
+    """Raises BadInput if another model spoke in a folder's dialogues, as its tokens or its config tell."""
+    for d in dialogues[:20]:
+        if [chat.text(d.ids[start:end]) for start, end in d.spans] != d.said:
+            reason = f"dialogue {d.id} has tokens that the tokenizer of {args.model} reads as another text"
+            raise runs.BadInput(f"{path}: {reason}; give the --model that spoke in it")
+    config = Path(path) / "config.json"
+    spoke = runs.read_config(config)["model"] if config.exists() else args.model
+    if same_path(spoke) != same_path(args.model) and not args.other_model:
+        reason = f"its student was {spoke}, not --model {args.model}"
+        raise runs.BadInput(f"{path}: {reason}; if that is meant, add --other-model")
+
+
 def check_lengths(dialogues, model, name):
     """Raises BadInput if a dialogue does not fit into the model's context."""
     longest = max(len(d.ids) for d in dialogues)
@@ -138,6 +151,9 @@ def main():
         "--model", required=True, help="model to train: the student that spoke in the dialogues"
     )
     parser.add_argument("--data", required=True, nargs="+", help="folders that generate.py wrote")
+    parser.add_argument(
+        "--other-model", action="store_true", help="the dialogues may be those of another model"
+    )
     parser.add_argument("--out", required=True, help="run folder; an unfinished one is resumed")
     parser.add_argument("--seed", type=runs.NATURAL, default=0, help="seed of the order of dialogues")
     parser.add_argument(
@@ -154,9 +170,14 @@ def main():
     run = runs.Run(args)
     if (run.path / "model").exists():
         return run.say(f"{run.path} is finished")
-    dialogues = successful([d for path in args.data for d in load_dialogues(path)], run)
+    chat, dialogues = load_chat(args.model), []
+    for path in args.data:
+        of_folder = load_dialogues(path)
+        check_speaker(path, of_folder, chat, args)
+        dialogues += of_folder
+    dialogues = successful(dialogues, run)
     if args.predict_teacher:
-        chat, prompts = load_chat(args.model), load_prompts(args.prompts)
+        prompts = load_prompts(args.prompts)
         if chat.opened_reasoning:
             reason = "its template opens each turn with reasoning, which hints do not have"
             raise runs.BadInput(f"--predict-teacher, {args.model}: {reason}; use another model")

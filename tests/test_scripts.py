@@ -832,3 +832,15 @@ def test_a_run_that_goes_on_says_which_code_has_changed(problems, base, tmp_path
 
 def test_the_folder_of_another_script_is_named_as_such(played, problems, base, capsys):
     refused(capsys, "holds a run of generate.py", "grpo", model=base, problems=problems, out=played, **TALK)
+
+
+def test_sft_refuses_the_dialogues_of_another_model_unless_it_is_meant(
+    played, base, shapes, tmp_path, capsys
+):
+    twin, out = shutil.copytree(base, tmp_path / "twin"), tmp_path / "sft"
+    talk = dict(data=played, threads=1)
+    refused(capsys, f"student was {base}, not --model {twin}", "sft", model=twin, out=tmp_path / "a", **talk)
+    other = dict(model=shapes["gemma"], other_model=True, out=tmp_path / "b")
+    refused(capsys, "reads as another text", "sft", **other, **talk)
+    run("sft", model=twin, other_model=True, out=out, **talk)
+    assert (out / "model").exists()
