@@ -4,6 +4,7 @@ Plain tensors and dataclasses in and out, so that each function can be copied in
 as in the paper (arXiv 2602.16488). Shapes: G groups of g dialogues, B rows of T tokens, M student tokens.
 """
 
+import math
 import re
 import sys
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
+from tqdm import tqdm
 
 from parts import sandbox, sources
 from parts.answers import boxed, equal_answers
@@ -199,7 +201,8 @@ class Chat:
 
     def __init__(self, tokenizer, name: str):
         """name: the model's, for messages. Raises BadInput if the template cannot be used."""
-        self.tokenizer = tokenizer
+        self.tokenizer, self.name = tokenizer, name
+        self.unknown, self.told = {}, math.inf  # no unknown word of the probes below is told
         # The probes below hide no control token: this pattern never matches.
         self.token_of, self.control = {}, re.compile("(?!)")
         if not tokenizer.chat_template:
@@ -234,6 +237,7 @@ class Chat:
         self.token_of = {chr(0xF0000 + i): token for i, token in enumerate(control)}
         self.character_of = {token: character for character, token in self.token_of.items()}
         self.control = re.compile("|".join(map(re.escape, control)))
+        self.unknown, self.told = {}, 0  # words that the tokenizer does not know, and how many were told
 
     def rewrites(self, text: str) -> bool:
         """Whether the template shows an earlier turn differently from how it was sampled."""
@@ -251,7 +255,25 @@ class Chat:
             token = self.token_of.get(part)
             for piece in (token[0], token[1:]) if token else (part,):
                 ids += self.tokenizer.encode(piece, add_special_tokens=False)
+        if self.tokenizer.unk_token_id in ids and self.tokenizer.is_fast:
+            self.note_unknown(text)
         return ids
+
+    def note_unknown(self, text: str) -> None:
+        """Prints the words that the tokenizer does not know: the first, then whenever they have doubled."""
+        unk, pieces = self.tokenizer.unk_token_id, []
+        text = re.sub("[\U000f0000-\U000fffff]", " ", text)  # hidden control tokens
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        for token, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"]):
+            pieces.append(text[start:end] if token == unk else " ")
+        self.unknown |= dict.fromkeys("".join(pieces).split())
+        words, told = list(self.unknown), self.told
+        if len(words) >= max(1, 2 * told):
+            self.told = len(words)
+            shown = " ".join(words[told:][:30]) + " …" * (len(words) - told > 30)
+            fact = f"unknown to the tokenizer of {self.name}, which writes {self.tokenizer.unk_token} instead"
+            advice = "use other words in problems and prompts, or another model"
+            tqdm.write(f"note: {fact}: {shown}; {advice}", file=sys.stderr)
 
     def render(self, messages: list[dict], **kwargs) -> str:
         """The conversation as text up to where the assistant speaks; hides control tokens in messages."""

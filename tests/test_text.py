@@ -5,6 +5,7 @@ import json
 import pytest
 from conftest import OPENED, cast_of, characters
 from test_dialogues import MATH, attempts, scripted, talk
+from transformers import AutoTokenizer
 
 from common import Chat, Dialogue, Problem, Verdict, grade, messages, visible
 from generate import load_prompts, teacher_view
@@ -132,3 +133,15 @@ def test_doubled_braces_are_shown_as_one_in_every_prompt(tmp_path):
     )
     view = teacher_view(cast_of(None, prompts), dialogue, MATH, "informed", "2")
     assert [view[0]["content"], view[-1]["content"]] == ['{"a": 1}'] * 2
+
+
+def test_words_that_the_tokenizer_does_not_know_are_told_once_and_again_when_they_have_doubled(base, capsys):
+    chat = Chat(AutoTokenizer.from_pretrained(base), "toy")
+    known = "Compute 1h 2t 3u plus 3h 1t 1u mod 1000."
+    told = []
+    for text in (known, "<|end|>", f"Please add. {known}", "Please", "add now", "two new words"):
+        chat.view(messages(text))
+        told.append(capsys.readouterr().err)
+    assert "instead: Please add; use other words" in told[2]
+    assert "instead: now two new words; use" in told[5]
+    assert [bool(note) for note in told] == [False, False, True, False, False, True]
