@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from parts import sandbox, sources
 from parts.answers import boxed, equal_answers
-from parts.engines import Turn, next_token_logits
+from parts.engines import Turn, next_token_logits, why_not_loaded
 from parts.programs import check, find_program
 from parts.runs import BadInput
 
@@ -317,8 +317,7 @@ def load_chat(path: str) -> Chat:
     try:
         chat = Chat(AutoTokenizer.from_pretrained(path), path)
     except (OSError, ValueError, KeyError) as e:
-        reason = f"cannot be loaded ({str(e).splitlines()[0]})"
-        raise BadInput(f"model {path}: {reason}; give a transformers folder or a hub name") from None
+        raise BadInput(why_not_loaded(path, e)) from None
     if chat.note:
         print(chat.note, file=sys.stderr)
     return chat

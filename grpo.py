@@ -105,8 +105,14 @@ def main():
     problems = load_problems(args.problems, args.answers)
     args.steps = args.steps or max(1, len(problems) // args.batch)
     run = runs.Run(args)
-    if (run.path / "model").exists() and sharded.saved_step(run) >= args.steps:
-        return run.say(f"{run.path} is finished")
+    if (run.path / "model").exists():
+        gone = not (run.path / "resume").exists()  # removed by the user
+        if gone and run.recorded["steps"] < args.steps:
+            raise runs.BadInput(
+                f"{run.path}: has no resume/ to go on from to more --steps; choose another --out"
+            )
+        if gone or sharded.saved_step(run) >= args.steps:
+            return run.say(f"{run.path} is finished")
 
     # The trained weights are float32. On a CPU the sampler uses these very weights. On a GPU, or if they are
     # sharded, the sampler has a copy in its own dtype.

@@ -74,8 +74,21 @@ def load_model(path: str, device: str, dtype: str = "float32", lora: int | None 
         problem = f"model {path}: does not fit on {device} in {dtype}"
         raise EngineError(f"{problem}; use a smaller model or a larger GPU") from None
     except (OSError, ValueError, KeyError) as e:
-        problem = f"model {path}: cannot be loaded ({str(e).splitlines()[0]})"
-        raise EngineError(f"{problem}; give a transformers folder or a hub name") from None
+        raise EngineError(why_not_loaded(path, e)) from None
+
+
+def why_not_loaded(path: str, error: Exception) -> str:
+    """Why a model, or its tokenizer, could not be loaded: a line for the user."""
+    if os.path.isdir(f"{path}/model"):
+        return f"model {path}: is a run folder; give its model, {path.rstrip('/')}/model"
+    if os.path.exists(f"{path}/config.json.lock"):
+        return f"model {path}: is the folder of a run that has saved no model; finish its training first"
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    problem = f"cannot be loaded ({reason})"
+    if not os.path.exists(path):
+        hub = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path)
+        problem = f"is no folder here, and {problem} from the hub" if hub else "no such folder"
+    return f"model {path}: {problem}; give a transformers folder or a hub name"
 
 
 def share_keys(model) -> None:

@@ -6,6 +6,7 @@ torchrun share a folder, which the first one owns.
 """
 
 import argparse
+import errno
 import fcntl
 import json
 import math
@@ -17,6 +18,10 @@ import weakref
 import zlib
 from datetime import timedelta
 from pathlib import Path
+
+if sys.version_info < (3, 11):  # noqa: UP036 (an older one would fail at the first saved state)
+    print(f"error: this is Python {sys.version.split()[0]}; the kit needs 3.11 or later", file=sys.stderr)
+    sys.exit(2)
 
 import torch
 from tqdm import tqdm
@@ -39,12 +44,13 @@ def run_script(main) -> None:
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on from what was saved")
+        sys.exit("interrupted; the same command goes on from what was saved, or starts anew if nothing was")
     except torch.OutOfMemoryError as e:
         advice = "lower --micro-tokens, --concurrent or --vllm-memory, or use a smaller model, or more GPUs"
         end_with(f"the GPU's memory is full ({first_line(e)}); {advice}; the same command goes on")
     except OSError as e:
-        end_with(f"{first_line(e)}; the same command goes on from what was saved")
+        advice = "free some space; " if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
+        end_with(f"{first_line(e)}; {advice}the same command goes on from what was saved")
     except Exception as e:
         if not hasattr(e, "exit_code"):
             raise

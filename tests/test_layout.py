@@ -67,7 +67,8 @@ def test_the_flags_that_the_readme_names_are_those_of_the_scripts():
         for file in ["parts/runs.py", "tests/bench.py", *map("{}.py".format, STAGES)]
     )
     flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", (ROOT / "README.md").read_text()))
-    others = {"--help", "--nodes", "--ntasks-per-node", "--gpus-per-node"}  # of every script, of Slurm
+    others = {"--index-url"}  # of pip
+    others |= {"--help", "--nodes", "--ntasks-per-node", "--gpus-per-node"}  # of every script, of Slurm
     others |= {"--exclusive", "--mem", "--cpus-per-task", "--kill-on-bad-exit"}
     others |= {
         "--nnodes",

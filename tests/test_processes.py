@@ -261,6 +261,7 @@ def test_engines_share_the_card_with_what_else_is_on_it(
     monkeypatch.setattr("generate.load_chat", lambda path: chat)
     args = {
         "model": base,
+        "teacher": "informed",
         "teacher_model": teacher,
         "prompts": None,
         "vllm_memory": given,

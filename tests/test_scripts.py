@@ -313,7 +313,7 @@ def test_other_bad_input_is_one_line_and_exit_code_2(problems, played, base, sha
     refused(capsys, "at least 2", "grpo", **ok, out=tmp_path / "a", group=1)
     refused(capsys, "leaves no room", "generate", **ok, out=tmp_path / "b", max_tokens=5000)
     refused(
-        capsys, "cannot be loaded", "generate", model=tmp_path / "none", problems=problems, out=tmp_path / "c"
+        capsys, "no such folder", "generate", model=tmp_path / "none", problems=problems, out=tmp_path / "c"
     )
     refused(capsys, "prompts file", "generate", **ok, out=tmp_path / "d", prompts=problems)
     refused(capsys, "holds a run whose", "generate", **ok, out=played, seed=5)
@@ -844,3 +844,28 @@ def test_sft_refuses_the_dialogues_of_another_model_unless_it_is_meant(
     refused(capsys, "reads as another text", "sft", **other, **talk)
     run("sft", model=twin, other_model=True, out=out, **talk)
     assert (out / "model").exists()
+
+
+def test_a_path_that_is_no_model_is_told_what_it_is(problems, base, played, tmp_path, capsys):
+    (tmp_path / "rl" / "model").mkdir(parents=True)
+    (tmp_path / "rl" / "config.json").write_text("{}")
+    paths = {tmp_path / "rl": f"is a run folder; give its model, {tmp_path}/rl/model"}
+    paths |= {played: "has saved no model", tmp_path / "none": "no such folder"}
+    for path, told in paths.items():
+        for script in ("generate", "grpo"):
+            out = tmp_path / f"{script}-{path.name}"
+            refused(capsys, told, script, model=path, problems=problems, out=out, **TALK)
+
+
+def test_a_finished_run_whose_state_was_removed_stays_finished_and_takes_no_more_steps(
+    problems, base, tmp_path, capsys
+):
+    rl = dict(model=base, problems=problems, out=tmp_path / "rl", batch=8, group=4, **TALK)
+    run("grpo", steps=1, **rl)
+    shutil.rmtree(tmp_path / "rl" / "resume")
+    log = (tmp_path / "rl" / "metrics.jsonl").read_text()
+    capsys.readouterr()
+    run("grpo", steps=1, **rl)
+    assert "is finished" in capsys.readouterr().out
+    refused(capsys, "has no resume/ to go on from", "grpo", steps=2, **rl)
+    assert (tmp_path / "rl" / "metrics.jsonl").read_text() == log
