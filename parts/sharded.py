@@ -136,6 +136,8 @@ def save_model(run, policy: Policy, tokenizer) -> None:
     With LoRA it first writes the folder `adapter`, in peft's format. `model` then has the adapter merged into
     the original weights in float32: bfloat16 would round away part of a small update to a large weight.
     """
+    from safetensors import SafetensorError
+
     part, final = run.path / "model.part", run.path / "model"
     learned = {name: tensor.cpu() for name, tensor in weights(policy) if run.writes}  # all gather
     if not run.writes:
@@ -151,12 +153,21 @@ def save_model(run, policy: Policy, tokenizer) -> None:
         parameters = dict(model.named_parameters(remove_duplicate=False))
         state = {n: t for n, t in model.state_dict().items() if n not in parameters}  # buffers
         state |= {n: t for n, t in model.named_parameters() if n not in learned} | learned
-    model.save_pretrained(part, state_dict=state)
+    try:
+        model.save_pretrained(part, state_dict=state)
+    except SafetensorError as e:
+        problem = f"{part}: the model cannot be written ({first_line(e)}; {free_space(part)})"
+        raise BadInput(f"{problem}; the same command goes on from the last saved state") from None
     tokenizer.save_pretrained(part)
     if final.exists():
         shutil.rmtree(final)
     part.replace(final)
     run.say(f"the model is in {final}")
+
+
+def free_space(folder) -> str:
+    """How much room a folder's disk has, for a message."""
+    return f"{shutil.disk_usage(folder).free / 1e6:,.0f} MB are free there"
 
 
 def state_of(policy: Policy, optimizer) -> dict:
@@ -186,9 +197,8 @@ def save_state(run, policy: Policy, optimizer, step: int) -> None:
         with warnings.catch_warnings(action="ignore"):  # about saving without a process group
             checkpoint.save(state, checkpoint_id=part, no_dist=rank_and_size()[1] == 1)
     except checkpoint.api.CheckpointException as e:  # a full disk, say
-        raise BadInput(
-            f"{part}: the state cannot be written ({first_line(first_failure(e))}); the last one stays"
-        ) from None
+        problem = f"{part}: the state cannot be written ({first_line(first_failure(e))}; {free_space(part)})"
+        raise BadInput(f"{problem}; the last one stays") from None
     barrier()  # all have written
     if run.writes:
         part.replace(folder / str(step))
