@@ -202,7 +202,7 @@ class Chat:
     def __init__(self, tokenizer, name: str):
         """name: the model's, for messages. Raises BadInput if the template cannot be used."""
         self.tokenizer, self.name = tokenizer, name
-        self.unknown, self.told = {}, math.inf  # no unknown word of the probes below is told
+        self.unknown, self.shown = {}, math.inf  # unknown words of the probes below are not shown
         # The probes below hide no control token: this pattern never matches.
         self.token_of, self.control = {}, re.compile("(?!)")
         if not tokenizer.chat_template:
@@ -237,7 +237,7 @@ class Chat:
         self.token_of = {chr(0xF0000 + i): token for i, token in enumerate(control)}
         self.character_of = {token: character for character, token in self.token_of.items()}
         self.control = re.compile("|".join(map(re.escape, control)))
-        self.unknown, self.told = {}, 0  # words that the tokenizer does not know, and how many were told
+        self.unknown, self.shown = {}, 0  # words that the tokenizer does not know, and how many were shown
 
     def rewrites(self, text: str) -> bool:
         """Whether the template shows an earlier turn differently from how it was sampled."""
@@ -267,13 +267,12 @@ class Chat:
         for token, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"]):
             pieces.append(text[start:end] if token == unk else " ")
         self.unknown |= dict.fromkeys("".join(pieces).split())
-        words, told = list(self.unknown), self.told
-        if len(words) >= max(1, 2 * told):
-            self.told = len(words)
-            shown = " ".join(words[told:][:30]) + " …" * (len(words) - told > 30)
+        if len(self.unknown) >= max(1, 2 * self.shown):
+            new, self.shown = list(self.unknown)[self.shown :], len(self.unknown)
+            listed = " ".join(new[:30]) + " …" * (len(new) > 30)
             fact = f"unknown to the tokenizer of {self.name}, which writes {self.tokenizer.unk_token} instead"
             advice = "use other words in problems and prompts, or another model"
-            tqdm.write(f"note: {fact}: {shown}; {advice}", file=sys.stderr)
+            tqdm.write(f"note: {fact}: {listed}; {advice}", file=sys.stderr)
 
     def render(self, messages: list[dict], **kwargs) -> str:
         """The conversation as text up to where the assistant speaks; hides control tokens in messages."""
