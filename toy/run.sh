@@ -24,7 +24,7 @@ stage() { # name, command …: runs a stage, writes its output to a log, prints 
     local log=$dir/logs/$1.log from=$SECONDS
     "${@:2}" --seed "$seed" >"$log" 2>&1 || { tail -n 5 "$log" >&2; exit 1; }
     local took=$((SECONDS - from)) result
-    result=$(tr '\r' '\n' <"$log" | sed -n "s|^$out/.*/\(.*: [^,]*\).*|\1|p" | paste -sd ';' | sed 's/;/; /g')
+    result=$(tr '\r' '\n' <"$log" | sed -n "s|^$out/.*/\([^:]*: [^,]*\).*|\1|p" | paste -sd ';' | sed 's/;/; /g')
     printf '%b%-22s %2d:%02d  %s\n' "$clear" "$label$1" $((took / 60)) $((took % 60)) "${result:-finished before}"
 }
 
