@@ -26,6 +26,7 @@ import builtins
 import cmath
 import collections
 import ctypes
+import datetime
 import fcntl
 import gc
 import importlib
@@ -36,6 +37,7 @@ import math
 import os
 import queue
 import re
+import reprlib
 import select
 import selectors
 import signal
@@ -47,8 +49,10 @@ import threading
 import time
 import traceback
 import types
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 LINUX = sys.platform == "linux"
@@ -103,14 +107,22 @@ def call_function(source: str, name: str, arguments: str) -> Outcome:
 def run_asserts(source: str, name: str, asserts: list[str]) -> list[Outcome]:
     """Runs assert snippets, where `name` is a proxy that asks the program's process; one Outcome each.
 
-    Arguments and results must be plain values. Changes that the function makes to its arguments are lost.
+    An assert is unanswered if it needs a value that cannot be passed between the processes: see Link.
     """
     reply = run_job("asserts", [{"source": source, "name": name}, {"asserts": asserts, "name": name}])
-    results = [Outcome(*json.loads(line)) for line in reply["reply"].split("\n")[:-1]]
-    undecided = outcome(reply, "reply")
-    if undecided.status in ("ok", "error"):
-        undecided = Outcome("error", "", "the program broke off")
-    return results + [undecided] * (len(asserts) - len(results))
+    results, line = [], ""
+    for kind, *rest in map(json.loads, reply["reply"].split("\n")[:-1]):
+        if kind == "line":
+            line = rest[0]
+        else:
+            results.append(Outcome(kind, "", *rest))
+            line = ""
+    rest = outcome(reply, "reply")
+    if rest.status in ("ok", "error"):
+        rest = Outcome("error", "", "the program broke off")
+    if rest.status == "timeout" and line:
+        rest = replace(rest, error=f"{line} ({rest.error})")
+    return results + [rest] * (len(asserts) - len(results))
 
 
 def check() -> str | None:
@@ -351,15 +363,6 @@ def colliding_keys(node: ast.AST) -> list[ast.AST]:
 # (type, text before its items, text after them, text of an empty one)
 CONTAINERS = [(list, "[", "]", "[]"), (tuple, "(", ",)", "()"), (set, "{", "}", "set()")]
 CONTAINERS += [(frozenset, "{", "}", "set()"), (collections.deque, "[", "]", "[]")]
-
-
-def is_finite(value: Any) -> bool:
-    """Whether a plain value holds no infinity and no NaN."""
-    if isinstance(value, dict):
-        value = [*value.keys(), *value.values()]
-    if isinstance(value, (list, tuple, set)):
-        return all(map(is_finite, value))
-    return not isinstance(value, (float, complex)) or cmath.isfinite(value)
 
 
 def plain_repr(value: Any) -> str:
@@ -676,59 +679,37 @@ def child_limits(_: dict, protections: dict):
 
 
 def answer_calls(task: dict, _: dict):
-    """Answers function calls from the asserts' process: reads arguments from 4, writes results to 5."""
+    """Answers function calls from the asserts' process, which come from 4; writes results to 5."""
+    link = Link(4, 5, 1)
     try:
-        function, load_error = load_function(task), None
+        link.own(load_function(task))
     except BaseException as e:
-        load_error = ["error", type(e).__name__, describe(e)]
+        return link.send("failed", [], describe(e))
+    link.send("loaded")
     while True:
-        call = receive(4)
-        try:
-            args, kwargs = literal(call)
-            reply = load_error or ["ok", plain_repr(function(*args, **kwargs)), ""]
-        except Exception as e:
-            reply = ["error", type(e).__name__, describe(e)]
-        send(5, reply)
+        link.serve(*link.receive())
 
 
 def check_asserts(task: dict, _: dict):
-    """Runs the assert snippets and writes their outcomes to 4.
+    """Runs the assert snippets and writes their outcomes to 4, as lines of JSON.
 
-    In the snippets the function is a proxy: it writes each call to 5 and reads the result from 6.
+    Before a call it writes the line of the snippet that makes the call, so that a time-out can name it. In
+    the snippets the function is a RemoteFunction: it writes each call to 5 and reads the result from 6.
     """
-    not_finite = []  # returned values with infinity or NaN: a comparison with them can be true by accident
-
-    def proxy(*args, **kwargs):
-        text = plain_repr((args, kwargs))
-        try:
-            send(5, text)
-            status, value, message = receive(6)
-        except OSError:
-            os._exit(0)  # the program is gone, so this assert and all later ones stay undecided
-        if status == "ok":
-            result = literal(value)
-            not_finite.extend([value] if not is_finite(result) else [])
-            return result
-        kind = getattr(builtins, value, RuntimeError)
-        is_exception = isinstance(kind, type) and issubclass(kind, Exception)
-        # a StopIteration would end the loop in all(map(…)) before anything is compared
-        raise (kind if is_exception and not issubclass(kind, StopIteration) else RuntimeError)(message)
-
-    names = {task["name"]: proxy, "math": math}
+    caller = Caller(6, 5, 4)
+    if caller.load_error:  # without a function no assert can pass, not even one that expects an exception
+        for _ in task["asserts"]:
+            caller.report("error", repr(caller.load_error))
+        return
+    names = {task["name"]: caller.function, "math": math}
     for snippet in task["asserts"]:
-        outcome = ["ok", "", ""]
-        not_finite.clear()
+        caller.begin(snippet)
         try:
             exec(compile(snippet, "test", "exec"), names)
-            if not_finite and not re.search(r"\b(inf|infinity|nan|is(inf|nan|finite))\b", snippet, re.I):
-                # |inf - x| <= tolerance * inf holds for every x
-                outcome = ["error", "", f"the function returned {not_finite[0][:80]}"]
-        except Exception as e:
-            frames = traceback.walk_tb(e.__traceback__)
-            numbers = [line for frame, line in frames if frame.f_code.co_filename == "test"]
-            text = snippet.split("\n")[numbers[-1] - 1].strip() if numbers else ""
-            outcome = ["error", "", text if isinstance(e, AssertionError) else f"{text} ({describe(e)})"]
-        write_all(4, (json.dumps(outcome) + "\n").encode())
+            outcome = caller.passed()
+        except BaseException as e:
+            outcome = caller.failed(e)
+        caller.report(*outcome)
 
 
 # First letter of a job's kind → the children, each with its work and its descriptors 0, 1, … in this order:
@@ -742,6 +723,491 @@ PLANS = {
     ],
     b"l": [(child_limits, "- - >err <task >reply")],
 }
+
+# -------------------------------------------------------------------------------- between program and asserts
+
+
+class CannotCarry(BaseException):
+    """Raised where a message would need a value that it cannot carry. The assert then stays undecided."""
+
+
+# {type without identity: (its parts, how to build a value from them)}
+ATOMS = {
+    complex: (lambda x: (x.real, x.imag), complex),
+    bytes: (lambda x: (x.hex(),), bytes.fromhex),
+    range: (lambda x: (x.start, x.stop, x.step), range),
+    Decimal: (lambda x: (str(x),), Decimal),
+    Fraction: (lambda x: (x.numerator, x.denominator), Fraction),
+    datetime.date: (lambda x: (x.year, x.month, x.day), datetime.date),
+    datetime.datetime: (lambda x: (*x.timetuple()[:6], x.microsecond, x.tzinfo), datetime.datetime),
+    datetime.timedelta: (lambda x: (x.days, x.seconds, x.microseconds), datetime.timedelta),
+}
+DICTS = dict, collections.Counter, collections.OrderedDict, collections.defaultdict
+MUTABLE = list, set, collections.deque, bytearray, *DICTS
+VIEWS = type({}.keys()), type({}.values()), type({}.items())
+FUNCTIONS = types.FunctionType, types.MethodType, types.BuiltinFunctionType
+OTHERS = *FUNCTIONS, types.GeneratorType, map, zip, filter, enumerate, reversed
+CARRIED = {kind.__name__: kind for kind in (*ATOMS, *MUTABLE, tuple, frozenset, *VIEWS, *OTHERS)}
+CHANGEABLE = {kind.__name__ for kind in MUTABLE} | {"ndarray"}
+
+
+class Remote:
+    """Stands for a function or an iterator of the other process, of type `kind` there.
+
+    It can be called, or asked for its next item. Anything else that asks for an attribute is undecided.
+    """
+
+    def __init__(self, link: "Link", kind: type | None):
+        self.link_and_kind = link, kind
+
+    def __getattribute__(self, name):  # noqa: D105
+        link, kind = object.__getattribute__(self, "link_and_kind")
+        if name == "__class__" and kind:  # isinstance() asks for it
+            return kind
+        raise link.lose(f"attribute {name!r} of a function or iterator")
+
+    def __repr__(self):  # noqa: D105
+        link_of(self).lose("the repr of a function or iterator")
+        return "<function>"
+
+
+def link_of(remote: Remote) -> "Link":
+    """Returns the link that a Remote came through."""
+    return object.__getattribute__(remote, "link_and_kind")[0]
+
+
+class RemoteFunction(Remote):  # noqa: D101
+    def __call__(self, *args, **kwargs):  # noqa: D102
+        return link_of(self).ask("call", self, [*args, *kwargs.values()], list(kwargs))
+
+
+class RemoteIterator(Remote):  # noqa: D101
+    def __iter__(self):  # noqa: D105
+        return self
+
+    def __next__(self):  # noqa: D105
+        return link_of(self).ask("next", self)
+
+
+class Link:
+    """One end of the pipes between the program and the asserts. It carries calls, results and exceptions.
+
+    Both ends number the objects that they exchange. So an argument that is returned is the same object, and
+    [[0] * n] * n is n times the same list. A message has the new content of each numbered object that was
+    changed; the other end changes its own object. Functions and iterators stay where they are: see Remote.
+
+    Only objects of the exact types above can be carried, and names of builtins. An exception arrives as the
+    nearest built-in class, with its own name, text, arguments and attributes. Identities of numbers and texts
+    are lost, and type(x) of a function or iterator. No message makes the receiver run code of the sender.
+    """
+
+    def __init__(self, read_fd: int, write_fd: int, first_number: int):
+        self.read_fd, self.write_fd = read_fd, write_fd
+        self.first_number, self.new_numbers = first_number, itertools.count(first_number, 2)
+        self.objects, self.numbers = {}, {}  # number → object, id of the object → number
+        self.contents = {}  # number of a mutable object → its content as both ends know it
+        self.owned = {}  # number → function or iterator of this process
+        self.lost = ""  # what could not be carried
+        self.lock = threading.RLock()  # the program may call a function of the asserts in a thread
+        kinds = type, types.BuiltinFunctionType
+        self.named = {name: value for name, value in vars(builtins).items() if isinstance(value, kinds)}
+        self.names = {id(value): name for name, value in self.named.items()}
+
+    def lose(self, what: str) -> CannotCarry:
+        """Notes what could not be carried. Returns an exception, which the program's code may well catch."""
+        self.lost = self.lost or what
+        return CannotCarry(what)
+
+    def register(self, number: int, value: Any):
+        """Gives an object a number."""
+        self.objects[number], self.numbers[id(value)] = value, number
+
+    def forget(self, number: int):
+        """Takes an object's number away."""
+        self.numbers.pop(id(self.objects.pop(number, None)), None)
+        self.contents.pop(number, None)
+
+    def own(self, value: Any) -> int:
+        """Returns the new number of a function or iterator that the other end may use."""
+        number = next(self.new_numbers)
+        self.register(number, value)
+        self.owned[number] = value
+        return number
+
+    def send(self, verb: str, values: list = (), extra: Any = None, unused: list[int] = ()):
+        """Sends a message with values. Raises CannotCarry if one, or a changed object, cannot be carried.
+
+        unused: numbers to forget. The content of a tuple follows those of its items, so that the receiver can
+        build it at once.
+        """
+        self.unsent, self.nodes, known = [], {}, len(self.objects)
+        try:
+            for number, content in self.contents.items():
+                node = self.content(self.objects[number])
+                if node != content:
+                    self.nodes[number] = node
+            references = [self.reference(value) for value in values]
+            for number in self.unsent:  # grows meanwhile
+                if number not in self.nodes:
+                    self.nodes[number] = self.content(self.objects[number])
+        except (CannotCarry, RecursionError) as e:
+            for number in list(self.objects)[known:]:
+                self.forget(number)
+                self.owned.pop(number, None)
+            raise e if isinstance(e, CannotCarry) else self.lose("a value nested too deeply") from None
+        send(self.write_fd, [verb, references, extra, list(self.nodes.items()), list(unused)])
+        self.contents |= {n: x for n, x in self.nodes.items() if x[0] in CHANGEABLE}
+
+    def reference(self, value: Any) -> Any:
+        """Returns a value as JSON: a simple one itself, another as [type, parts], an object as ["#", number].
+
+        An object that is new gets a number.
+        """
+        kind = type(value)
+        if value is None or kind in (bool, str, float) or kind is int and -(2**53) < value < 2**53:
+            return value
+        if kind is int:
+            return ["int", hex(value)]
+        if kind in ATOMS:
+            return [kind.__name__, *map(self.reference, ATOMS[kind][0](value))]
+        if id(value) in self.numbers:
+            return ["#", self.numbers[id(value)]]
+        if id(value) in self.names:
+            return ["name", self.names[id(value)]]
+        if kind.__module__ == "numpy" and hasattr(value, "dtype") and value.dtype.kind in "biufcSU":
+            if kind.__name__ != "ndarray":
+                return ["numpy", value.dtype.str, [], value.tobytes().hex()]
+            number = next(self.new_numbers)
+            self.register(number, value)
+            self.unsent.append(number)
+            return ["#", number]
+        is_iterator = kind.__module__ in ("builtins", "itertools") and isinstance(value, Iterator)
+        if is_iterator or kind in FUNCTIONS:
+            number = self.own(value)
+            self.nodes[number] = ["iterator" if is_iterator else "function", kind.__name__]
+        elif kind in MUTABLE:
+            number = next(self.new_numbers)
+            self.register(number, value)
+            self.unsent.append(number)
+        elif kind in (tuple, frozenset, *VIEWS):
+            node = self.content(value)
+            if id(value) not in self.numbers:  # a list in it may hold it
+                self.register(next(self.new_numbers), value)
+            number = self.numbers[id(value)]
+            self.nodes[number] = node
+        else:
+            raise self.lose(f"a value of type {kind.__name__!r}")
+        return ["#", number]
+
+    def content(self, value: Any) -> list:
+        """Returns the content of a list or the like: [type, maxlen or default_factory, its items …]."""
+        kind, extra = type(value), None
+        if kind is bytearray:
+            return ["bytearray", None, value.hex()]
+        if kind.__name__ == "ndarray":
+            return ["ndarray", None, value.dtype.str, list(value.shape), value.tobytes().hex()]
+        if kind in DICTS:
+            extra = value.default_factory if kind is collections.defaultdict else None
+            value = itertools.chain.from_iterable(value.items())
+        elif kind is collections.deque:
+            extra = value.maxlen
+        elif kind in VIEWS:
+            value = gc.get_referents(value)  # the dict
+        return [kind.__name__, self.reference(extra), *map(self.reference, value)]
+
+    def receive(self) -> tuple[str, list, Any]:
+        """(verb, values, extra) of the next message. Raises an Exception if it is none that `send` sends."""
+        verb, references, extra, nodes, unused = receive(self.read_fd)
+        for number in unused:
+            self.forget(number)
+        for number, node in nodes:
+            if number not in self.objects:
+                self.prepare(number, node)
+        for number, (kind, extra_reference, *items) in nodes:
+            if kind == "ndarray":
+                self.objects[number][...] = self.array(*items)
+            elif kind not in ("function", "iterator"):
+                self.fill(number, CARRIED[kind], self.value(extra_reference), [self.value(x) for x in items])
+        for number, node in nodes:
+            if node[0] in CHANGEABLE:  # a set may have another order here
+                self.contents[number] = self.content(self.objects[number])
+        values = [self.value(reference) for reference in references]
+        if verb in ("call", "next"):
+            number, names = extra
+            extra = self.owned[number], names
+        elif verb == "return":
+            (_,) = values
+        elif verb == "raise":
+            values = [self.exception(values, **extra)]
+        return verb, values, extra
+
+    def prepare(self, number: int, node: list):
+        """Makes a new object, empty if it is mutable. Tuples and the like follow, with their items."""
+        if type(number) is not int or number % 2 == self.first_number % 2:
+            raise ValueError("not a number of the other end")
+        kind = CARRIED.get(node[1 if node[0] in ("function", "iterator") else 0])
+        if node[0] == "function":
+            self.register(number, RemoteFunction(self, kind))
+        elif node[0] == "iterator":
+            self.register(number, RemoteIterator(self, kind))
+        elif node[0] == "ndarray":
+            self.register(number, self.array(*node[2:]))
+        elif kind is collections.deque:
+            self.register(number, kind(maxlen=self.value(node[1])))
+        elif kind in MUTABLE:
+            self.register(number, kind())
+
+    def fill(self, number: int, kind: type, extra: Any, items: list):
+        """Makes a tuple or the like, or replaces the content of a mutable object."""
+        if kind in VIEWS:
+            views = zip(VIEWS, (dict.keys, dict.values, dict.items))
+            self.register(number, dict(views)[kind](*items))
+            return
+        if kind not in MUTABLE:
+            if number in self.objects:
+                raise ValueError("it has this number already")
+            self.register(number, {tuple: tuple, frozenset: frozenset}[kind](items))
+            return
+        value = self.objects[number]
+        if type(value) is not kind:
+            raise ValueError("of another type")
+        if kind is bytearray:
+            value[:] = bytes.fromhex(*items)
+        elif kind is list:
+            value[:] = items
+        else:
+            value.clear()
+        if kind is set:
+            value.update(items)
+        elif kind is collections.deque:
+            value.extend(items)
+        elif kind in DICTS:
+            for key, item in zip(items[::2], items[1::2], strict=True):
+                value[key] = item
+        if kind is collections.defaultdict:
+            value.default_factory = extra
+
+    def value(self, reference: Any) -> Any:
+        """Returns the value that `reference` has described."""
+        if type(reference) is not list:
+            return reference
+        kind, *parts = reference
+        if kind == "#":
+            return self.objects[parts[0]]
+        if kind == "name":
+            return self.named[parts[0]]
+        if kind == "int":
+            return int(parts[0], 16)
+        if kind == "numpy":
+            return self.array(*parts)[()]
+        return ATOMS[CARRIED[kind]][1](*map(self.value, parts))
+
+    def array(self, dtype: str, shape: list[int], data: str) -> Any:
+        """Returns a numpy array of numbers or texts."""
+        import numpy
+
+        if numpy.dtype(dtype).kind not in "biufcSU":
+            raise ValueError("no array of numbers or texts")
+        return numpy.ndarray(shape, dtype, bytes.fromhex(data)).copy()
+
+    def ask(self, verb: str, remote: Remote, values: list = (), names: list[str] = ()) -> Any:
+        """Has the other end call a function, or take the next item; returns the result or raises what came.
+
+        names: of the last values, which are keyword arguments. Until the answer comes, the other end may ask.
+        """
+        with self.lock:
+            self.send(verb, values, [self.numbers[id(remote)], list(names)])
+            while True:
+                verb, values, extra = self.receive()
+                if verb in ("call", "next"):
+                    self.serve(verb, values, extra)
+                elif verb == "return":
+                    return values[0]
+                elif verb == "end":
+                    raise StopIteration
+                elif verb == "raise":
+                    raise values[0]
+                else:
+                    raise self.lose(extra)
+
+    def serve(self, verb: str, values: list, extra: tuple[Any, list[str]]):
+        """Answers what the other end has asked."""
+        (target, names), answers = extra, []
+        count = len(values) - len(names)
+        try:
+            if verb == "call":
+                result = target(*values[:count], **dict(zip(names, values[count:])))
+            else:
+                result = next(target)
+            answers = [("return", [result])]
+        except CannotCarry:
+            pass
+        except BaseException as e:
+            is_end = verb == "next" and isinstance(e, StopIteration)
+            answers = [("end",)] if is_end else list(exception_messages(e))
+        if self.lost:  # the program may have caught CannotCarry
+            answers = []
+        for answer in answers:
+            try:
+                self.lost = ""
+                return self.send(*answer)
+            except CannotCarry:
+                pass
+        reason, self.lost = self.lost, ""
+        try:
+            self.send("lost", [], reason)
+        except CannotCarry:  # a changed argument: from now on the two processes differ
+            send(self.write_fd, ["broken", [], reason, [], []])
+
+    def exception(self, values: list, kind: str, name: str, text: str, line: str, attributes: list | None):
+        """Returns the exception that exception_messages() describes."""
+        base, namespace = self.named[kind], {"__str__": lambda _: text}
+        if not issubclass(base, BaseException):
+            raise ValueError("no exception")
+        count = len(values) - len(attributes or ())
+        args = values[:count] if attributes is not None else [text]
+        if attributes is None:
+            namespace["args"] = property(lambda _: self.raise_lost("arguments of an exception"))
+        try:
+            error = base(*args)
+            if name or attributes is None or str(error) != text:
+                if name:
+                    namespace["__getattr__"] = lambda _, key: self.raise_lost(f"{key!r} of an exception")
+                error = type(name or kind, (base,), namespace)(*args)
+        except Exception:
+            return self.lose(f"an exception of type {name or kind!r}")
+        vars(error).update(zip(attributes or (), values[count:]))
+        return error
+
+    def raise_lost(self, what: str):
+        """Raises CannotCarry; for lambdas."""
+        raise self.lose(what)
+
+
+def exception_messages(e: BaseException) -> Iterator[tuple]:
+    """Yields two messages about an exception: with its arguments and attributes, and without them."""
+    base = next(kind for kind in type(e).__mro__ if kind.__module__ == "builtins")
+    extra = {"kind": base.__name__, "name": "" if base is type(e) else type(e).__name__}
+    extra |= {"text": str(e), "line": describe(e)}
+    yield "raise", [*e.args, *vars(e).values()], {**extra, "attributes": list(vars(e))}
+    yield "raise", [], {**extra, "attributes": None}
+
+
+class Caller(Link):
+    """The asserts' end. It judges each snippet and knows the last call, for the report."""
+
+    def __init__(self, read_fd: int, write_fd: int, report_fd: int):
+        super().__init__(read_fd, write_fd, 0)
+        self.report_fd, self.broken = report_fd, ""
+        verb, _, self.load_error = self.receive()
+        self.function = RemoteFunction(self, types.FunctionType)
+        self.register(1, self.function)
+
+    def begin(self, snippet: str):
+        """Starts a snippet."""
+        self.snippet, self.lost, self.not_finite, self.raised, self.line_sent = snippet, "", [], None, 0
+        self.returned = 0, None  # line and result of the last call
+
+    def text_of(self, line: int) -> str:
+        """Returns a line of the snippet."""
+        return self.snippet.split("\n")[line - 1].strip()[:200] if line else ""
+
+    def ask(self, verb: str, remote: Remote, values: list = (), names: list[str] = ()) -> Any:  # noqa: D102
+        frame = sys._getframe()
+        while frame and frame.f_code.co_filename != "test":
+            frame = frame.f_back
+        line = frame.f_lineno if frame else 0
+        if line != self.line_sent:
+            self.report("line", self.text_of(line))
+            self.line_sent = line
+        try:
+            result = super().ask(verb, remote, values, names)
+        except StopIteration:
+            # it would end the loop in all(map(…)) before anything is compared
+            if verb == "call" and "StopIteration" not in self.snippet:
+                raise RuntimeError("the function raised StopIteration") from None
+            raise
+        self.returned = line, result
+        return result
+
+    def report(self, kind: str, text: str):
+        """Writes a line of JSON to the supervisor."""
+        write_all(self.report_fd, (json.dumps([kind, text]) + "\n").encode())
+
+    def send(self, verb: str, values: list = (), extra: Any = None, unused: list[int] = ()):  # noqa: D102
+        numbers = [n for n in self.objects if n not in self.owned and n != 1]
+        # held by nothing but self.objects and the argument of getrefcount
+        unused = [n for n in numbers if sys.getrefcount(self.objects[n]) == 2]
+        for number in unused:
+            self.forget(number)
+        try:
+            super().send(verb, values, extra, unused)
+        except OSError:
+            os._exit(0)  # the program is gone, so this assert and all later ones have failed
+
+    def receive(self) -> tuple[str, list, Any]:  # noqa: D102
+        try:
+            verb, values, extra = super().receive()
+        except (Exception, CannotCarry):  # closed, or a forged message
+            os._exit(0)
+        if verb == "raise":
+            self.raised = values[0], extra["line"]
+        elif verb == "broken":
+            self.broken = extra
+        return verb, values, extra
+
+    def value(self, reference: Any) -> Any:  # noqa: D102
+        value = super().value(reference)
+        kind = type(value)
+        if (
+            kind in (float, complex)
+            and not cmath.isfinite(value)
+            or kind is Decimal
+            and not value.is_finite()
+        ):
+            self.not_finite.append(value)
+        return value
+
+    def array(self, *parts):  # noqa: D102
+        array = super().array(*parts)
+        if array.dtype.kind in "fc" and not sys.modules["numpy"].isfinite(array).all():
+            self.not_finite.append(array)
+        return array
+
+    def passed(self) -> list[str]:
+        """Returns [status, error] of a snippet that ended by itself."""
+        if self.lost or self.broken:
+            return ["unanswered", f"{self.lost or self.broken} cannot be passed between program and asserts"]
+        if self.not_finite and not re.search(
+            r"\b(inf|infinity|nan|is(inf|nan|finite))\b", self.snippet, re.I
+        ):
+            # |inf - x| <= tolerance * inf holds for every x
+            return ["error", f"the function returned {self.not_finite[0]}"]
+        return ["ok", ""]
+
+    def failed(self, e: BaseException) -> list[str]:
+        """Returns [status, error] of a snippet that ended with an exception."""
+        if self.lost or self.broken:
+            return self.passed()
+        frames = traceback.walk_tb(e.__traceback__)
+        line = next((n for frame, n in reversed([*frames]) if frame.f_code.co_filename == "test"), 0)
+        if self.raised and e is self.raised[0]:
+            return ["error", f"{self.text_of(line)} (raised {self.raised[1]!r})"]
+        if isinstance(e, NameError):  # perhaps of a name that the program defines
+            return ["unanswered", f"{self.text_of(line)} ({describe(e)})"]
+        notes = [] if isinstance(e, AssertionError) else [describe(e)]
+        if self.returned[0] == line:
+            notes.append(f"returned {short_repr(self.returned[1])}")
+        return ["error", self.text_of(line) + (f" ({'; '.join(notes)})" if notes else "")]
+
+
+def short_repr(value: Any) -> str:
+    """Returns the repr of a value; of a long one only its beginning and its end."""
+    shortener = reprlib.Repr()
+    shortener.maxlist = shortener.maxtuple = shortener.maxdict = shortener.maxset = shortener.maxdeque = 20
+    shortener.maxstring = shortener.maxlong = shortener.maxother = 150
+    return shortener.repr(value)
+
 
 # ----------------------------------------------------------------------------------------------- confinement
 

@@ -330,6 +330,193 @@ def test_asserts_are_decided_one_by_one():
     assert [r.status for r in results] == ["ok", "error", "ok", "ok", "error"]
 
 
+# Each: a program, then an assert snippet with its status.
+ASSERTS = {
+    "an argument that was changed": (
+        "def f(xs):\n    xs.sort()\n    return xs[0]",
+        {
+            "xs = [2, 1]\nassert f(xs) == 1\nassert xs == [2, 1]": "error",
+            "x = [2, 1]\nf(x)\nassert x == [1, 2]": "ok",
+        },
+    ),
+    "every kind of argument is changed in place": (
+        "def f(x, y): getattr(x, 'extend' if hasattr(x, 'extend') else 'update')(y)",
+        {
+            "import collections as c\n"
+            "for a, b in ([1], [2]), ({1}, {2}), ({1: 2}, {3: [4]}), (bytearray(b'a'), b'b'), "
+            "(c.deque([1], 3), [2, 3, 4]), (c.Counter('a'), 'ab'), (c.OrderedDict(a=1), {'b': 2}), "
+            "(c.defaultdict(list, a=[]), {'b': [1]}):\n"
+            "    import copy\n    want = copy.deepcopy(a)\n    same = a\n"
+            "    (want.extend if hasattr(want, 'extend') else want.update)(b)\n    f(a, b)\n"
+            "    assert a == want and type(a) is type(want) and a is same and str(a) == str(want)": "ok"
+        },
+    ),
+    "an item of an argument": (
+        "def f(m):\n    m[1].append(5)\n    return m[1]",
+        {
+            "m = [[], []]\nr = f(m)\nassert m == [[], [5]] and r is m[1]\nr.append(6)\nassert m[1] == [5, 6]": "ok",
+            "inner = []\nf([0, inner])\nassert inner == []": "error",
+        },
+    ),
+    "rows that are one list": (
+        "def f(n): return [[0] * n] * n",
+        {
+            "m = f(2)\nm[0][0] = 1\nassert m == [[1, 0], [0, 0]]": "error",
+            "assert f(2)[0] is f(2)[1]": "error",
+        },
+    ),
+    "what is remembered between calls": (
+        "seen = []\ndef f(x):\n    seen.append(x)\n    return seen",
+        {
+            "r = f(1)\nassert f(2) is r and r == [1, 2]\nr.clear()\nassert f(3) == [3]": "ok",
+            "assert f(4) == [3, 4]": "ok",
+        },
+    ),
+    "the argument itself, in a tuple, in itself": (
+        "def f(x):\n    x.append((x,))\n    return {'a': x}",
+        {"x = []\nr = f(x)\nassert r['a'] is x and x[0][0] is x": "ok"},
+    ),
+    "exact types": (
+        "def f(k): return {'od': OrderedDict(a=1), 'dq': deque([1]), 'fs': frozenset({1}), 'r': range(3), "
+        "'c': Counter('a'), 'b': True, 't': (1, [2]), 'd': Decimal('1.10'), 'q': Fraction(1, 3), "
+        "'day': date(2020, 2, 3), 'at': datetime.datetime(2020, 2, 3, 4), 'z': 1j, 'n': 10**5000, 'by': b'a'}[k]\n"
+        "from fractions import Fraction\nfrom decimal import Decimal\nfrom datetime import date\nimport datetime",
+        {
+            "from collections import *\nfrom decimal import *\nfrom fractions import *\nimport datetime\n"
+            "for k, v in dict(od=OrderedDict(a=1), dq=deque([1]), fs=frozenset({1}), r=range(3), "
+            "c=Counter('a'), b=True, t=(1, [2]), d=Decimal('1.10'), q=Fraction(1, 3), day=datetime.date(2020, 2, 3),"
+            "at=datetime.datetime(2020, 2, 3, 4), z=1j, n=10**5000, by=b'a').items():\n"
+            "    assert f(k) == v and type(f(k)) is type(v) and str(f(k)) == str(v), k": "ok",
+            "assert f('od') == {'a': 2}": "error",
+            "assert isinstance(f('fs'), set)": "error",
+            "assert f('dq') == [1]": "error",
+        },
+    ),
+    "iterators are asked item by item": (
+        "def f(k):\n    if k == 0: return zip([1], [2])\n    if k == 1: return reversed([1, 2])\n"
+        "    if k == 2: return {1: 2}.items()\n    return g(k)\n"
+        "def g(k):\n    while True:\n        if k > 5: raise ValueError(k)\n        yield k\n        k += 1",
+        {
+            "assert list(f(0)) == [(1, 2)] and isinstance(f(0), zip)\nassert list(f(1)) == [2, 1]": "ok",
+            "import types\nassert isinstance(f(3), types.GeneratorType) and callable(f(3)) is False": "ok",
+            "assert dict(f(2)) == {1: 2} and len(f(2)) == 1": "ok",
+            "g = f(3)\nassert [next(g), next(g), next(g)] == [3, 4, 5]\ntry: next(g)\nexcept ValueError as e: x = e.args\n"
+            "assert x == (6,)": "ok",
+            "f(3).send(None)": "unanswered",
+            "assert list(f(3)) == [3]": "error",
+        },
+    ),
+    "functions are called where they are": (
+        "def f(g, x=1): return lambda *a, **k: g(x, *a, **k)",
+        {
+            "calls = []\ndef g(*a, **k):\n    calls.append(a)\n    return [a, k]\n"
+            "r = f(g, x=2)(3, y=4)\nassert r == [(2, 3), {'y': 4}] and calls == [(2, 3)]": "ok",
+            "assert f(abs, -3)() == 3 and f(str)() == '1' and f(f)(2)() == 1": "error",
+            "assert f(lambda x: next(x), (i for i in [5]))() == 5": "ok",
+            "try: f(lambda x: 1 / 0)()\nexcept ZeroDivisionError as e: text = str(e)\nassert text == 'division by zero'": "ok",
+            "assert f(abs).__name__": "unanswered",
+            "assert isinstance(f(abs), type(lambda: 0)) and not isinstance(f(abs), int)": "ok",
+        },
+    ),
+    "exceptions": (
+        "import json\nclass Mine(ValueError):\n    def __init__(self, code): self.code = code\n"
+        "    def __str__(self): return f'code {self.code}'\nclass Missing(KeyError): pass\n"
+        "def f(k):\n    if k == 0: raise Mine(7)\n    if k == 1: raise Missing('x')\n    if k == 2: json.loads('{')\n"
+        "    if k == 3: b'\\xff'.decode('ascii')\n    if k == 4: open('/no/such')\n    if k == 5: raise SystemExit(3)\n"
+        "    if k == 6: raise ValueError(object())\n    if k == 7: raise StopIteration(4)",
+        {
+            "try: f(0)\nexcept ValueError as e: assert (str(e), e.code, e.args, type(e).__name__) == "
+            "('code 7', 7, (7,), 'Mine')\nelse: assert False": "ok",
+            "try: f(1)\nexcept KeyError as e: assert e.args[0] == 'x' and str(e) == \"'x'\"\nelse: assert False": "ok",
+            "try: f(1)\nexcept ValueError: pass": "error",
+            "try: f(2)\nexcept ValueError as e: assert e.pos == 1 and 'line 1' in str(e)\nelse: assert False": "ok",
+            "try: f(3)\nexcept UnicodeDecodeError as e: assert e.start == 0\nelse: assert False": "ok",
+            "try: f(4)\nexcept FileNotFoundError as e: assert e.errno == 2 and str(e).endswith(\"'/no/such'\")\n"
+            "else: assert False": "ok",
+            "try: f(5)\nexcept SystemExit as e: assert e.code == 3\nelse: assert False": "ok",
+            "try: f(6)\nexcept ValueError as e: assert 'object' in str(e)\nelse: assert False": "ok",
+            "try: f(6)\nexcept ValueError as e: assert e.args": "unanswered",
+            "try: f(0)\nexcept ValueError as e: assert e.other": "unanswered",
+            "try: f(7)\nexcept StopIteration as e: assert e.value == 4\nelse: assert False": "ok",
+            "f(8)": "ok",
+        },
+    ),
+    "a program that cannot be loaded passes no assert": (
+        "1 / 0",
+        {"try: f()\nexcept ZeroDivisionError: pass": "error"},
+    ),
+    "whatever cannot be carried leaves the assert undecided": (
+        "class A: pass\ndef f(k=0, *_):\n    if k == 1: return [A()]\n    if k == 2: return A\n    if type(k) is list: k.append(A())\n"
+        "    if k == 3: raise type('E', (Exception,), {})",
+        {
+            "try: f(1)\nexcept: pass": "unanswered",
+            "assert f(2) == 5": "unanswered",
+            "class B: pass\ntry: f(B())\nexcept TypeError: pass": "unanswered",
+            "assert f() is None": "ok",
+            "assert 1 == 2": "error",
+            "assert helper(1) == 2": "unanswered",
+            "assert f(type) is 5": "error",
+            "f([])": "unanswered",
+            "assert f() is None  # the processes differ now": "unanswered",
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ASSERTS)
+def test_asserts_mean_what_they_mean_in_python(name):
+    source, snippets = ASSERTS[name]
+    results = sandbox.run_asserts(source, "f", list(snippets))
+    assert {
+        text: (r.status, r.error) for text, r in zip(snippets, results) if r.status != snippets[text]
+    } == {}
+
+
+def test_arrays_and_numbers_of_numpy_stay_what_they_are():
+    pytest.importorskip("numpy")
+    source = "import numpy as np\ndef f(a):\n    a *= 2\n    return [a, a.mean(), a.sum() > 0, a.shape]"
+    given = "import numpy as np\na = np.array([[1, 2], [3, 4.5]])\nb, m, p, s = f(a)\n"
+    asserts = {
+        "assert b is a and a[1, 1] == 9 and type(m) is np.float64 and s == (2, 2) and m == 5.25 and p": "ok",
+        "assert p is True": "error",
+        "assert (a == [[1, 2], [3, 4.5]]).all()": "error",
+    }
+    results = sandbox.run_asserts(source, "f", [given + text for text in asserts])
+    assert [result.status for result in results] == list(asserts.values())
+
+
+def test_a_failed_assert_tells_its_line_and_the_value_that_came_back():
+    source = "def f(x):\n    if x == 2: raise ValueError('no')\n    return 'ab' * x"
+    asserts = [
+        "x = 1\nassert f(x) == 'b'",
+        "assert f(100) == 'a'",
+        "assert f(2) == 5",
+        "assert f(3) + 1 == 5",
+        "assert all(f(x) == 'ab' for x in (1, 3))",
+    ]
+    errors = [result.error for result in sandbox.run_asserts(source, "f", asserts)]
+    assert errors[0] == "assert f(x) == 'b' (returned 'ab')"
+    assert errors[1].startswith("assert f(100) == 'a' (returned 'abab") and len(errors[1]) < 250
+    assert errors[2] == "assert f(2) == 5 (raised 'line 2: ValueError: no')"
+    assert errors[3].endswith("(TypeError: can only concatenate str (not \"int\") to str; returned 'ababab')")
+    assert errors[4].endswith("(returned 'ababab')")
+
+
+def test_a_time_out_tells_which_assert_took_too_long():
+    source = "def f(x):\n    while x: pass"
+    results = sandbox.run_asserts(source, "f", ["f(0)", "x = 0\nf(x)\nassert f(1) == 2", "f(0)"])
+    assert [result.status for result in results] == ["ok", "timeout", "timeout"]
+    assert results[1].error == "assert f(1) == 2 (took more than 1 s of processor time)"
+
+
+def test_a_thousand_calls_take_no_longer_each_than_one():
+    source = "def f(xs): return sorted(xs)"
+    snippet = "for i in range(1000):\n    xs = [i, 1, 2] * 5\n    assert f(xs) == sorted(xs)"
+    start = time.monotonic()
+    (result,) = sandbox.run_asserts(source, "f", [snippet])
+    assert result.status == "ok" and time.monotonic() - start < 3
+
+
 @pytest.mark.parametrize("value", ["float('inf')", "float('-inf')", "float('nan')", "[1, inf]"])
 def test_a_result_that_is_no_number_passes_only_asserts_that_speak_of_it(value):
     asserts = [
