@@ -521,7 +521,9 @@ def check(
             if result.status == "timeout":
                 break
     if not lines and not public_tests:
-        lines = [f"Failed: {guarded(short(result.error))}" for result in failed[:3]]
+        told = [result for result in failed if result.error][:3]
+        words = {"unanswered": "Could not be judged"}
+        lines = [f"{words.get(result.status, 'Failed')}: {guarded(short(result.error))}" for result in told]
     hidden = {  # after a time-out perhaps some public tests did not run
         "timeout": "A hidden test takes too long.",
         "undecided": "A hidden test could not be judged.",

@@ -122,7 +122,9 @@ def run_asserts(source: str, name: str, asserts: list[str]) -> list[Outcome]:
         rest = Outcome("error", "", "the program broke off")
     if rest.status == "timeout" and line:
         rest = replace(rest, error=f"{line} ({rest.error})")
-    return results + [rest] * (len(asserts) - len(results))
+    # the error tells of the first that is missing; those behind it did not run
+    missing = [rest, *[replace(rest, error="")] * len(asserts)]
+    return results + missing[: len(asserts) - len(results)]
 
 
 def check() -> str | None:

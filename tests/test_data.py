@@ -141,6 +141,43 @@ def test_programs_that_fail_their_own_tests_are_left_out(local):
     ]
 
 
+def test_a_problem_whose_own_solution_fails_is_left_out_and_the_reason_is_told(local, capsys):
+    wrong = {**HUMANEVAL, "prompt": HUMANEVAL["prompt"] + "\n", "canonical_solution": "    return a - b\n"}
+    (problem,) = load_problems(local("humaneval", [wrong, HUMANEVAL]))
+    assert problem.solution == HUMANEVAL["prompt"] + HUMANEVAL["canonical_solution"]
+    assert "1 left out: its own solution is judged wrong" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "snippet, accepted",
+    [
+        ("assert f(3) == 4", True),
+        ("check(f)", True),
+        ("import numpy as np\nnp.testing.assert_allclose(f(2), 3)", True),
+        ("if f(3) != 4:\n    raise ValueError", True),
+        ("def check(g):\n    assert g(1)\ncheck(f)", True),
+        ("class T:\n    def test(self):\n        assert f(1)\nT().test()", True),
+        ("f(3)", False),
+        ("f(3) == 4", False),
+        ("print(f(3) == 4)", False),
+        ("assert (f(3) == 4, 'no')", False),
+        ("assert True", False),
+        ("try:\n    f(3)\nexcept ValueError:\n    pass", False),
+        ("def check(g):\n    assert g(1)", False),
+        ("class T:\n    def test(self):\n        assert f(1)", False),
+        ("assert f(", False),
+    ],
+)
+def test_an_assert_snippet_that_asserts_nothing_is_refused(snippet, accepted, tmp_path):
+    line = {"id": "a", "domain": "code", "prompt": "x", "func_name": "f", "asserts": [snippet]}
+    (tmp_path / "p.jsonl").write_text(json.dumps(line))
+    if accepted:
+        assert load_problems(tmp_path / "p.jsonl")[0].asserts == [snippet]
+    else:
+        with pytest.raises(BadInput, match="line 1: one of 'asserts' (accepts every program|does not parse)"):
+            load_problems(tmp_path / "p.jsonl")
+
+
 def test_lost_in_conversation_comes_full_joined_and_in_pieces(local):
     (full,) = load_problems(local("lost-in-conversation/math", LOST, "all.json"))
     (joined,) = load_problems(local("lost-in-conversation/math-joined", LOST, "all.json"))

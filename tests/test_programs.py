@@ -513,7 +513,7 @@ def test_the_report_shows_public_tests_only():
     tests = [functional("1", "2"), functional("3", "777")]
     assert check(F, "f", tests, [], tests[:1]) == ("wrong", "The public tests pass; a hidden test fails.")
     assert check(F, "f", tests, [], tests) == ("wrong", "Test 2: f(3) returned 4, expected 777.")
-    assert check(F, "f", [], ["assert f(1) == 3"], []) == ("wrong", "Failed: assert f(1) == 3")
+    assert check(F, "f", [], ["assert f(1) == 3"], []) == ("wrong", "Failed: assert f(1) == 3 (returned 2)")
     assert check(F, "f", tests[:1], ["assert f(1) == 2"], []) == ("correct", "")
 
 
