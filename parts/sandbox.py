@@ -36,8 +36,10 @@ import json
 import math
 import os
 import queue
+import random
 import re
 import reprlib
+import resource
 import select
 import selectors
 import signal
@@ -174,8 +176,10 @@ class Server:
     """The process that forks supervisors: a program of its own, which inherits no memory of the caller."""
 
     def __init__(self):
-        command = [sys.executable, "-I", "-B", os.path.abspath(__file__)]
+        # as isolated as -I: no user's packages, no folder of this file, no other environment
+        command = [sys.executable, "-s", "-P", "-B", os.path.abspath(__file__)]
         environment = {f"{name}_NUM_THREADS": "1" for name in ("OPENBLAS", "OMP", "MKL")}  # for numpy
+        environment["PYTHONHASHSEED"] = "0"  # the order of a set of texts does not change from run to run
         if "LD_LIBRARY_PATH" in os.environ:  # on some clusters Python does not start without it
             environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
@@ -398,6 +402,7 @@ HEADER = "typing string re datetime collections heapq bisect copy math random st
 
 def serve():
     """Answers jobs from standard input, one after the other, until it is closed. Never reads a task."""
+    del os.environ["PYTHONHASHSEED"]  # programs need not see it
     libc = ctypes.CDLL(None, use_errno=True)
     if ARCH:  # PR_SET_DUMPABLE: no process of this user may read the memory of this one and its children
         libc.prctl(4, 0, 0, 0, 0)
@@ -443,7 +448,7 @@ def supervise(kind: bytes, prepared: tuple):
     for work, channels in PLANS[kind]:
         fds = [null if name == "-" else pipes[name[1:]][name[0] == ">"] for name in channels.split()]
         children.append(fork(work, fds, prepared))
-    patience, exit_codes, cpu_seconds = 0, [], 0.0
+    patience, exit_codes, cpu_seconds = 0, [], []
     try:
         outputs = {name: pipes[name][0] for name in ("out", "err", "reply")}
         task_fds = [pipes["task"][1], pipes["asserts"][1]]
@@ -461,11 +466,14 @@ def supervise(kind: bytes, prepared: tuple):
     finally:
         for pid in children:
             exit_code, used = end(pid, patience)
-            exit_codes, cpu_seconds = [*exit_codes, exit_code], cpu_seconds + used
-    if -signal.SIGXCPU in exit_codes:
+            exit_codes, cpu_seconds = [*exit_codes, exit_code], [*cpu_seconds, used]
+    # a program that ignores SIGXCPU may go on until the hard limit
+    if -signal.SIGXCPU in exit_codes or max(cpu_seconds) >= task["limits"]["seconds"]:
         result["timeout"] = f"{task['limits']['seconds']} s of processor time"
     elif result["timeout"]:
-        result["starved"] = cpu_seconds > 0.1 * task["limits"]["wall"]  # it did not sleep: the CPU was busy
+        result["starved"] = (
+            sum(cpu_seconds) > 0.1 * task["limits"]["wall"]
+        )  # it did not sleep: the CPU was busy
     send(1, {**result, "exit": exit_codes[0]})
 
 
@@ -544,8 +552,16 @@ def open_streams(names: dict[str, Any]):
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
     vars(builtins).update(names)
     sys.argv = ["program"]
+    random.seed(0)  # so that a run can be repeated
     sys.set_int_max_str_digits(0)
     sys.setrecursionlimit(RECURSION)
+    set_any_limit = resource.setrlimit
+
+    def setrlimit(kind, limits):
+        if kind != resource.RLIMIT_STACK:  # it is large; programs ask for more than they may have
+            set_any_limit(kind, limits)
+
+    resource.setrlimit = setrlimit
 
 
 def finish():
@@ -576,6 +592,8 @@ def describe(e: BaseException) -> str:
     """Returns an exception as one line, with the line number of the program where it was raised."""
     frames = traceback.walk_tb(e.__traceback__)
     lines = [line for frame, line in frames if frame.f_code.co_filename == "program"]
+    if isinstance(e, SyntaxError) and e.filename == "program" and e.lineno:
+        lines.append(e.lineno)
     text = traceback.format_exception_only(e)[-1].strip().replace("\n", " ")[:400]
     return f"line {lines[-1]}: {text}" if lines else text
 
@@ -1268,8 +1286,6 @@ def set_limit(name: str, values: tuple[int, int]) -> bool:
 
     Returns whether a limit of that name could be set.
     """
-    import resource
-
     try:
         kind = getattr(resource, f"RLIMIT_{name}")
         hard = resource.getrlimit(kind)[1]
