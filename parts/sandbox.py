@@ -1233,26 +1233,36 @@ def short_repr(value: Any) -> str:
 
 # (architecture number of seccomp, column of the tables below), or None
 ARCH = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}.get(os.uname().machine if LINUX else "")
-# fmt: off
-DENIED = {  # system call numbers on x86_64 and aarch64; -1 where there is none
-    "processes": [(57, -1), (58, -1), (59, 221), (322, 281), (112, 157), (109, 154), (272, 97), (308, 268)],
-    "signals": [(62, 129), (200, 130), (234, 131), (129, 138), (297, 240), (424, 424), (434, 434),
-                (438, 438)],
-    "other processes": [(101, 117), (310, 270), (311, 271), (312, 272), (440, 440), (279, 239), (256, 238),
-                        (141, 140), (203, 122), (144, 119), (142, 118), (314, 274), (251, 30)],
-    "connections": [(41, 198), (42, 203), (43, 202), (49, 200), (50, 201), (54, 208), (288, 242)],
-    "shared memory and queues": [(29, 194), (64, 190), (68, 186), (240, 180)],
-    "changes of files": [(85, -1), (437, 437), (83, -1), (258, 34), (82, -1), (264, 38), (316, 276), (87, -1),
-                         (263, 35), (84, -1), (86, -1), (265, 37), (88, -1), (266, 36), (133, -1), (259, 33)],
-    "file attributes": [(90, -1), (91, 52), (268, 53), (452, 452), (92, -1), (93, 55), (94, -1), (260, 54),
-                        (132, -1), (235, -1), (261, -1), (280, 88), (76, 45), (188, 5), (189, 6), (190, 7),
-                        (197, 14), (198, 15), (199, 16)],
-    "the kernel": [(165, 40), (166, 39), (155, 41), (161, 51), (321, 280), (425, 425), (426, 426), (427, 427),
-                   (250, 219), (248, 217), (249, 218), (298, 241), (323, 282)],
-}
-# fmt: on
-# The same for calls that are denied in part, or used here. LANDLOCK: create_ruleset, add_rule, restrict_self
-CLONE, CLONE3, PRLIMIT, FCNTL, OPEN, OPENAT = (56, 220), (435, 435), (302, 261), (72, 25), (2, -1), (257, 56)
+# The system calls that a program may use: name, number on x86_64, number on aarch64; -1 where there is none.
+ALLOWED = """
+read 0 63, write 1 64, close 3 57, stat 4 -1, fstat 5 80, lstat 6 -1, newfstatat 262 79, statx 332 291,
+lseek 8 62, pread64 17 67, pwrite64 18 68, readv 19 65, writev 20 66, preadv 295 69, pwritev 296 70,
+preadv2 327 286, pwritev2 328 287, access 21 -1, faccessat 269 48, faccessat2 439 439, readlink 89 -1,
+readlinkat 267 78, getdents 78 -1, getdents64 217 61, getcwd 79 17, chdir 80 49, fchdir 81 50,
+statfs 137 43, fstatfs 138 44, ftruncate 77 46, fadvise64 221 223, dup 32 23, dup2 33 -1, dup3 292 24,
+close_range 436 436, pipe 22 -1, pipe2 293 59, umask 95 166,
+poll 7 -1, ppoll 271 73, select 23 -1, pselect6 270 72, epoll_create 213 -1, epoll_create1 291 20,
+epoll_ctl 233 21, epoll_wait 232 -1, epoll_pwait 281 22, eventfd 284 -1, eventfd2 290 19, pause 34 -1,
+nanosleep 35 101, clock_nanosleep 230 115, wait4 61 260, waitid 247 95,
+mmap 9 222, mprotect 10 226, munmap 11 215, brk 12 214, mremap 25 216, msync 26 227, mincore 27 232,
+madvise 28 233, membarrier 324 283,
+futex 202 98, set_robust_list 273 99, get_robust_list 274 100, set_tid_address 218 96, rseq 334 293,
+arch_prctl 158 -1, sched_yield 24 124,
+rt_sigaction 13 134, rt_sigprocmask 14 135, rt_sigreturn 15 139, rt_sigpending 127 136,
+rt_sigtimedwait 128 137, rt_sigsuspend 130 133, sigaltstack 131 132, alarm 37 -1, getitimer 36 102,
+setitimer 38 103, restart_syscall 219 128,
+sendto 44 206, recvfrom 45 207, shutdown 48 210, getsockopt 55 209, getsockname 51 204, getpeername 52 205,
+getpid 39 172, gettid 186 178, getppid 110 173, getuid 102 174, geteuid 107 175, getgid 104 176,
+getegid 108 177, getresuid 118 148, getresgid 120 150, getgroups 115 158, getpgrp 111 -1, getpgid 121 155,
+getsid 124 156, getpriority 140 141, getrusage 98 165, getrlimit 97 163, setrlimit 160 164,
+sched_getaffinity 204 123, sched_getparam 143 121, sched_getscheduler 145 120,
+sched_get_priority_max 146 125, sched_get_priority_min 147 126, sched_rr_get_interval 148 127,
+capget 125 90, getcpu 309 168, uname 63 160, sysinfo 99 179, times 100 153, time 201 -1,
+gettimeofday 96 169, clock_gettime 228 113, clock_getres 229 114, getrandom 318 278,
+exit 60 93, exit_group 231 94
+"""
+# Calls that are allowed in part, or used here. LANDLOCK: create_ruleset, add_rule, restrict_self
+CLONE, PRLIMIT, FCNTL, OPEN, OPENAT = (56, 220), (302, 261), (72, 25), (2, -1), (257, 56)
 SOCKETPAIR, IOCTL, PRCTL, CAPSET, LANDLOCK = (53, 199), (16, 29), (157, 167), (126, 91), (444, 445, 446)
 DEVICES = "/dev/null", "/dev/urandom"
 RULES_FD = 99  # descriptor of the Landlock rules: above those that fork() keeps, below its copies at 100
@@ -1327,15 +1337,17 @@ def landlock_rules(libc: ctypes.CDLL) -> int:
 
 
 def seccomp_filter(files_guarded: bool) -> bytes:
-    """Returns a BPF program that answers denied system calls with EPERM.
+    """Returns a BPF program that refuses every system call that is not known to be needed.
 
+    A refused call fails with EPERM; one of the newer calls with ENOSYS, as on an old kernel, so that the C
+    library uses older ones instead.
     files_guarded: Landlock already refuses to open files for writing; without it the filter refuses that.
     """
     arch, column = ARCH
     # An instruction is (operation, instructions to skip if it holds, instructions to skip if not, number).
     load, equal, at_least, has, mask = 0x20, 0x15, 0x35, 0x45, 0x54
-    # allow; refuse with EPERM; say ENOSYS, as if the kernel did not know the call
     allow, refuse, unknown = (0x06, 0, 0, 0x7FFF0000), (0x06, 0, 0, 0x00050001), (0x06, 0, 0, 0x00050026)
+    newer = 424  # from here on both architectures have the same numbers
     first, second, third = ((load, 0, 0, 16 + 8 * i) for i in range(3))  # load an argument's lower half
     code = [(load, 0, 0, 4), (equal, 1, 0, arch), refuse]  # another architecture has other numbers
     code += [(load, 0, 0, 0), (at_least, 0, 1, 0x40000000), refuse]  # x32's numbers; now the call is loaded
@@ -1344,21 +1356,29 @@ def seccomp_filter(files_guarded: bool) -> bytes:
         """Adds instructions for one system call; all other calls skip them."""
         code.extend([(equal, 0, len(instructions), numbers[column] & 0xFFFFFFFF), *instructions])
 
-    for numbers in itertools.chain(*DENIED.values()):
-        when(numbers, refuse)
-    when(CLONE3, unknown)  # the C library then falls back to clone
+    def one_of(*values):
+        """Instructions that allow the call if the argument that was loaded is one of the values."""
+        return [step for value in values for step in ((equal, 0, 1, value), allow)] + [refuse]
+
+    for call in ALLOWED.split(","):
+        when([int(number) for number in call.split()[1:]], allow)
     when(CLONE, first, (has, 1, 0, 0x10000), refuse, allow)  # threads only
     when(PRLIMIT, first, (equal, 1, 0, 0), refuse, allow)  # its own limits only
-    when(PRCTL, first, (equal, 0, 1, 1), refuse, allow)  # no PR_SET_PDEATHSIG: it must die with its parent
-    if not files_guarded:  # O_WRONLY, O_RDWR, O_CREAT, O_TRUNC
+    when(PRCTL, first, *one_of(15, 16, 0x53564D41))  # names of a thread and of memory
+    if files_guarded:
+        when(OPEN, allow)
+        when(OPENAT, allow)
+    else:  # O_WRONLY, O_RDWR, O_CREAT, O_TRUNC
         when(OPEN, second, (has, 0, 1, 0o1103), refuse, allow)
         when(OPENAT, third, (has, 0, 1, 0o1103), refuse, allow)
     # asyncio needs a pair of connected sockets: only SOCK_STREAM, as other types can be connected anew
     when(SOCKETPAIR, second, (mask, 0, 0, 15), (equal, 1, 0, 1), refuse, allow)
-    # F_SETOWN, F_SETSIG, F_SETOWN_EX; FIOSETOWN, SIOCSPGRP: the kernel would send signals to others
-    when(FCNTL, second, (equal, 3, 0, 8), (equal, 2, 0, 10), (equal, 1, 0, 15), allow, refuse)
-    when(IOCTL, second, (equal, 2, 0, 0x8901), (equal, 1, 0, 0x8902), allow, refuse)
-    return b"".join(struct.pack("<HBBI", *instruction) for instruction in [*code, allow])
+    # copies and flags of descriptors, the size of a pipe, seals; not: locks, leases, signals to an owner
+    when(FCNTL, second, *one_of(0, 1, 2, 3, 4, 1030, 1032, 1034))
+    # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
+    when(IOCTL, second, *one_of(0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451))
+    code += [(at_least, 0, 1, newer), unknown, refuse]
+    return b"".join(struct.pack("<HBBI", *instruction) for instruction in code)
 
 
 if __name__ == "__main__":

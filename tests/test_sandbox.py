@@ -1150,6 +1150,38 @@ def test_without_landlock_no_file_is_emptied_by_opening(tmp_path):
     assert done.stdout.split() == ["refused"] * 4 + ["whole"], done.stderr
 
 
+@pytest.mark.skipif("seccomp" not in sandbox.protections().split(";")[0], reason="no seccomp here")
+def test_a_program_cannot_mark_or_lock_files_nor_make_timers_and_new_system_calls_are_unknown():
+    source = """if True:
+        import ctypes, errno, fcntl, json, os, sys
+        libc = ctypes.CDLL(None, use_errno=True)
+        file = open(json.__file__)
+        def tried(call, *args):
+            try:
+                call(*args)
+            except OSError as e:
+                return errno.errorcode[e.errno]
+        def system_call(number):
+            if libc.syscall(number, 0, 0, 0, 0, 0, 0) < 0:
+                return errno.errorcode[ctypes.get_errno()]
+        print(
+            tried(fcntl.ioctl, file, 0x40086602, bytes(8)),  # FS_IOC_SETFLAGS
+            tried(fcntl.flock, file, fcntl.LOCK_SH),
+            tried(fcntl.lockf, file, fcntl.LOCK_SH),
+            tried(fcntl.fcntl, file, fcntl.F_SETLEASE, fcntl.F_RDLCK),
+            tried(fcntl.fcntl, file, fcntl.F_NOTIFY, 1),
+            tried(os.setxattr, json.__file__, "user.x", b"1"),
+            tried(os.memfd_create, "x"),
+            system_call(222 if os.uname().machine == "x86_64" else 107),  # timer_create
+            *map(system_call, (435, 437, 463, 466, 469, 999)),  # clone3, openat2, setxattrat, …
+        )
+        print(tried(fcntl.fcntl, file, fcntl.F_GETFD), tried(os.getpid))
+    """
+    first, second = sandbox.run_program(source, "").output.splitlines()
+    assert first.split() == ["EPERM"] * 8 + ["ENOSYS"] * 6
+    assert second == "None None"
+
+
 def test_a_program_cannot_change_its_input_nor_store_anything_there():
     for change in ("os.pwrite(0, b'2', 0)", "os.ftruncate(0, 2**30)", "os.posix_fallocate(0, 0, 2**30)"):
         assert sandbox.run_program(f"import os\n{change}", "1").status == "error", change
