@@ -146,7 +146,10 @@ def main():
             for group in named
             for problem, name in group
         )
-        played = {d.id: d for d in drive(coroutines, cast.speakers, grade, args.concurrent, seconds)}
+        playing = drive(coroutines, cast.speakers, grade, args.concurrent, seconds)
+        # On the progress bar, playing is the first half of a step and the update the second.
+        playing = run.within(playing, sum(map(len, named)), "dialogue", end=0.5)
+        played = {d.id: d for d in playing}
         groups = [[played[name] for _, name in group] for group in named]  # [G, g]; they ended in any order
         if not math.isfinite(sum(sum(d.logprobs) for d in played.values())):
             raise runs.BadInput(f"step {step}: the student's log-probs are not finite; lower --lr")
@@ -168,7 +171,8 @@ def main():
         student.sleep()  # the sampler gives its memory to the trainer
         policy.train()
         loss, norm, gaps = 0.0, 0.0, []
-        for indices in sharded.micro_batches([len(d.ids) for d in batch], args.micro_tokens):
+        micro_batches = sharded.micro_batches([len(d.ids) for d in batch], args.micro_tokens)
+        for indices in run.within(micro_batches, len(micro_batches), "micro-batch", start=0.5):
             rows = [batch[i] for i in indices]
             ids, mask = as_tensors(rows, args.device)  # [B, T]
             sampled = concatenated([d.sampled_logprobs for d in rows], args.device)  # [M]
@@ -187,9 +191,7 @@ def main():
             # them. So the loss is multiplied by the number of processes.
             (part * processes).backward()
             loss += part.item()
-            gaps.append(
-                (logprobs.detach() - sampled).abs()
-            )  # between trainer and sampler; 0 but for rounding
+            gaps.append((logprobs.detach() - sampled).abs())  # trainer against sampler: rounding alone
         update = {"loss": sum(runs.all_gather(loss)), **gap_of(gaps, trained_tokens)}
         if trained_tokens:
             norm = sharded.clip_gradient(policy, max_norm=1.0)

@@ -49,7 +49,8 @@ def train(args, run, dialogues):
         # be known before the first micro-batch.
         tokens = sum(runs.all_gather(sum(sum(d.mask) for d in batch)))
         loss = 0.0
-        for indices in sharded.micro_batches([len(d.ids) for d in batch], args.micro_tokens):
+        micro_batches = sharded.micro_batches([len(d.ids) for d in batch], args.micro_tokens)
+        for indices in run.within(micro_batches, len(micro_batches), "micro-batch"):
             ids, mask = as_tensors([batch[i] for i in indices], args.device)  # [B, T]
             part = sft_loss(policy(ids, mask), tokens)
             # FSDP averages gradients over processes; `tokens` counts all of them, so their sum is wanted.

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import weakref
 import zlib
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 
@@ -27,6 +28,7 @@ import torch
 from tqdm import tqdm
 
 from parts.engines import is_address
+from parts.sandbox import cores
 
 
 class BadInput(Exception):
@@ -225,9 +227,19 @@ def add_device_arguments(parser):
     add(
         "--threads",
         type=number(int, least=1, most=1024),
-        default=torch.get_num_threads(),
-        help="CPU threads of torch",
+        default=default_threads(),
+        help="CPU threads of torch: OMP_NUM_THREADS, or half the cores, at most 8. With more threads than "
+        "idle cores a step may take ten times as long, as they wait for each other",
     )
+
+
+def default_threads() -> int:
+    """OMP_NUM_THREADS; without it half the cores, at most 8, so that a machine that is shared has idle ones.
+
+    Threads wait for each other, spinning. With two of them on two cores, a step of a small model took 0.5 to
+    0.8 of the time of one thread. If other processes used the cores too, it took 2 to 25 times as long.
+    """
+    return torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else max(1, min(8, cores() // 2))
 
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the ranks that vLLM supports
@@ -475,9 +487,28 @@ class Run:
             tqdm.write(text)
 
     def steps(self, done: int, last: int, name: str):
-        """The numbers of the remaining steps, with a progress bar."""
-        numbers = range(done + 1, last + 1)
-        return tqdm(numbers, name, initial=done, total=last, mininterval=1, disable=not self.writes)
+        """The numbers of the remaining steps, with a progress bar, which `within` moves between them."""
+        layout = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} steps [{elapsed}<{remaining}{postfix}]"
+        # smoothing=0: the time left follows from the mean speed. miniters=0: it is shown every second.
+        options = {"smoothing": 0, "miniters": 0, "mininterval": 1, "bar_format": layout}
+        self.bar = tqdm(desc=name, initial=done, total=last, disable=not self.writes, **options)
+        try:
+            for step in range(done + 1, last + 1):
+                self.bar.n = step - 1
+                yield step
+                self.bar.n = step
+                self.bar.update(0)
+        finally:
+            self.bar.close()
+
+    def within(self, items: Iterable, total: int, name: str, start: float = 0.0, end: float = 1.0):
+        """Yields the items of a part of a step; moves the bar from `start` to `end` of the step meanwhile."""
+        step = int(self.bar.n)
+        for number, item in enumerate(items, 1):
+            yield item
+            self.bar.set_postfix_str(f"{name} {number}/{total}", refresh=False)
+            self.bar.n = step + start + (end - start) * number / total
+            self.bar.update(0)  # shows it, at most once a second
 
     def append(self, name: str, rows: list[dict], all_processes: bool = False) -> None:
         """Appends rows to a JSONL file. all_processes: each appends its own rows, else only one."""

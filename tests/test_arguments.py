@@ -5,8 +5,9 @@ import importlib
 import sys
 
 import pytest
+import torch
 
-from parts.runs import Parser, run_script, set_up
+from parts.runs import Parser, Run, default_threads, run_script, set_up
 
 SCRIPTS = ("generate", "sft", "qprime", "grpo", "evaluate")
 NONSENSE = ("nan", "inf", "-1", "0", "1" + "0" * 30, "many", "")
@@ -128,3 +129,21 @@ def test_a_benchmark_that_is_not_there_is_one_line(words, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         run_script(importlib.import_module("bench").main)
     assert stop.value.code == 2 and "error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("machine, threads", [(1, 1), (2, 1), (8, 4), (64, 8)])
+def test_half_the_cores_are_left_to_others_unless_a_number_of_threads_is_given(machine, threads, monkeypatch):
+    monkeypatch.setattr("parts.runs.cores", lambda: machine)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert default_threads() == threads
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert default_threads() == torch.get_num_threads()
+
+
+def test_the_bar_moves_within_a_step_and_ends_each_at_a_whole_number(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["x.py"])
+    run, seen = Run(argparse.Namespace(out=tmp_path)), []
+    for _ in run.steps(2, 4, "test"):
+        for part in (run.within("ab", 2, "dialogue", end=0.5), run.within("c", 1, "micro-batch", start=0.5)):
+            seen.append([run.bar.n for _item in part] + [run.bar.n])
+    assert seen == [[2, 2.25, 2.5], [2.5, 3], [3, 3.25, 3.5], [3.5, 4]]

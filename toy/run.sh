@@ -102,7 +102,7 @@ report() { # name, arm to compare with, title of a table, folders …: writes th
 
 [ -t 1 ] && clear='\r\e[K' || clear=''
 bar() { # log: its last progress bar, shortened
-    tr '\r' '\n' <"$1" | sed -n 's/^\([a-z-]*\): *\([0-9]*%\)|[^|]*| *\([0-9]*\/[0-9]*\).*/\1 \2 \3/p' | tail -n 1
+    tr '\r' '\n' <"$1" | sed -n 's/^\([a-z-]*\): *\([0-9]*%\)|[^|]*| *\([0-9.]*\/[0-9]*\).*/\1 \2 \3/p' | tail -n 1
 }
 show() { # prints the running stages and their progress on one line
     local line="" log
