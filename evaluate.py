@@ -1,28 +1,34 @@
 """Every table and figure: plays test dialogues with a model, then compares any number of such runs.
 
-    python evaluate.py play --model runs/rl/model --teacher-model BASE --problems test.jsonl --out
-    runs/test/rl python evaluate.py judge runs/test/*/* --judge http://HOST/v1#MODEL python evaluate.py
-    compare runs/test/*/* runs/rl --out runs/report
+    play="python evaluate.py play --problems test.jsonl --teacher-model BASE"
+    $play --model BASE --out runs/test/base; $play --model runs/rl/model --out runs/test/rl
+    python evaluate.py judge runs/test/*/* --judge http://HOST/v1#MODEL
+    python evaluate.py compare runs/test/*/* runs/rl --out runs/report
+    python evaluate.py check mine.jsonl
 
 `play` writes a run folder OUT/NAME for each problem file NAME.jsonl. With --dispute, the teacher disputes the
 first right answer. `judge` lets a model label every student turn (the seven types of Lost in Conversation)
 and decide for every hint whether it gives the answer away. `compare` takes such folders and those of training
 runs. A model's label is the name of the run that trained it; runs of one label are its seeds. It writes the
 paper's figures and tables by their numbers (fig1.png …, report.md, results.json) and report.html, a page to
-read the dialogues of two models side by side. parts/measures.py defines what is measured, and how.
+read the dialogues of two models side by side. parts/measures.py defines what is measured, and how. `check`
+lists all faults of problem files: lines that are no problem, inputs that are no literals, answers that no
+rule can judge, solutions that are not graded correct.
 """
 
 import argparse
 import re
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from common import Dialogue, as_tensors, load_chat, load_problems, masked_logprobs, visible
+from common import Dialogue, Problem, as_tensors, grade, load_chat, load_problems, masked_logprobs, visible
 from generate import TEACHERS, USERS, converse, disputing, load_cast, load_speaker, play_into
-from parts import measures, report, runs
+from parts import measures, report, runs, sandbox, sources
+from parts.answers import boxed, judgeable
 from parts.driver import Grade, Sample, drive
 from parts.engines import load_model
 
@@ -217,6 +223,55 @@ def judge(args):
         run.say(f"{test.folder}: " + ", ".join(f"{name} {share}" for name, share in shares.items()))
 
 
+def check(args):
+    """Prints all faults of problem files, and a table of them by kind. Raises BadInput if there are any."""
+    kinds, bad, total = Counter(), 0, 0
+    for source in args.problems:
+        path = sources.problem_file(source, "all", Problem)
+        problems, faults = sources.read_lines(path, Problem)
+        found = {number: [("line is no problem", reason)] for number, reason in faults}
+        if any(p.domain == "code" for p in problems.values()):
+            sandbox.check()
+        for number, problem in tqdm(problems.items(), desc=path.name, mininterval=1, leave=False):
+            found[number] = faults_of(problem)
+        for number in sorted(found):
+            for kind, detail in found[number]:
+                kinds[kind] += 1
+                print(f"{path}, line {number}: {kind}: {detail}")
+        bad, total = bad + sum(map(bool, found.values())), total + len(found)
+    for kind, count in kinds.most_common():
+        print(f"{count:6}  {kind}")
+    if bad:
+        raise runs.BadInput(f"{bad} of {total} problems have faults; each is listed above")
+    print(f"{total} problems, no fault found")
+
+
+def faults_of(problem):
+    """[(kind, detail)] of a problem that can be read, but not graded as its author meant."""
+    if problem.domain == "math":
+        if not judgeable(problem.answer):
+            return [("no rule can judge the answer", problem.answer[:80])]
+        turns = [answer_turn(problem)] + [problem.solution] * (boxed(problem.solution or "") is not None)
+    else:
+        tests = [t for t in problem.tests + problem.public_tests if t["testtype"] == "functional"]
+        lines = dict.fromkeys(line for test in tests for line in test["input"].split("\n") if line.strip())
+        if wrong := [line for line in lines if not is_literal(line)]:
+            return [("an input is neither JSON nor a Python literal", line[:80]) for line in wrong]
+        turns = [answer_turn(problem)] * (problem.solution is not None)
+    verdicts = [grade(problem, turn) for turn in turns]
+    texts = [f"{verdict.status}. {verdict.report}" for verdict in verdicts if not verdict.correct]
+    return [("its own solution is not graded as correct", " ".join(text.split())[:300]) for text in texts]
+
+
+def is_literal(text):
+    """Whether a line of a functional input can be read as an argument."""
+    try:
+        sandbox.literal(text)
+        return True
+    except ValueError:
+        return False
+
+
 def compare(args):
     """Writes the report on all given runs into the folder args.out, and prints its tables."""
     tests, training = [], []
@@ -256,14 +311,16 @@ def main():
     judger.add_argument("--judge", required=True, help="the judge: a model folder, hub name or endpoint")
     judger.set_defaults(turns=1)
     runs.add_sampling_arguments(judger, max_tokens=1024, seed=0)
+    checker = commands.add_parser("check", help="list all faults of problem files")
+    checker.add_argument("problems", nargs="+", help="problem files")
     add = commands.add_parser("compare", help="tables and pictures of several runs").add_argument
     add("runs", nargs="+", help="run folders of `evaluate.py play`, and of sft.py, qprime.py, grpo.py")
     add("--out", required=True, help="folder for the report")
     add("--against", default="base", help="label of the model that the others are compared with")
     add("--dialogues", type=runs.NATURAL, default=50, help="problems a test whose dialogues the page shows")
     args = parser.parse_args()
-    if args.command == "compare":
-        return compare(args)
+    if args.command in ("check", "compare"):
+        return {"check": check, "compare": compare}[args.command](args)
     runs.set_up(args)
     {"play": play, "judge": judge}[args.command](args)
 

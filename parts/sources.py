@@ -52,7 +52,21 @@ def load(source: str, judgeable: str, problem_class: type) -> list:
     judgeable: "rule" leaves out math problems of a data set whose answer no rule can judge, "all" keeps them.
     Raises BadInput, which names file and line, if a line is not a problem.
     """
-    path, problems = problem_file(source, judgeable, problem_class), {}
+    path = problem_file(source, judgeable, problem_class)
+    problems, faults = read_lines(path, problem_class)
+    for number, reason in faults[:1]:
+        more = f"; {len(faults) - 1} more lines have faults, `evaluate.py check` shows all" * (
+            len(faults) > 1
+        )
+        raise BadInput(f"{path}, line {number}: {reason}{more}")
+    if not problems:
+        raise BadInput(f"{path}: holds no problem; each line is a JSON object with id, domain, prompt, …")
+    return list(problems.values())
+
+
+def read_lines(path: Path, problem_class: type) -> tuple[dict, list]:
+    """Returns {line number: problem} of a file, and [(line number, reason)] of the lines that are none."""
+    problems, faults, ids = {}, [], set()
     with path.open("rb") as file:
         for number, text in enumerate(file, 1):
             try:
@@ -61,18 +75,18 @@ def load(source: str, judgeable: str, problem_class: type) -> list:
                     continue
                 problem = problem_class(**json.loads(text))
                 check_problem(problem)
+                if problem.id in ids:
+                    raise ValueError(f"id {problem.id!r} occurs twice; ids must differ")
             except json.JSONDecodeError as e:
-                raise BadInput(f"{path}, line {number}: is not JSON ({e.msg})") from None
+                faults.append((number, f"is not JSON ({e.msg})"))
             except (ValueError, TypeError, RecursionError) as e:
                 reason = re.sub(r".*got an unexpected keyword argument", "unknown field", str(e))
                 reason = "is not a JSON object" if "must be a mapping" in reason else reason
-                raise BadInput(f"{path}, line {number}: {reason}") from None
-            if problem.id in problems:
-                raise BadInput(f"{path}, line {number}: id {problem.id!r} occurs twice; ids must differ")
-            problems[problem.id] = problem
-    if not problems:
-        raise BadInput(f"{path}: holds no problem; each line is a JSON object with id, domain, prompt, …")
-    return list(problems.values())
+                faults.append((number, reason))
+            else:
+                ids.add(problem.id)
+                problems[number] = problem
+    return problems, faults
 
 
 def check_problem(problem: Any) -> None:

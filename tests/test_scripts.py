@@ -262,6 +262,10 @@ LINE = {"id": "a", "domain": "math", "prompt": "x", "answer": "1"}
         ),
         (json.dumps(LINE) + "\n" + json.dumps(LINE), "line 2: id 'a' occurs twice"),
         (json.dumps({**LINE, "colour": 1}), "line 1: unknown field 'colour'"),
+        (
+            "{oops\n" * 3,
+            "line 1: is not JSON (Expecting property name enclosed in double quotes); 2 more lines",
+        ),
     ],
 )
 def test_a_bad_problem_file_is_one_line_and_exit_code_2(text, said, base, tmp_path, capsys):
@@ -869,3 +873,29 @@ def test_a_finished_run_whose_state_was_removed_stays_finished_and_takes_no_more
     assert "is finished" in capsys.readouterr().out
     refused(capsys, "has no resume/ to go on from", "grpo", steps=2, **rl)
     assert (tmp_path / "rl" / "metrics.jsonl").read_text() == log
+
+
+def test_check_lists_all_faults_of_a_file_at_once_and_counts_them_by_kind(tmp_path, capsys):
+    code = {"id": "b", "domain": "code", "prompt": "x", "func_name": "f", "asserts": ["assert f(1) == 2"]}
+    test = {"output": "2", "testtype": "functional"}
+    lines = [
+        LINE,
+        {**LINE, "id": "prose", "answer": "because it is so"},
+        {**LINE, "id": "other", "solution": "so \\boxed{2}"},
+        {**LINE, "colour": 1},
+        code | {"solution": "def f(x): return x + 1"},
+        code | {"id": "fails", "solution": "def f(x): return x"},
+        code | {"id": "input", "tests": [{"input": "x = 1", **test}]},
+        code | {"id": "fine", "tests": [{"input": "1\n", **test}]},
+    ]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(SystemExit) as stop:
+        run("evaluate", "check", tmp_path / "p.jsonl")
+    shown = capsys.readouterr()
+    assert stop.value.code == 2 and "error: 5 of 8 problems have faults" in shown.err
+    found = dict(re.findall(r"line (\d): ([\w ]+)", shown.out))
+    assert list(found) == ["2", "3", "4", "6", "7"]
+    assert "     2  its own solution is not graded as correct" in shown.out
+    (tmp_path / "p.jsonl").write_text(json.dumps(LINE))
+    run("evaluate", "check", tmp_path / "p.jsonl")
+    assert "1 problems, no fault found" in capsys.readouterr().out
