@@ -521,9 +521,9 @@ def check(
             if result.status == "timeout":
                 break
     if not lines and not public_tests:
-        told = [result for result in failed if result.error][:3]
-        words = {"unanswered": "Could not be judged"}
-        lines = [f"{words.get(result.status, 'Failed')}: {guarded(short(result.error))}" for result in told]
+        for result in failed[:3]:
+            returned = f" (returned {guarded(short(result.output))})" if result.output else ""
+            lines.append(f"Failed: {guarded(short(result.error))}{returned}")
     hidden = {  # after a time-out perhaps some public tests did not run
         "timeout": "A hidden test takes too long.",
         "undecided": "A hidden test could not be judged.",

@@ -130,11 +130,6 @@ held = io.StringIO()
 sys.stdout, old = held, sys.stdout
 print(42)
 old.write(held.getvalue())
-#: stack limit
-import resource
-resource.setrlimit(resource.RLIMIT_STACK, (-1, -1))
-resource.setrlimit(resource.RLIMIT_STACK, [2**40, resource.RLIM_INFINITY])
-print(42)
 #: wrapped
 import io, sys
 sys.stdout = io.TextIOWrapper(sys.stdout.buffer, encoding='utf-8')
@@ -314,7 +309,7 @@ def test_numbers_of_numpy_are_numbers():
 def test_an_exception_is_told_in_one_line_with_its_place():
     error = sandbox.call_function("def f(x):\n    return 1 / x", "f", "0").error
     assert error == "line 2: ZeroDivisionError: division by zero"
-    assert sandbox.run_program("x = 1\ndef f(:", "").error == "line 2: SyntaxError: invalid syntax"
+    assert sandbox.run_program("def f(:", "").error.startswith("SyntaxError")
     assert sandbox.call_function("x = 1", "f", "0").error == "NameError: the program defines no function 'f'"
     assert "RecursionError" in sandbox.run_program("def f(): f()\nf()", "").error
 
@@ -335,191 +330,273 @@ def test_asserts_are_decided_one_by_one():
     assert [r.status for r in results] == ["ok", "error", "ok", "ok", "error"]
 
 
-# Each: a program, then an assert snippet with its status.
-ASSERTS = {
-    "an argument that was changed": (
-        "def f(xs):\n    xs.sort()\n    return xs[0]",
-        {
-            "xs = [2, 1]\nassert f(xs) == 1\nassert xs == [2, 1]": "error",
-            "x = [2, 1]\nf(x)\nassert x == [1, 2]": "ok",
-        },
-    ),
-    "every kind of argument is changed in place": (
-        "def f(x, y): getattr(x, 'extend' if hasattr(x, 'extend') else 'update')(y)",
-        {
-            "import collections as c\n"
-            "for a, b in ([1], [2]), ({1}, {2}), ({1: 2}, {3: [4]}), (bytearray(b'a'), b'b'), "
-            "(c.deque([1], 3), [2, 3, 4]), (c.Counter('a'), 'ab'), (c.OrderedDict(a=1), {'b': 2}), "
-            "(c.defaultdict(list, a=[]), {'b': [1]}):\n"
-            "    import copy\n    want = copy.deepcopy(a)\n    same = a\n"
-            "    (want.extend if hasattr(want, 'extend') else want.update)(b)\n    f(a, b)\n"
-            "    assert a == want and type(a) is type(want) and a is same and str(a) == str(want)": "ok"
-        },
-    ),
-    "an item of an argument": (
-        "def f(m):\n    m[1].append(5)\n    return m[1]",
-        {
-            "m = [[], []]\nr = f(m)\nassert m == [[], [5]] and r is m[1]\nr.append(6)\nassert m[1] == [5, 6]": "ok",
-            "inner = []\nf([0, inner])\nassert inner == []": "error",
-        },
-    ),
-    "rows that are one list": (
-        "def f(n): return [[0] * n] * n",
-        {
-            "m = f(2)\nm[0][0] = 1\nassert m == [[1, 0], [0, 0]]": "error",
-            "assert f(2)[0] is f(2)[1]": "error",
-        },
-    ),
-    "what is remembered between calls": (
-        "seen = []\ndef f(x):\n    seen.append(x)\n    return seen",
-        {
-            "r = f(1)\nassert f(2) is r and r == [1, 2]\nr.clear()\nassert f(3) == [3]": "ok",
-            "assert f(4) == [3, 4]": "ok",
-        },
-    ),
-    "the argument itself, in a tuple, in itself": (
-        "def f(x):\n    x.append((x,))\n    return {'a': x}",
-        {"x = []\nr = f(x)\nassert r['a'] is x and x[0][0] is x": "ok"},
-    ),
-    "exact types": (
-        "def f(k): return {'od': OrderedDict(a=1), 'dq': deque([1]), 'fs': frozenset({1}), 'r': range(3), "
-        "'c': Counter('a'), 'b': True, 't': (1, [2]), 'd': Decimal('1.10'), 'q': Fraction(1, 3), "
-        "'day': date(2020, 2, 3), 'at': datetime.datetime(2020, 2, 3, 4), 'z': 1j, 'n': 10**5000, 'by': b'a'}[k]\n"
-        "from fractions import Fraction\nfrom decimal import Decimal\nfrom datetime import date\nimport datetime",
-        {
-            "from collections import *\nfrom decimal import *\nfrom fractions import *\nimport datetime\n"
-            "for k, v in dict(od=OrderedDict(a=1), dq=deque([1]), fs=frozenset({1}), r=range(3), "
-            "c=Counter('a'), b=True, t=(1, [2]), d=Decimal('1.10'), q=Fraction(1, 3), day=datetime.date(2020, 2, 3),"
-            "at=datetime.datetime(2020, 2, 3, 4), z=1j, n=10**5000, by=b'a').items():\n"
-            "    assert f(k) == v and type(f(k)) is type(v) and str(f(k)) == str(v), k": "ok",
-            "assert f('od') == {'a': 2}": "error",
-            "assert isinstance(f('fs'), set)": "error",
-            "assert f('dq') == [1]": "error",
-        },
-    ),
-    "iterators are asked item by item": (
-        "def f(k):\n    if k == 0: return zip([1], [2])\n    if k == 1: return reversed([1, 2])\n"
-        "    if k == 2: return {1: 2}.items()\n    return g(k)\n"
-        "def g(k):\n    while True:\n        if k > 5: raise ValueError(k)\n        yield k\n        k += 1",
-        {
-            "assert list(f(0)) == [(1, 2)] and isinstance(f(0), zip)\nassert list(f(1)) == [2, 1]": "ok",
-            "import types\nassert isinstance(f(3), types.GeneratorType) and callable(f(3)) is False": "ok",
-            "assert dict(f(2)) == {1: 2} and len(f(2)) == 1": "ok",
-            "g = f(3)\nassert [next(g), next(g), next(g)] == [3, 4, 5]\ntry: next(g)\nexcept ValueError as e: x = e.args\n"
-            "assert x == (6,)": "ok",
-            "f(3).send(None)": "unanswered",
-            "assert list(f(3)) == [3]": "error",
-        },
-    ),
-    "functions are called where they are": (
-        "def f(g, x=1): return lambda *a, **k: g(x, *a, **k)",
-        {
-            "calls = []\ndef g(*a, **k):\n    calls.append(a)\n    return [a, k]\n"
-            "r = f(g, x=2)(3, y=4)\nassert r == [(2, 3), {'y': 4}] and calls == [(2, 3)]": "ok",
-            "assert f(abs, -3)() == 3 and f(str)() == '1' and f(f)(2)() == 1": "error",
-            "assert f(lambda x: next(x), (i for i in [5]))() == 5": "ok",
-            "try: f(lambda x: 1 / 0)()\nexcept ZeroDivisionError as e: text = str(e)\nassert text == 'division by zero'": "ok",
-            "assert f(abs).__name__": "unanswered",
-            "assert isinstance(f(abs), type(lambda: 0)) and not isinstance(f(abs), int)": "ok",
-        },
-    ),
-    "exceptions": (
-        "import json\nclass Mine(ValueError):\n    def __init__(self, code): self.code = code\n"
-        "    def __str__(self): return f'code {self.code}'\nclass Missing(KeyError): pass\n"
-        "def f(k):\n    if k == 0: raise Mine(7)\n    if k == 1: raise Missing('x')\n    if k == 2: json.loads('{')\n"
-        "    if k == 3: b'\\xff'.decode('ascii')\n    if k == 4: open('/no/such')\n    if k == 5: raise SystemExit(3)\n"
-        "    if k == 6: raise ValueError(object())\n    if k == 7: raise StopIteration(4)",
-        {
-            "try: f(0)\nexcept ValueError as e: assert (str(e), e.code, e.args, type(e).__name__) == "
-            "('code 7', 7, (7,), 'Mine')\nelse: assert False": "ok",
-            "try: f(1)\nexcept KeyError as e: assert e.args[0] == 'x' and str(e) == \"'x'\"\nelse: assert False": "ok",
-            "try: f(1)\nexcept ValueError: pass": "error",
-            "try: f(2)\nexcept ValueError as e: assert e.pos == 1 and 'line 1' in str(e)\nelse: assert False": "ok",
-            "try: f(3)\nexcept UnicodeDecodeError as e: assert e.start == 0\nelse: assert False": "ok",
-            "try: f(4)\nexcept FileNotFoundError as e: assert e.errno == 2 and str(e).endswith(\"'/no/such'\")\n"
-            "else: assert False": "ok",
-            "try: f(5)\nexcept SystemExit as e: assert e.code == 3\nelse: assert False": "ok",
-            "try: f(6)\nexcept ValueError as e: assert 'object' in str(e)\nelse: assert False": "ok",
-            "try: f(6)\nexcept ValueError as e: assert e.args": "unanswered",
-            "try: f(0)\nexcept ValueError as e: assert e.other": "unanswered",
-            "try: f(7)\nexcept StopIteration as e: assert e.value == 4\nelse: assert False": "ok",
-            "f(8)": "ok",
-        },
-    ),
-    "a program that cannot be loaded passes no assert": (
-        "1 / 0",
-        {"try: f()\nexcept ZeroDivisionError: pass": "error"},
-    ),
-    "whatever cannot be carried leaves the assert undecided": (
-        "class A: pass\ndef f(k=0, *_):\n    if k == 1: return [A()]\n    if k == 2: return A\n    if type(k) is list: k.append(A())\n"
-        "    if k == 3: raise type('E', (Exception,), {})",
-        {
-            "try: f(1)\nexcept: pass": "unanswered",
-            "assert f(2) == 5": "unanswered",
-            "class B: pass\ntry: f(B())\nexcept TypeError: pass": "unanswered",
-            "assert f() is None": "ok",
-            "assert 1 == 2": "error",
-            "assert helper(1) == 2": "unanswered",
-            "assert f(type) is 5": "error",
-            "f([])": "unanswered",
-            "assert f() is None  # the processes differ now": "unanswered",
-        },
-    ),
-}
+# Each is a program and, after a line of dashes, a snippet. Python runs both in one process.
+PAIRS = sections("""
+#: argument sorted
+def f(xs): xs.sort(); return xs[0]
+---
+xs = [2, 1]
+assert f(xs) == 1
+assert xs == [2, 1]
+#: argument filled
+def f(d, k): d[k] = d.get(k, 0) + 1
+---
+d = {}
+f(d, 'a'), f(d, 'a')
+assert d == {'a': 2}
+#: argument changed before an exception
+def f(xs): xs.append(4); raise ValueError
+---
+xs = []
+try: f(xs)
+except ValueError: pass
+assert xs == [4]
+#: argument returned
+def f(x): return x
+---
+xs = [1]
+assert f(xs) is not xs
+#: two arguments are one
+def f(a, b): a.append(1); return b
+---
+x = []
+assert f(x, x) == [1]
+#: rows shared
+def f(n): return [[0] * n] * n
+---
+m = f(2)
+m[0][0] = 1
+assert m == [[1, 0], [0, 0]]
+#: default argument kept
+def f(x, seen=[]): seen.append(x); return seen
+---
+a, b = f(1), f(2)
+assert a == [1] and b == [2]
+#: result kept and changed
+KEPT = {}
+def f(x): return KEPT.setdefault(x, [])
+---
+f(1).append(5)
+assert f(1) == [5]
+#: cycle
+def f(): xs = []; xs.append(xs); return xs
+---
+xs = f()
+assert xs[0] is xs
+#: deep
+def f(n):
+    xs = []
+    for _ in range(n): xs = [xs]
+    return xs
+---
+xs, n = f(50_000), 0
+while xs: xs, n = xs[0], n + 1
+assert n == 50_000
+#: endless generator
+def f():
+    n = 0
+    while True: n += (yield n) or 1
+---
+g = f()
+assert [next(g), next(g), g.send(10), next(g)] == [0, 1, 11, 12]
+#: views
+def f(d): return d.keys(), d.items()
+---
+keys, items = f({'a': 1})
+assert keys == {'a'} and list(items) == [('a', 1)]
+#: iterators
+from itertools import permutations
+def f(xs): return map(str, xs), zip(xs, xs), permutations(xs)
+---
+a, b, c = map(list, f((1, 2)))
+assert (a, b, c) == (['1', '2'], [(1, 1), (2, 2)], [(1, 2), (2, 1)])
+#: iterator as argument
+def f(it): return next(it)
+---
+it = iter([1, 2, 3])
+f(it)
+assert next(it) == 2
+#: functions as arguments
+def f(g, xs): return [g(x) for x in xs]
+---
+calls = []
+assert f(lambda x: calls.append(x) or x + 1, [1]) == [2] and calls == [1] and f(str, (1,)) == ['1']
+#: decorator
+import functools
+def f(g):
+    @functools.wraps(g)
+    def counted(*args, **kwargs): counted.calls += 1; return g(*args, **kwargs)
+    counted.calls = 0
+    return counted
+---
+@f
+def g(x, y=1): return x + y
+assert g(1) + g(1, y=2) == 5 and g.calls == 2 and g.__name__ == 'g'
+#: functions that call each other
+def f(h, n): return h(n) if n else 1
+---
+g = lambda n: n * f(g, n - 1)
+assert g(5) == 120
+#: collections
+from collections import *
+P = namedtuple('P', 'x y')
+def f(): return OrderedDict(a=1), deque([1, 2], maxlen=2), Counter('aa'), defaultdict(list), P(1, 2)
+---
+import collections as c
+a, b, d, e, p = f()
+e['x'].append(p.y)
+assert a == c.OrderedDict(a=1) and b.maxlen == 2 and d.most_common() == [('a', 2)] and e == {'x': [2]}
+#: numbers and dates
+from datetime import *
+from decimal import *
+from fractions import *
+def f(): return Decimal('1.10'), Fraction(1, 2), date(2020, 1, 2), timedelta(1), 10**30, 1j, -0.0, range(3)
+---
+assert str(f()) == "(Decimal('1.10'), Fraction(1, 2), datetime.date(2020, 1, 2), datetime.timedelta(days=1), " \\
+    "1000000000000000000000000000000, 1j, -0.0, range(0, 3))"
+#: kinds of text and set
+def f(): return b'\\xff', bytearray(b'a'), frozenset([1]), True, ..., None
+---
+assert str(f()) == "(b'\\\\xff', bytearray(b'a'), frozenset({1}), True, Ellipsis, None)"
+#: types of arguments
+def f(*xs): return [type(x).__name__ for x in xs]
+---
+assert f((1,), {1}, frozenset(), 1.0, object(), int) == ['tuple', 'set', 'frozenset', 'float', 'object', 'type']
+#: own exception
+class Odd(ValueError):
+    def __init__(self, code): self.code = code; super().__init__(f'code {code}')
+def f(x): raise Odd(x)
+---
+try: f(5)
+except ValueError as e: caught = type(e).__name__, e.code, str(e), e.args
+assert caught == ('Odd', 5, 'code 5', ('code 5',))
+#: own text of an exception
+class Odd(Exception):
+    def __str__(self): return 'own'
+def f(): raise Odd(1)
+---
+try: f()
+except Exception as e: caught = str(e), e.args
+assert caught == ('own', (1,))
+#: exception of a library
+import json
+def f(x): return json.loads(x)
+---
+import json
+try: f('{'); caught = None
+except json.JSONDecodeError as e: caught = e.pos
+assert caught == 1
+#: other exceptions
+def f(x): return {'d': lambda: {}['k'], 'u': lambda: b'\\xff'.decode(), 'x': exit}[x]()
+---
+caught = []
+for x in 'dux':
+    try: f(x)
+    except (KeyError, UnicodeDecodeError, SystemExit) as e: caught.append(e.args)
+assert caught[0] == ('k',) and caught[1][1:4] == (b'\\xff', 0, 1) and caught[2] == ()
+#: exception of the snippet's function
+def f(g): return g()
+---
+e = KeyError('own')
+def g(): raise e
+try: f(g); caught = None
+except KeyError as caught_here: caught = caught_here
+assert caught is e
+#: pytest.raises
+def f(): raise ValueError('bad value')
+---
+import pytest
+with pytest.raises(ValueError, match='^bad'): f()
+#: pytest.raises for nothing
+def f(): return 1
+---
+import pytest
+with pytest.raises(ValueError): f()
+#: printed
+def f(): print('hi')
+---
+import contextlib, io
+with contextlib.redirect_stdout(io.StringIO()) as out: f()
+assert out.getvalue() == 'hi\\n'
+#: threads
+from concurrent.futures import ThreadPoolExecutor
+def f(g):
+    with ThreadPoolExecutor(4) as pool: return list(pool.map(g, range(9)))
+---
+assert f(lambda x: x * x) == [x * x for x in range(9)]
+""")
 
 
-@pytest.mark.parametrize("name", ASSERTS)
-def test_asserts_mean_what_they_mean_in_python(name):
-    source, snippets = ASSERTS[name]
-    results = sandbox.run_asserts(source, "f", list(snippets))
-    assert {
-        text: (r.status, r.error) for text, r in zip(snippets, results) if r.status != snippets[text]
-    } == {}
-
-
-def test_arrays_and_numbers_of_numpy_stay_what_they_are():
-    pytest.importorskip("numpy")
-    source = "import numpy as np\ndef f(a):\n    a *= 2\n    return [a, a.mean(), a.sum() > 0, a.shape]"
-    given = "import numpy as np\na = np.array([[1, 2], [3, 4.5]])\nb, m, p, s = f(a)\n"
-    asserts = {
-        "assert b is a and a[1, 1] == 9 and type(m) is np.float64 and s == (2, 2) and m == 5.25 and p": "ok",
-        "assert p is True": "error",
-        "assert (a == [[1, 2], [3, 4.5]]).all()": "error",
-    }
-    results = sandbox.run_asserts(source, "f", [given + text for text in asserts])
-    assert [result.status for result in results] == list(asserts.values())
-
-
-def test_a_failed_assert_tells_its_line_and_the_value_that_came_back():
-    source = "def f(x):\n    if x == 2: raise ValueError('no')\n    return 'ab' * x"
-    asserts = [
-        "x = 1\nassert f(x) == 'b'",
-        "assert f(100) == 'a'",
-        "assert f(2) == 5",
-        "assert f(3) + 1 == 5",
-        "assert all(f(x) == 'ab' for x in (1, 3))",
-    ]
-    errors = [result.error for result in sandbox.run_asserts(source, "f", asserts)]
-    assert errors[0] == "assert f(x) == 'b' (returned 'ab')"
-    assert errors[1].startswith("assert f(100) == 'a' (returned 'abab") and len(errors[1]) < 250
-    assert errors[2] == "assert f(2) == 5 (raised 'line 2: ValueError: no')"
-    assert errors[3].endswith("(TypeError: can only concatenate str (not \"int\") to str; returned 'ababab')")
-    assert errors[4].endswith("(returned 'ababab')")
-
-
-def test_a_time_out_tells_which_assert_took_too_long():
-    source = "def f(x):\n    while x: pass"
-    results = sandbox.run_asserts(source, "f", ["f(0)", "x = 0\nf(x)\nassert f(1) == 2", "f(0)"])
-    assert [result.status for result in results] == ["ok", "timeout", "timeout"]
-    assert results[1].error == "assert f(1) == 2 (took more than 1 s of processor time)"
-
-
-def test_a_thousand_calls_take_no_longer_each_than_one():
-    source = "def f(xs): return sorted(xs)"
-    snippet = "for i in range(1000):\n    xs = [i, 1, 2] * 5\n    assert f(xs) == sorted(xs)"
-    start = time.monotonic()
+@pytest.mark.parametrize("name", PAIRS)
+def test_an_assert_means_what_it_means_in_python(name):
+    source, snippet = PAIRS[name].split("---\n")
+    try:
+        exec(compile(f"{source}\n{snippet}", "both", "exec"), {"__name__": "both"})
+        expected = "ok"
+    except BaseException:  # pytest's own is no Exception
+        expected = "error"
     (result,) = sandbox.run_asserts(source, "f", [snippet])
-    assert result.status == "ok" and time.monotonic() - start < 3
+    assert result.status == expected, result.error
+
+
+def test_arrays_of_numpy_are_carried_and_changed_in_place():
+    pytest.importorskip("numpy")
+    source = "import numpy as np\ndef f(a): a[0] = 9; return a * 2, np.float64(0.5), np.array([1, None])[:k]"
+    snippet = "import numpy as np\na = np.zeros(2)\nb, c = f(a)[:2]\n"
+    snippet += "assert a.tolist() == [9, 0] and b.dtype == a.dtype and b[0] == 18 and type(c) is np.float64"
+    (result,) = sandbox.run_asserts(source.replace(", np.array([1, None])[:k]", ""), "f", [snippet])
+    assert result.status == "ok", result.error
+    (result,) = sandbox.run_asserts(source.replace(":k", ":1"), "f", [snippet])  # an array of objects
+    assert result.status == "unanswered"
+
+
+@pytest.mark.parametrize(
+    "source, snippet",
+    [
+        ("def f(x): return 1", "class A: pass\ntry: f(A())\nexcept TypeError: pass"),
+        ("class A:\n  def __eq__(self, other): return True\ndef f(): return A()", "assert f() == 5"),
+        ("class A(int):\n  def __eq__(self, other): return True\ndef f(): return A(3)", "assert f() == 5"),
+        (
+            "class A: pass\ndef f(g):\n  try: return g(A())\n  except Exception: return 1",
+            "assert f(lambda x: 1)",
+        ),
+        ("class E(Exception): pass\ndef f(): raise E(E)", "try: f()\nexcept Exception: pass"),
+        ("def f(): return 'x' * 2**24", "assert f()"),
+        ("def f(): return 1", "assert f() == g()"),
+        ("def f(): return 1", "import no_such_library\nassert f() == 1"),
+        ("def f(): return input()", "import builtins\nbuiltins.input = lambda: 5\nassert f() == 5"),
+        ("from functools import *\n@lru_cache\ndef f(): return 1", "f()\nassert f.cache_info().misses == 1"),
+    ],
+)
+def test_an_assert_that_cannot_mean_what_it_means_in_python_is_unanswered(source, snippet):
+    snippets = ["assert True", snippet, "assert True"]
+    assert [r.status for r in sandbox.run_asserts(source, "f", snippets)] == ["ok", "unanswered", "ok"]
+
+
+def test_many_calls_do_not_remember_all_objects():
+    snippet = "for i in range(3000): assert f([i]) == [i, [i]]"
+    (result,) = sandbox.run_asserts("def f(x): return [*x, x]", "f", [snippet])
+    assert result.status == "ok", result.error  # else each call would look at the objects of all before
+
+
+def test_a_failed_assert_tells_its_line_what_came_back_and_where_an_exception_arose():
+    source = "def f(x):\n  if x > 2: raise KeyError(x)\n  return [x]"
+    value, exception = sandbox.run_asserts(source, "f", ["r = f(1)\nassert r == 2", "assert f(3)"])
+    assert (value.error, value.output) == ("assert r == 2", "[1]")
+    assert (exception.error, exception.output) == ("assert f(3) ('line 2: KeyError: 3')", "")
+
+
+def test_the_assert_that_ran_out_of_time_is_told():
+    source = "def f(x):\n  while x: pass"
+    ok, timeout, rest = sandbox.run_asserts(source, "f", ["f(0)", "f(0)\nassert f(1) == 2", "f(0)"])
+    assert (ok.status, timeout.status, rest.status) == ("ok", "timeout", "timeout")
+    assert timeout.error == "assert f(1) == 2 (took more than 1 s of processor time)"
+
+
+def test_a_program_that_cannot_be_loaded_passes_no_assert():
+    snippet = "try: f()\nexcept ValueError: pass"
+    (result,) = sandbox.run_asserts("def f(): pass\nraise ValueError('no')", "f", [snippet])
+    assert (result.status, result.error) == ("error", "line 2: ValueError: no")
 
 
 @pytest.mark.parametrize("value", ["float('inf')", "float('-inf')", "float('nan')", "[1, inf]"])
@@ -553,27 +630,98 @@ def test_time_limits_of_the_processor_and_of_the_clock():
     assert not busy.again and not idle.again  # the program's own doing
 
 
-def test_a_program_that_ignores_the_signal_of_the_time_limit_has_timed_out():
-    for work in ("while True: pass", "while time.process_time() < 1.2: pass"):
-        source = f"import signal, time\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\n{work}"
-        result = sandbox.run_program(source, "")
-        assert (result.status, result.error) == ("timeout", "took more than 1 s of processor time")
+def test_a_program_that_ignores_the_time_limit_is_out_of_time():
+    source = "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass"
+    assert sandbox.run_program(source, "").status == "timeout"
 
 
-def test_the_order_of_a_set_and_random_numbers_are_the_same_in_every_server():
-    outputs = set()
+def test_the_order_of_a_set_of_texts_is_the_same_on_each_server():
+    orders = set()
     for _ in range(3):
         sandbox.fresh_servers()
-        source = "import random\nprint(list(set('abcdefgh')), random.random())"
-        outputs.add(sandbox.run_program(source, "").output)
-    assert len(outputs) == 1
+        orders.add(sandbox.call_function("def f(): return [*{*'abcdefgh'}]", "f", "").output)
+    assert len(orders) == 1
 
 
-def test_a_program_imports_no_module_of_the_kit_and_none_of_the_users_own():
-    source = "import sys\nprint(sys.flags.safe_path, sys.flags.no_user_site, [*sys.path])"
-    output = sandbox.run_program(source, "").output
-    assert output.startswith("True 1 ") and str(ROOT) not in output.replace(sys.prefix, "")
-    assert "'programs'" in sandbox.run_program("import programs", "").error
+def test_a_program_may_end_itself_and_raise_the_limit_of_its_stack():
+    source = "import os, resource\nresource.setrlimit(resource.RLIMIT_STACK, (-1, -1))\nos.write(1, b'42')\nos._exit(0)"
+    assert sandbox.run_program(source, "") == sandbox.Outcome("ok", "42")
+
+
+def test_threads_are_limited():
+    source = """
+import os, threading, time
+threading.stack_size(2**15)
+started = 0
+try:
+    while started < 1000:
+        threading.Thread(target=time.sleep, args=(9,)).start()
+        started += 1
+finally:
+    os.write(1, b'%d' % started)
+    os._exit(0)
+"""
+    if "thread limit" not in sandbox.protections().partition(";")[0]:
+        pytest.skip("this machine cannot limit them")
+    assert 10 < int(sandbox.run_program(source, "").output) < sandbox.THREADS
+
+
+# Each prints "done" if it succeeds. 463, 466, 468, 469 and 600: newer system calls, the last one of no kernel yet
+FORBIDDEN = sections("""
+#: timers
+timer, event = ctypes.c_void_p(), (ctypes.c_char * 64)()
+if libc.timer_create(1, None, ctypes.byref(timer)) == 0: print('done')
+#: new system calls
+for number in (463, 466, 468, 469, 600):
+    libc.syscall(number, -1, 0, 0, 0, 0, 0)
+    if ctypes.get_errno() != errno.ENOSYS: print('done')
+#: attributes
+if libc.setxattr(json.__file__.encode(), b'user.x', b'1', 1, 0) == 0: print('done')
+if libc.getxattr(json.__file__.encode(), b'user.x', None, 0) >= 0 or ctypes.get_errno() != errno.EPERM: print('done')
+#: flags
+fcntl.ioctl(fd, 0x80086601, bytes(8)); print('done')
+#: locks
+fcntl.flock(fd, fcntl.LOCK_SH); print('done')
+#: record locks
+fcntl.lockf(fd, fcntl.LOCK_SH); print('done')
+#: leases
+fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK); print('done')
+#: notices
+fcntl.fcntl(fd, fcntl.F_NOTIFY, fcntl.DN_ACCESS); print('done')
+#: large pipes
+fcntl.fcntl(os.pipe()[0], 1031, 2**20); print('done')
+#: another user
+os.setresuid(0, 0, 0); print('done')
+#: memory files
+os.memfd_create('x'); print('done')
+#: descriptors in a message
+a, b = socket.socketpair()
+socket.send_fds(a, [b'x'], [0]); print('done')
+""")
+
+
+@pytest.mark.parametrize("name", FORBIDDEN)
+def test_what_reaches_beyond_the_program_is_denied(name):
+    if "seccomp" not in sandbox.protections().partition(";")[0]:
+        pytest.skip("this machine has no filter of system calls")
+    source = "import ctypes, errno, fcntl, json, os, socket\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+    source += f"fd = os.open(json.__file__, os.O_RDONLY)\n{FORBIDDEN[name]}"
+    result = sandbox.run_program(source, "")
+    assert "done" not in result.output and ("Operation not permitted" in result.error or not result.error)
+
+
+def test_the_standard_library_can_be_imported():
+    source = """
+import importlib, sys
+other = {'antigravity', 'this', 'idlelib', 'tkinter', 'turtle', 'turtledemo', 'lib2to3'}  # windows, jokes
+for name in sys.stdlib_module_names - other:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError:  # of another system
+        pass
+print('all')
+"""
+    assert sandbox.run_program(source, "").output == "all\n"
 
 
 def test_many_threads_may_ask_at_once():
@@ -854,20 +1002,29 @@ def f(x):
 #: replies ahead
 import json, os, struct
 def f(x):
-    data = json.dumps(['ok', '1', '']).encode()
-    for _ in range(50): os.write(5, struct.pack('<Q', len(data)) + data)
+    data = json.dumps(['return', None, [1], [], [], '', '']).encode()
+    for _ in range(50): os.write(6, struct.pack('<Q', len(data)) + data)
     return 1
 #: endless reply
 import os, struct
 def f(x):
-    os.write(5, struct.pack('<Q', 2**60))
-    while True: os.write(5, bytes(2**16))
+    os.write(6, struct.pack('<Q', 2**60))
+    while True: os.write(6, bytes(2**16))
 #: odd replies
 import json, os, struct
 def f(x):
-    for reply in (1, ['ok'], ['ok', 1, 1], ['error', 'BaseException', ''], ['error', 'GeneratorExit', '']):
+    exit = [1, 'exception', [[['builtins', 'GeneratorExit']], ''], [None]]
+    cycle = [1, 'tuple', None, [[1]]]
+    rest = [], '', ''
+    for reply in (
+        1, ['ok'], ['return', None, [], [], *rest], ['return', None, [[9]], [], *rest],
+        ['raise', '', [[1]], [exit], *rest], ['raise', 1, [5], [], *rest], ['return', None, [[1]], [cycle], *rest],
+        ['call', [0, []], [], [], *rest], ['call', [7, ['x']], [], [], *rest], ['call', 5, [], [], *rest],
+        ['return', None, [[1]], [[1, 'function', ['f'], []]], *rest], [{}, {}, {}, {}, {}, {}, {}],
+        ['return', None, [[0]], [], [0], '', ''], ['return', None, [[1]], [[1, 'built-in', '__import__', []]], *rest],
+    ):
         data = json.dumps(reply).encode()
-        os.write(5, struct.pack('<Q', len(data)) + data)
+        os.write(6, struct.pack('<Q', len(data)) + data)
 #: owner of a socket
 import fcntl, os, socket, struct
 a, b = socket.socketpair()
@@ -958,14 +1115,14 @@ def f(x): return [10**100_000] * 15
 #: raw infinity
 import json, os, struct
 def f(x):
-    for text in ('Infinity', '1e400', '(1e400, 1)', '{1e400}') * 9:
-        data = json.dumps(['ok', text, '']).encode()
-        os.write(5, struct.pack('<Q', len(data)) + data)
+    for number in (float('inf'), float('nan')) * 9:
+        data = json.dumps(['return', None, [number], [], [], '', '']).encode()
+        os.write(6, struct.pack('<Q', len(data)) + data)
     return 1
 #: raw reply
 import os
 def f(x):
-    os.write(4, b'{' + b', '.join(b'%d' % ((2**61 - 1) * i) for i in range(80_000)) + b'}')
+    os.write(4, b'{' + b', '.join(b'%d' % ((2**61 - 1) * i) for i in range(80_000)) + b'}\\n')
     os._exit(0)
 """)
 
@@ -1014,8 +1171,7 @@ def test_a_hostile_program_forges_nothing_and_touches_nothing(name, verdicts):
 
 def test_hostile_programs_leave_nothing_behind(verdicts):
     assert not Path("/tmp/hostile").exists() and not Path("/dev/shm/hostile").exists()
-    servers = set(children(os.getpid()))
-    assert [args for pid in servers for args in children(pid).values()] == []
+    assert wait_until(nothing_is_left)
     assert sandbox.call_function("def f(x): return x", "f", "5").output == "5"
 
 
@@ -1030,6 +1186,21 @@ def descendants(pid):
     """The same of all processes below one."""
     own = children(pid)
     return own | {k: v for child in own for k, v in descendants(child).items()}
+
+
+def nothing_is_left():
+    """Whether the only processes below the servers are those that were forked ahead, and have done nothing."""
+    for server in children(os.getpid()):
+        ahead = descendants(server)
+        if len(ahead) != sandbox.AHEAD or any(seconds_of(pid) > 0.05 for pid in ahead):
+            return False
+    return True
+
+
+def seconds_of(pid):
+    """Processor time of a process."""
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def wait_until(condition, seconds=10):
@@ -1066,13 +1237,11 @@ def test_what_is_expected_is_not_in_the_memory_of_the_program_nor_of_its_server(
     source = "import time\nmark = 'of-the-' + 'program'\ndef f(x): time.sleep(2)"
     thread = threading.Thread(target=sandbox.run_asserts, args=(source, "f", asserts))
     thread.start()
-    assert wait_until(lambda: len(descendants(server)) == 3)
-    time.sleep(0.5)
+    time.sleep(1)
     own, *others = (memory(pid) for pid in [server, *descendants(server)])
     thread.join()
-    assert [b"assert f(3)" in data for data in others].count(
-        True
-    ) == 2  # the supervisor and the asserts' process
+    assert len(others) == sandbox.AHEAD
+    assert [b"assert f(3)" in data for data in others].count(True) == 1  # the asserts' process
     (program,) = [data for data in others if b"of-the-program" in data]
     for data in (own, program):
         assert b"assert f(3)" not in data and b"of-the-asserts" not in data
@@ -1094,7 +1263,7 @@ def test_a_caller_that_is_interrupted_leaves_no_process():
     below = {}
     for number, caller in callers.items():
         caller.stdout.readline()
-        assert wait_until(lambda caller=caller: len(descendants(caller.pid)) == 3)
+        assert wait_until(lambda caller=caller: len(descendants(caller.pid)) == 1 + sandbox.AHEAD)
         below[number] = descendants(caller.pid)
         caller.send_signal(number)
     for number, caller in callers.items():
@@ -1116,16 +1285,17 @@ def test_a_server_that_dies_is_replaced():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a program lives until its time is up")
-def test_a_supervisor_that_is_killed_takes_its_program_along():
+def test_a_server_that_is_killed_takes_its_programs_along():
     sandbox.fresh_servers()
     sandbox.run_program("print(1)", "")
     server = sandbox.idle_servers.queue[0].process.pid
     with ThreadPoolExecutor() as pool:
-        result = pool.submit(sandbox.run_program, "import time\ntime.sleep(3)\nprint('done')", "")
-        assert wait_until(lambda: len(descendants(server)) == 2)
-        supervisor, program = descendants(server)
-        os.kill(int(supervisor), signal.SIGKILL)
-        assert wait_until(lambda: not Path(f"/proc/{program}").exists(), 2)
+        result = pool.submit(sandbox.run_program, "import time\ntime.sleep(1)\nprint('done')", "")
+        time.sleep(0.2)
+        programs = descendants(server)
+        os.kill(server, signal.SIGKILL)
+        assert len(programs) == sandbox.AHEAD
+        assert wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in programs), 2)
         assert result.result().output == "done\n"  # on another server
 
 
@@ -1150,38 +1320,6 @@ def test_without_landlock_no_file_is_emptied_by_opening(tmp_path):
     assert done.stdout.split() == ["refused"] * 4 + ["whole"], done.stderr
 
 
-@pytest.mark.skipif("seccomp" not in sandbox.protections().split(";")[0], reason="no seccomp here")
-def test_a_program_cannot_mark_or_lock_files_nor_make_timers_and_new_system_calls_are_unknown():
-    source = """if True:
-        import ctypes, errno, fcntl, json, os, sys
-        libc = ctypes.CDLL(None, use_errno=True)
-        file = open(json.__file__)
-        def tried(call, *args):
-            try:
-                call(*args)
-            except OSError as e:
-                return errno.errorcode[e.errno]
-        def system_call(number):
-            if libc.syscall(number, 0, 0, 0, 0, 0, 0) < 0:
-                return errno.errorcode[ctypes.get_errno()]
-        print(
-            tried(fcntl.ioctl, file, 0x40086602, bytes(8)),  # FS_IOC_SETFLAGS
-            tried(fcntl.flock, file, fcntl.LOCK_SH),
-            tried(fcntl.lockf, file, fcntl.LOCK_SH),
-            tried(fcntl.fcntl, file, fcntl.F_SETLEASE, fcntl.F_RDLCK),
-            tried(fcntl.fcntl, file, fcntl.F_NOTIFY, 1),
-            tried(os.setxattr, json.__file__, "user.x", b"1"),
-            tried(os.memfd_create, "x"),
-            system_call(222 if os.uname().machine == "x86_64" else 107),  # timer_create
-            *map(system_call, (435, 437, 463, 466, 469, 999)),  # clone3, openat2, setxattrat, …
-        )
-        print(tried(fcntl.fcntl, file, fcntl.F_GETFD), tried(os.getpid))
-    """
-    first, second = sandbox.run_program(source, "").output.splitlines()
-    assert first.split() == ["EPERM"] * 8 + ["ENOSYS"] * 6
-    assert second == "None None"
-
-
 def test_a_program_cannot_change_its_input_nor_store_anything_there():
     for change in ("os.pwrite(0, b'2', 0)", "os.ftruncate(0, 2**30)", "os.posix_fallocate(0, 0, 2**30)"):
         assert sandbox.run_program(f"import os\n{change}", "1").status == "error", change
@@ -1196,7 +1334,7 @@ def test_lone_surrogates_break_nothing():
     assert sandbox.run_program("print(len(input()))", "a\ud800").output == "2\n"
     assert sandbox.run_program("print('\ud800')", "").status == "error"
     assert sandbox.call_function("def f(x): return x", "f", '"\\ud800"').output == "'\\ud800'"
-    assert not [args for pid in children(os.getpid()) for args in children(pid).values()]
+    assert wait_until(nothing_is_left)
 
 
 def test_a_fork_of_the_caller_has_servers_of_its_own():
