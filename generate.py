@@ -212,7 +212,7 @@ def knowledge_of(problem, latest):
 def speak(cast, dialogue, problem, role_name, knowledge=None):
     """A turn of the teacher's model with the prompts of a role, as a coroutine; None if it does not fit."""
     chat = cast.teacher.chat
-    # The log has the private part of the prompt: without the student's turn, which is public.
+    # For the log: the prompt without the student's turn, that is, its private part.
     dialogue.knowledge[-1] = fill(cast.prompts, role_name, problem, "", knowledge).strip() or None
     view = teacher_view(cast, dialogue, problem, role_name, knowledge)
     turn = yield Sample("teacher", chat.view(view), dialogue.turns)
@@ -272,8 +272,8 @@ def load_cast(args, model=None, training=None, answers=None):
     prompts, path = load_prompts(args.prompts), args.teacher_model or args.model
     lora = args.lora if training == "now" else None
     unused = not any(map(isgeneratorfunction, answers or [TEACHERS[args.teacher]]))
-    # May teacher and student share one engine? Not if the student's weights change and the teacher's must
-    # not, unless only an adapter changes, which the teacher's passes switch off.
+    # Teacher and student share an engine if the student's weights stay as they are, or if only an adapter
+    # changes: it is switched off (frozen) while the teacher speaks.
     shared = unused or path == args.model and (training != "now" or lora)
     engines = 1 if shared or is_address(path) else 2
     memory = (0.4 if training or model else 0.85) / engines
@@ -347,7 +347,7 @@ def cast_line(args) -> str:
 def play_into(run, args, problems, load: Callable, dialogue_of: Callable):
     """Plays args.samples dialogues of each problem into the run folder; returns all that it holds.
 
-    load(): the Cast. If something is left to play, all processes call it together, and each plays a share.
+    load(): loads the Cast, if something is left to play. All processes then call it, and each plays a share.
     dialogue_of(cast, problem, name): the coroutine of a dialogue.
     """
     rank, processes = runs.rank_and_size()
@@ -384,7 +384,7 @@ def main():
 
     dialogues = play_into(run, args, problems, lambda: load_cast(args), dialogue_of)
     result = {"dialogues": len(dialogues), **summary(dialogues, args.turns)}
-    run.keep("metrics.jsonl", lambda row: False)  # none: they are measured again over all dialogues
+    run.keep("metrics.jsonl", lambda row: False)  # keeps no row: a resumed run measures all its dialogues
     run.append("metrics.jsonl", [result])
     run.say(f"{run.path}: {line(result)}")
 
