@@ -146,10 +146,9 @@ def main():
             for group in named
             for problem, name in group
         )
-        playing = drive(coroutines, cast.speakers, grade, args.concurrent, seconds)
         # On the progress bar, playing is the first half of a step and the update the second.
-        playing = run.within(playing, sum(map(len, named)), "dialogue", end=0.5)
-        played = {d.id: d for d in playing}
+        graded = run.counted(grade, "turn", total=sum(map(len, named)) * args.turns, end=0.5)
+        played = {d.id: d for d in drive(coroutines, cast.speakers, graded, args.concurrent, seconds)}
         groups = [[played[name] for _, name in group] for group in named]  # [G, g]; they ended in any order
         if not math.isfinite(sum(sum(d.logprobs) for d in played.values())):
             raise runs.BadInput(f"step {step}: the student's log-probs are not finite; lower --lr")
@@ -172,7 +171,7 @@ def main():
         policy.train()
         loss, norm, gaps = 0.0, 0.0, []
         micro_batches = sharded.micro_batches([len(d.ids) for d in batch], args.micro_tokens)
-        for indices in run.within(micro_batches, len(micro_batches), "micro-batch", start=0.5):
+        for indices in run.micro_batches(micro_batches, start=0.5):
             rows = [batch[i] for i in indices]
             ids, mask = as_tensors(rows, args.device)  # [B, T]
             sampled = concatenated([d.sampled_logprobs for d in rows], args.device)  # [M]

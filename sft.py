@@ -50,7 +50,7 @@ def train(args, run, dialogues):
         tokens = sum(runs.all_gather(sum(sum(d.mask) for d in batch)))
         loss = 0.0
         micro_batches = sharded.micro_batches([len(d.ids) for d in batch], args.micro_tokens)
-        for indices in run.within(micro_batches, len(micro_batches), "micro-batch"):
+        for indices in run.micro_batches(micro_batches):
             ids, mask = as_tensors([batch[i] for i in indices], args.device)  # [B, T]
             part = sft_loss(policy(ids, mask), tokens)
             # FSDP averages gradients over processes; `tokens` counts all of them, so their sum is wanted.

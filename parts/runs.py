@@ -8,6 +8,7 @@ torchrun share a folder, which the first one owns.
 import argparse
 import errno
 import fcntl
+import itertools
 import json
 import math
 import os
@@ -16,7 +17,6 @@ import subprocess
 import sys
 import weakref
 import zlib
-from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 
@@ -487,28 +487,42 @@ class Run:
             tqdm.write(text)
 
     def steps(self, done: int, last: int, name: str):
-        """The numbers of the remaining steps, with a progress bar, which `within` moves between them."""
+        """The numbers of the remaining steps, with a progress bar, which `move` moves between them."""
         layout = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} steps [{elapsed}<{remaining}{postfix}]"
         # smoothing=0: the time left follows from the mean speed. miniters=0: it is shown every second.
         options = {"smoothing": 0, "miniters": 0, "mininterval": 1, "bar_format": layout}
         self.bar = tqdm(desc=name, initial=done, total=last, disable=not self.writes, **options)
         try:
             for step in range(done + 1, last + 1):
-                self.bar.n = step - 1
+                self.steps_done = self.bar.n = step - 1
                 yield step
                 self.bar.n = step
                 self.bar.update(0)
         finally:
             self.bar.close()
 
-    def within(self, items: Iterable, total: int, name: str, start: float = 0.0, end: float = 1.0):
-        """Yields the items of a part of a step; moves the bar from `start` to `end` of the step meanwhile."""
-        step = int(self.bar.n)
-        for number, item in enumerate(items, 1):
-            yield item
-            self.bar.set_postfix_str(f"{name} {number}/{total}", refresh=False)
-            self.bar.n = step + start + (end - start) * number / total
-            self.bar.update(0)  # shows it, at most once a second
+    def move(self, share: float, text: str) -> None:
+        """Moves the bar of `steps` to a share of the current step; the text stands behind it."""
+        self.bar.n = self.steps_done + min(1.0, share)
+        self.bar.set_postfix_str(text, refresh=False)
+        self.bar.update(0)  # shows it, at most once a second
+
+    def counted(self, function, name: str, total: int, end: float):
+        """The function, whose calls, at most `total`, also move the bar towards `end` of the current step."""
+        numbers = itertools.count(1)
+
+        def call(*args):
+            number = next(numbers)
+            self.move(end * number / total, f"{name} {number} of at most {total}")
+            return function(*args)
+
+        return call
+
+    def micro_batches(self, batches: list, start: float = 0.0):
+        """Yields the micro-batches of a step; moves the bar from `start` to the step's end meanwhile."""
+        for number, batch in enumerate(batches, 1):
+            yield batch
+            self.move(start + (1 - start) * number / len(batches), f"micro-batch {number}/{len(batches)}")
 
     def append(self, name: str, rows: list[dict], all_processes: bool = False) -> None:
         """Appends rows to a JSONL file. all_processes: each appends its own rows, else only one."""

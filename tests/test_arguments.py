@@ -144,6 +144,6 @@ def test_the_bar_moves_within_a_step_and_ends_each_at_a_whole_number(monkeypatch
     monkeypatch.setattr(sys, "argv", ["x.py"])
     run, seen = Run(argparse.Namespace(out=tmp_path)), []
     for _ in run.steps(2, 4, "test"):
-        for part in (run.within("ab", 2, "dialogue", end=0.5), run.within("c", 1, "micro-batch", start=0.5)):
-            seen.append([run.bar.n for _item in part] + [run.bar.n])
-    assert seen == [[2, 2.25, 2.5], [2.5, 3], [3, 3.25, 3.5], [3.5, 4]]
+        run.move(0.25, "turn 1")
+        seen.append([run.bar.n] + [run.bar.n for _item in run.micro_batches("ab", start=0.5)] + [run.bar.n])
+    assert seen == [[2.25, 2.25, 2.75, 3], [3.25, 3.25, 3.75, 4]]
