@@ -226,7 +226,7 @@ def speak(cast, dialogue, problem, role_name, knowledge=None):
 
 def teacher_view(cast, dialogue, problem, role_name, knowledge):
     """s_t = (c_t, k_t): the conversation with roles swapped, the private knowledge in the last message."""
-    view = [{"role": "user", "content": cast.prompts[role_name].format()}]
+    view = [{"role": "user", "content": prompt_of(cast.prompts, role_name).format()}]
     for m in dialogue.messages:
         speaker = "assistant" if m["role"] == "teacher" else "user"
         view.append({"role": speaker, "content": visible(m["content"])})
@@ -234,9 +234,17 @@ def teacher_view(cast, dialogue, problem, role_name, knowledge):
     return view
 
 
+def prompt_of(prompts, name):
+    """The prompt of this name. Raises BadInput if no @role(…) gives it."""
+    if name not in prompts:
+        advice = "give it in the @role(…) of the function that speaks"
+        raise runs.BadInput(f"there is no prompt {name!r}; {advice}")
+    return prompts[name]
+
+
 def fill(prompts, role_name, problem, turn_text, knowledge):
     """A role's prompt for the problem's domain, with its fields filled in."""
-    prompt, solution = prompts[f"{role_name}_{problem.domain}"], problem.solution or ""
+    prompt, solution = prompt_of(prompts, f"{role_name}_{problem.domain}"), problem.solution or ""
     return prompt.format(problem=problem.prompt, turn=turn_text, knowledge=knowledge, solution=solution)
 
 

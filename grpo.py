@@ -133,7 +133,7 @@ def main():
         run.keep(name, lambda row: row["step"] <= done)
     logged = [row for row in runs.read_jsonl(run.path / "metrics.jsonl") if row["step"] <= done]
     resumed = f"; resumed after step {done}" if done else ""
-    run.say(f"{cast_line(args)}, frozen{resumed}")
+    run.say(f"{cast_line(args)}{resumed}")
 
     for step in run.steps(done, args.steps, "grpo"):
         clock, seconds = time.perf_counter(), Counter()

@@ -590,3 +590,9 @@ def test_a_teacher_may_be_a_plain_function_that_returns_a_text(toy):
     hint = 5
     with pytest.raises(BadInput, match="teacher mine returned 5"):
         scripted(converse(cast_of(chat, prompts), MATH, "x", 2, mine), chat, said)
+
+
+def test_a_prompt_that_no_role_gives_is_named(toy):
+    _, chat, _, _ = toy
+    with pytest.raises(BadInput, match="there is no prompt 'informed_math'"):
+        scripted(talk(MATH, chat, {"math": "{problem}", "informed": "T"}, 2), chat, {"student": ["8", "8"]})
