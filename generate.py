@@ -15,7 +15,7 @@ not fit into the context.
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from inspect import isgenerator, isgeneratorfunction
+from inspect import isgeneratorfunction
 
 from tqdm import tqdm
 
@@ -94,12 +94,12 @@ PROMPTS = {
 
 def text_of(teacher, cast, dialogue, problem, latest):
     """The text that a teacher answers with, or None; a coroutine, whether the teacher is one or not."""
-    hint = teacher(cast, dialogue, problem, latest)
-    if isgenerator(hint):
-        hint = yield from hint
+    answer = teacher(cast, dialogue, problem, latest)
+    hint = (yield from answer) if isgeneratorfunction(teacher) else answer
     if not isinstance(hint, str | None):
         reason = f"teacher {teacher.__name__} returned {hint!r}"
-        raise runs.BadInput(f"{reason}; it must return a text, or None to end the dialogue")
+        advice = "it must return a text, or None; a model speaks with `return (yield from speak(…))`"
+        raise runs.BadInput(f"{reason}; {advice}")
     return hint
 
 

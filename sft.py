@@ -97,7 +97,7 @@ def check_speaker(path, dialogues, chat, args):
             reason = f"dialogue {d.id} has tokens that the tokenizer of {args.model} reads as another text"
             raise runs.BadInput(f"{path}: {reason}; give the --model that spoke in it")
     config = Path(path) / "config.json"
-    spoke = runs.read_config(config)["model"] if config.exists() else args.model
+    spoke = runs.read_config(config).get("model", args.model) if config.exists() else args.model
     if same_path(spoke) != same_path(args.model) and not args.other_model:
         reason = f"its student was {spoke}, not --model {args.model}"
         raise runs.BadInput(f"{path}: {reason}; if that is meant, add --other-model")
