@@ -598,8 +598,10 @@ class Mirror:
         self.classes: dict[tuple, type] = {}  # (name, fields) → class of named tuples
         self.count = 0
         self.not_carried = ""
+        self.differs = False  # whether a changed object could not be carried: then it is another one here
         self.lock = threading.RLock()
         self.printed = io.StringIO()  # what the program has printed since its last message
+        self.iterators: set[str] = set()  # kinds of those that have come; all are generators here
         self.not_finite = False  # whether an infinity or NaN has come
         self.stops = True  # whether a function may raise StopIteration here
         self.raised: tuple = (None, "")  # the last exception that came, and where it arose
@@ -623,6 +625,7 @@ class Mirror:
                     self.raised = e, str(note)
                     raise e
                 else:
+                    self.differs |= bool(note)
                     raise NotCarried(self.not_carried)
 
     def answer(self, note: list, values: list):
@@ -638,7 +641,7 @@ class Mirror:
             else:
                 self.send("return", None, result)
         except NotCarried:
-            self.send("not carried", None)
+            self.send("not carried", any(map(self.has_changed, self.known)))
 
     def send(self, kind: str, note: Any, *values):
         """Sends a message: its kind, a note of plain JSON, and values with all that they are made of."""
@@ -684,7 +687,7 @@ class Mirror:
             for number in (self.objects if self.is_caller else ())
             if number not in self.own and sys.getrefcount(self.objects[number]) <= 2
         ]
-        waiting = [number for number in self.known if self.has_changed(number)]
+        waiting = [n for n in self.known if kind != "not carried" and self.has_changed(n)]
         try:
             references = [self.reference(value, waiting) for value in values]
             for number in waiting:  # grows meanwhile
@@ -760,7 +763,7 @@ class Mirror:
             return "named tuple", [name, kind._fields], list(value)
         if kind.__module__ in ("builtins", "itertools") and hasattr(kind, "__next__"):
             self.own[self.numbers[id(value)]] = functools.partial(resume, value)
-            return "iterator", None, []
+            return "iterator", name, []
         if kind in FUNCTIONS:
             self.own[self.numbers[id(value)]] = value
             names = getattr(value, "__name__", name), getattr(value, "__doc__", None)
@@ -823,6 +826,7 @@ class Mirror:
                 self.classes[key] = collections.namedtuple(*key)
             return self.classes[key]._make(items)
         if name == "iterator":
+            self.iterators.add(str(state))
             return self.iterator(number)
         if name == "function":
             return self.function(number, *state, *items)
@@ -1246,7 +1250,9 @@ def child_asserts(task: dict, pipes: list[int]):
     mirror.share(0, called)
     names = {task["name"]: called, "math": math}
     for number, snippet in enumerate(task["asserts"]):
-        mirror.not_carried, mirror.not_finite, returned = "", False, nothing
+        mirror.not_carried = mirror.not_carried if mirror.differs else ""
+        mirror.not_finite, returned = False, nothing
+        mirror.iterators.clear()
         # A StopIteration would end the loop in all(map(…)) before anything is compared.
         mirror.stops = "StopIteration" in snippet
         status = error = ""
@@ -1264,14 +1270,19 @@ def child_asserts(task: dict, pipes: list[int]):
                 status, error = "error", f"{line} ({mirror.raised[1]!r})"
             elif isinstance(e, AssertionError):
                 status, error = "error", line
-            elif isinstance(e, (NameError, ImportError)) or getattr(e, "obj", None) is called:
+            # an attribute of the function or exception there, which the one here may lack
+            elif isinstance(e, (NameError, ImportError)) or isinstance(
+                getattr(e, "obj", None), (types.FunctionType, BaseException)
+            ):
                 status, error = "unanswered", f"{line} ({describe(e)})"
             else:
                 status, error = "error", f"{line} ({describe(e)})"
             if NOT_ALIKE.search(snippet) or f"{task['name']}.__" in snippet:
                 status = "unanswered"
+        if mirror.iterators - {"generator"} and re.search(r"isinstance|type\(|isgenerator", snippet):
+            status, error = "unanswered", "the type of an iterator is not carried to another process"
         if mirror.not_carried:
-            status, error = "unanswered", mirror.not_carried
+            status, error = "unanswered", repr(mirror.not_carried)  # its words may be the program's
         output = "" if status == "ok" or returned is nothing else short_repr(returned)
         reply(status, output, error)
 

@@ -1381,3 +1381,33 @@ def test_missing_protections_are_told_when_problems_of_code_are_loaded(monkeypat
     monkeypatch.setattr(sandbox, "protections", lambda: "sandbox: rlimits active; Landlock, seccomp missing")
     load_problems(ROOT / "toy" / "code_test.jsonl")
     assert "Landlock, seccomp missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "source, snippet",
+    [
+        ("class A: pass\ndef f(xs): xs.append(A())", "xs = []\nf(xs)\nassert len(xs) == 1"),
+        (
+            "class E(ValueError): code = 7\ndef f(): raise E",
+            "try: f()\nexcept ValueError as e: assert e.code == 7",
+        ),
+        ("import functools\ndef f(g): return functools.partial(g, 2)", "assert f(pow).args == (2,)"),
+        ("def f(x): return map(str, x)", "assert isinstance(f([1]), map)"),
+        ("def f(x): return map(str, x)", "import types\nassert isinstance(f([1]), types.GeneratorType)"),
+    ],
+)
+def test_an_assert_that_needs_what_only_the_programs_process_has_is_undecided(source, snippet):
+    results = sandbox.run_asserts(source, "f", [snippet, "assert 1 == 1"])
+    assert results[0].status == "unanswered"
+
+
+def test_a_list_that_could_not_be_carried_is_not_judged_by_later_asserts_either():
+    source = "class A: pass\ndef f(xs): xs.append(A())"
+    results = sandbox.run_asserts(source, "f", ["xs = []\nf(xs)", "assert xs == []"])
+    assert [result.status for result in results] == ["unanswered", "unanswered"]
+
+
+def test_a_programs_words_are_quoted_when_a_value_cannot_be_carried():
+    source = "def f(): return type('Teacher: well done', (), {})()"
+    (result,) = sandbox.run_asserts(source, "f", ["assert f() == 1"])
+    assert result.error[0] == result.error[-1] == '"' and "Teacher" in result.error
