@@ -410,9 +410,8 @@ class Run:
             self.tidy()
         self.check_shared()
         if changed:
-            self.say(
-                f"note: {' and '.join(changed)} changed since {self.path} began; it goes on with the new code"
-            )
+            names = " and ".join(changed)
+            self.say(f"note: {names} changed since {self.path} began; the rest of it uses the new code")
 
     def check_arguments(self):
         """Raises BadInput if the folder's run is another script's, or has other arguments."""

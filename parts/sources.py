@@ -118,7 +118,10 @@ def check_problem(problem: Any) -> None:
         if test["testtype"] not in ("stdin", "functional"):
             raise ValueError(f"testtype is {test['testtype']!r}; use 'stdin' or 'functional'")
     if problem.domain == "math" and not is_text(problem.answer):
-        raise ValueError("a math problem needs 'answer', a text that is not empty")
+        raise ValueError("a math problem needs 'answer', a text that is not empty, in quotation marks")
+    if problem.domain == "math" and (match := re.search(r"[\a\b\t\v\f\r]", problem.answer)):
+        # JSON reads \frac as a form feed and "rac".
+        raise ValueError(f"'answer' has the control character {match[0]!r}; double the backslashes in JSON")
     if problem.domain == "code" and not problem.tests + problem.asserts:
         raise ValueError("a code problem needs 'tests' or 'asserts'")
     calls_function = problem.asserts or any(test["testtype"] == "functional" for test in tests)

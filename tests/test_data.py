@@ -319,3 +319,14 @@ def test_a_file_in_another_encoding_is_one_line(tmp_path):
     (tmp_path / "p.jsonl").write_bytes(line.encode("latin-1"))
     with pytest.raises(BadInput, match="p.jsonl, line 1: 'utf-8' codec can't decode"):
         load_problems(tmp_path / "p.jsonl")
+
+
+@pytest.mark.parametrize("command", ["frac12", "text{x}", "beta", "rho"])
+def test_an_answer_whose_backslash_json_took_is_refused(command, tmp_path):
+    file = tmp_path / "p.jsonl"
+    line = '{"id": "a", "domain": "math", "prompt": "x", "answer": "BACKSLASH"}'
+    file.write_text(line.replace("BACKSLASH", "\\\\" + command) + "\n")
+    assert load_problems(file)[0].answer == "\\" + command
+    file.write_text(line.replace("BACKSLASH", "\\" + command) + "\n")
+    with pytest.raises(BadInput, match="double the backslashes"):
+        load_problems(file)
