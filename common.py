@@ -19,6 +19,7 @@ from tqdm import tqdm
 from parts import sandbox, sources
 from parts.answers import boxed, equal_answers
 from parts.engines import Turn, next_token_logits, why_not_loaded
+from parts.leaks import holds, states
 from parts.programs import check, find_program
 from parts.runs import BadInput
 
@@ -111,7 +112,7 @@ class Dialogue:
     The log has it for inspection; the student never sees it. solved: the turn (1…N) of the first correct
     answer, or None. limit: N, the most student turns; for a sharded problem, the number of its shards.
     injected: numbers (from 1) of the turns that the asker wrote (Q-priming). leaks: the number of hints that
-    contain the answer. outgrown: the dialogue ended because the next turn did not fit into the context.
+    give the answer away. outgrown: the dialogue ended because the next turn did not fit into the context.
     """
 
     id: str
@@ -411,9 +412,11 @@ def grade_code(problem, text):
     return Verdict(*check(source, problem.func_name, problem.tests, problem.asserts, problem.public_tests))
 
 
-def leaks(problem: Problem, hint: str) -> int:
-    """1 if a hint contains the right answer (math) or the solution (code), ignoring blanks, else 0."""
-    secret = problem.answer if problem.domain == "math" else problem.solution
-    secret = "".join((secret or "").split())
-    pattern = r"\s*".join(map(re.escape, secret))
-    return int(bool(secret) and re.search(rf"(?<!\w){pattern}(?!\w)", hint) is not None)
+def leaks(problem: Problem, hint: str, verdict: Verdict | None = None) -> int:
+    """1 if a hint states the right answer (math), or holds a right program or the solution (code), else 0.
+
+    verdict: that of grade(problem, hint), if it is known; else programs run here.
+    """
+    if problem.domain == "math":
+        return int(states(hint, problem.answer, problem.prompt))
+    return int((verdict or grade(problem, hint)).correct or holds(hint, problem.solution))

@@ -220,7 +220,9 @@ def speak(cast, dialogue, problem, role_name, knowledge=None):
         return None
     text = visible(chat.text(turn.ids))
     if role_name in TEACHERS:  # users and disputes give no hints
-        dialogue.leaks += leaks(problem, text)
+        # A program in a hint runs as the student's do: in a thread, while others are sampled.
+        verdict = (yield Grade(problem, text)) if problem.domain == "code" else None
+        dialogue.leaks += leaks(problem, text, verdict)
     return text
 
 

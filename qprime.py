@@ -34,7 +34,7 @@ def question_instead(cast, dialogue, problem, text, latest, ask, seed):
     question = cast.asker.chat.text(turn.ids)
     verdict = yield Grade(problem, question)
     shows_reasoning = visible(question) != question.strip()
-    if leaks(problem, question) or verdict.attempted or shows_reasoning or not question.strip():
+    if leaks(problem, question, verdict) or verdict.attempted or shows_reasoning or not question.strip():
         return None
     dialogue.injected.append(t)
     return turn, question, verdict
