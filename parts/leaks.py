@@ -15,25 +15,29 @@ MAX_HINT, MAX_COMPARED = 20_000, 12  # characters read of a hint; values compare
 # Words after which a value is offered as an answer; or the end of a calculation.
 OFFER = re.compile(
     r"""\b(?:is|are|be|was|equals?|gets?|got|gives?|giving|gave|yields?|yielding|obtain(?:s|ed|ing)?|finds?|makes?
-    |leaves|leaving|becomes?|reach(?:es)?|arrives?\ at|ends?\ up\ (?:at|with)|(?:answer|result|solution|total|value)s?
-    |expect(?:ed|s)?|want|need|namely|so|thus|hence|therefore|it's|that's|conclude|(?:should|will|would|must|'ll)\ have
-    |(?:n't|not)\b[^.,;]{,40}\bbut|(?:[a-z]{3,}s|come|came|work|simplify|add|sum)(?:\ up|\ out|\ down)?\ (?:to|as))\b
-    (?:\s*\b(?:just|actually|simply|exactly|only|indeed|therefore|thus|then|that|equal\ to|equals|given\ by|the|a|of
-    |approximately|about|be|is)\b|\s*(?:[:=≈,–—]|-\s))*
+    |leaves|leaving|becomes?|reach(?:es)?|arrives?\ at|ends?\ up\ (?:at|with)|expect(?:ed|s)?|want|need|namely
+    |(?:answer|result|solution|total|value)s?|so|thus|hence|therefore|it's|that's|conclude
+    |(?:should|will|would|must|'ll)\ have|(?:\w*n't|not)\b[^.,;]{,40}\bbut
+    |(?:[a-z]{3,}s|come|came|work|simplify|add|sum)(?:\ up|\ out|\ down)?\ (?:to|as))\b
+    (?:\s*\b(?:just|actually|simply|exactly|only|indeed|therefore|thus|then|that|equal\ to|equals|given\ by
+    |the|a|of|approximately|about|be|is)\b|\s*(?:[:=≈,–—]|-\s))*
     |(?:[-+*/^÷×·}]|\\cdot|\\times)\s*[\w.{}()\\]{,12}\s*[=≈]""",
     re.I | re.X,
 )
-# A value, then words that say that it is right.
+# A value, and words that say that it is right; LEAD: what may stand before the value.
 RIGHT = re.compile(
-    r"""(?:^|[.,;:!?]\s|\b(?:that|so|hence|thus|and|indeed|why|see|know|but)\s)
-    \s*((?!\s)(?:(?![.!?]\s).){1,40}?)\s(?:is|was|as|would\ be)\s(?:indeed\s)?
-    (?:what\s(?:you|we|I)|(?:the\s|your\s)?(?:final\s|correct\s|right\s)?(?:correct|right|answer|result|solution|value))\b""",
+    r"""([^\n]{1,60}?)\s(?:is|was|as|would\ be)\s(?:indeed\s)?(?:what\s(?:you|we|I)
+    |(?:the\s|your\s)?(?:final\s|correct\s|right\s)?(?:correct|right|answer|result|solution|value))\b""",
     re.I | re.X,
 )
+LEAD = re.compile(
+    r"[.;:!?]\s|,\s(?=[a-z])|\b(?:that|so|hence|thus|and|why|see|know|but|believe|think)\s", re.I
+)
+# Where the offered value ends.
 END = re.compile(r"[.!?;:,]*\s*\n|[.!?;:]+(?=\s|$)")
 PAUSE = re.compile(
-    r""",\s(?=[a-z]{2})|\s[–—(]|\s(?:because|since|when|if|and|but|not|instead|rather|which|so|as|here|after|at\ the\ end
-    |in\ (?:the\ end|total|all))\b""",
+    r""",\s(?=[a-z]{2})|\s[–—(]|\s(?:because|since|when|if|and|but|not|instead|rather|which|so|as|here|after
+    |at\ the\ end|in\ (?:the\ end|total|all))\b""",
     re.I | re.X,
 )
 WORD = re.compile(r"(?<![\\a-z])(?!sqrt|sin|cos|tan|log)[a-z]{3,}", re.I)
@@ -42,7 +46,7 @@ WORD = re.compile(r"(?<![\\a-z])(?!sqrt|sin|cos|tan|log)[a-z]{3,}", re.I)
 def states(hint: str, answer: str, prompt: str) -> bool:
     """Whether a hint states the right answer to a problem of mathematics, by equal_answers."""
     text, asked = plain(hint[:MAX_HINT]), squeeze(plain(prompt))
-    boxes = [boxed(piece) or "" for piece in re.split(r"(?=\\f?boxed)", hint[:MAX_HINT])[1:]]
+    boxes = [boxed(piece) or "" for piece in re.split(r"(?=\\f?boxed)", hint[:MAX_HINT])[1:21]]
     found = itertools.chain([text, *boxes], offered(text, asked, len(answer) + 60))
     if sum(c.isalnum() for c in re.sub(r"\\[a-zA-Z]+", "", answer)) > 4:
         if squeeze(plain(answer)) in squeeze(text) and squeeze(plain(answer)) not in asked:
@@ -80,13 +84,13 @@ def offered(text, asked, limit):
                 yield from {value: 0, re.split("[=≈]", value)[-1]: 0}
     for match in RIGHT.finditer(text):
         if squeeze(match[0]) not in asked:
-            yield match[1]
+            yield LEAD.split(match[1])[-1]
 
 
 def held(text, asked):
     """Yields the values that a text holds and the problem does not."""
-    for value in re.findall(r"[^\s=,;:]*\d[^\s=;:]*", text):
-        if squeeze(value) not in asked:
+    for value in re.split(r"[\s=;:]+", text):
+        if re.search(r"\d", value) and value not in asked:
             yield value
 
 
