@@ -1,8 +1,27 @@
-r"""Not part of the method: decides whether a hint states the answer of a problem.
+r"""Not part of the method: decides whether a hint gives the answer of a problem away.
 
-from parts.leaks import states
-states("You should get 0.5.", "\\frac12", "What is 1 - 1/2?")    # True
-states("Look again at step 2.", "2", "What is 1 + 1?")           # False
+    from parts.leaks import states
+    states("You should get 0.5.", "\\frac12", "What is 1 - 1/2?")    # True
+    states("Look again at step 2.", "2", "What is 1 + 1?")           # False
+
+The rule for mathematics, with the comparison of answers.py. A hint states the answer if
+- it is the answer, or has it in a box; or
+- it offers an equal value ("you should get X", "X is correct", "5 * 44 = X"), and the clause ends there; or
+- it holds an equal value, and the answer has more than four letters and digits, so that this is no accident.
+What the problem itself says does not count. Paraphrases ("one more than 11") are left to the judge.
+
+Measured on snippets made from Omni-MATH, MATH-500 and GSM8K, with wordings that the rule was not made on.
+"Text" is the search for the answer as a text.
+
+    share of the snippets that are flagged, %                 rule   text    snippets
+    sentences of another problem's solution                    0.5    4.9       2,366
+        where the answer is an integer up to 20                1.4   16.3         570
+    "Raise both sides to the power X.", 26 such wordings       0.0    100       2,343
+    "Solving it yields X.", 25 such wordings, other forms     92.7   90.6       2,400
+    the last sentence of the problem's own solution, no box   76.6    100         350
+
+With unusual wordings ("Is the exponent really X here?", "X, that is what the book has.") it flags 7 % of the
+harmless snippets and finds 84 % of the stated answers. Most hints take less than 0.1 ms, long formulas 10 ms.
 """
 
 import itertools
@@ -12,15 +31,16 @@ from parts.answers import boxed, equal_answers
 
 MAX_HINT, MAX_COMPARED = 20_000, 12  # characters read of a hint; values compared at some cost
 
-# Words after which a value is offered as an answer; or the end of a calculation.
+# Words after which a value is offered as an answer; or a calculation and "=".
 OFFER = re.compile(
-    r"""\b(?:is|are|be|was|equals?|gets?|got|gives?|giving|gave|yields?|yielding|obtain(?:s|ed|ing)?|finds?|makes?
-    |leaves|leaving|becomes?|reach(?:es)?|arrives?\ at|ends?\ up\ (?:at|with)|expect(?:ed|s)?|want|need|namely
-    |(?:answer|result|solution|total|value)s?|so|thus|hence|therefore|it's|that's|conclude
-    |(?:should|will|would|must|'ll)\ have|(?:\w*n't|not)\b[^.,;]{,40}\bbut
-    |(?:[a-z]{3,}s|come|came|work|simplify|add|sum)(?:\ up|\ out|\ down)?\ (?:to|as))\b
-    (?:\s*\b(?:just|actually|simply|exactly|only|indeed|therefore|thus|then|that|equal\ to|equals|given\ by
-    |the|a|of|approximately|about|be|is)\b|\s*(?:[:=≈,–—]|-\s))*
+    r"""\b(?:is|are|be|was|been|equals?|gets?|got|gives?|giving|gave|yields?|yielding|obtain(?:s|ed|ing)?|finds?
+    |found|makes?|leaves|leaving|becomes?|reach(?:es)?|arrives?\ at|expect(?:ed|s)?|want|need|namely|so|thus
+    |hence|therefore|it's|that's|conclude|says?|shows?|lists?|writes?|claims?|(?:answer|result|solution|total|value)s?
+    |(?:looking|asked)\ for|(?:end|ends|ended|go|us)\ (?:up\ )?with|(?:should|will|would|must|'ll)\ have
+    |(?:\w*n't|not)\b[^.,;]{,40}\bbut|(?:nothing|none)\ but|change\ it\ to
+    |(?:[a-z]{3,}s|lead|come|came|work|simplify|add|sum)(?:\ up|\ out|\ down)?\ (?:to|as))\b
+    (?:\s*\b(?:just|actually|simply|exactly|only|indeed|therefore|thus|then|that|equal\ to|equals|given\ by|the
+    |a|of|approximately|about|be|is)\b|\s*(?:[:=≈,–—]|-\s))*
     |(?:[-+*/^÷×·}]|\\cdot|\\times)\s*[\w.{}()\\]{,12}\s*[=≈]""",
     re.I | re.X,
 )
@@ -37,24 +57,28 @@ LEAD = re.compile(
 END = re.compile(r"[.!?;:,]*\s*\n|[.!?;:]+(?=\s|$)")
 PAUSE = re.compile(
     r""",\s(?=[a-z]{2})|\s[–—(]|\s(?:because|since|when|if|and|but|not|instead|rather|which|so|as|here|after
-    |at\ the\ end|in\ (?:the\ end|total|all))\b""",
+    |at\ the\ end|all\ along|in\ (?:the\ end|total|all))\b""",
     re.I | re.X,
 )
-WORD = re.compile(r"(?<![\\a-z])(?!sqrt|sin|cos|tan|log)[a-z]{3,}", re.I)
+WORD = re.compile(
+    r"(?<![\\a-z])(?!sqrt|sin|cos|tan|log)(?:[a-z]{3,}|(?:by|in|on|of|to|at|or|as|it|we)\b)", re.I
+)
 
 
 def states(hint: str, answer: str, prompt: str) -> bool:
     """Whether a hint states the right answer to a problem of mathematics, by equal_answers."""
-    text, asked = plain(hint[:MAX_HINT]), squeeze(plain(prompt))
+    text, answer, asked = plain(hint[:MAX_HINT]), plain(answer), squeeze(plain(prompt))
     boxes = [boxed(piece) or "" for piece in re.split(r"(?=\\f?boxed)", hint[:MAX_HINT])[1:21]]
     found = itertools.chain([text, *boxes], offered(text, asked, len(answer) + 60))
     if sum(c.isalnum() for c in re.sub(r"\\[a-zA-Z]+", "", answer)) > 4:
-        if squeeze(plain(answer)) in squeeze(text) and squeeze(plain(answer)) not in asked:
+        pattern = r"\s*".join(map(re.escape, squeeze(answer)))
+        if squeeze(answer) not in asked and re.search(rf"(?<!\w){pattern}(?!\w)", text):
             return True
         found = itertools.chain(found, held(text, asked))
-    costly, seen, wordy = 0, set(), WORD.search(answer)
+    costly, seen, words = 0, set(), {word.lower() for word in WORD.findall(answer)}
     for value in found:
         value = value.strip(" .,;:")
+        value = value[:-1] if value.count(")") > value.count("(") else value
         if value in seen or not 0 < len(value) <= len(answer) + 60:
             continue
         seen.add(value)
@@ -63,11 +87,18 @@ def states(hint: str, answer: str, prompt: str) -> bool:
         if re.fullmatch(r"-?[\d,]+", value) and re.fullmatch(r"-?\d+", answer):
             if value.replace(",", "") == answer:
                 return True
-        elif costly < MAX_COMPARED and (wordy or not WORD.search(re.sub(r"(?<=[\d}]) ?[a-z]+$", "", value))):
+        elif costly < MAX_COMPARED and could_equal(value, answer, words):
             costly += 1
             if equal_answers(value, answer):
                 return True
     return False
+
+
+def could_equal(value, answer, words):
+    """Whether it pays to compare: no digit is missing, and there is no word but a unit and the answer's."""
+    without_unit = re.sub(r"(?<=[\d}]) ?[a-z]+$", "", value)
+    digits = re.search(r"\d", value) or not re.search(r"\d", answer)
+    return bool(digits) and {word.lower() for word in WORD.findall(without_unit)} <= words
 
 
 def holds(hint: str, solution: str | None) -> bool:
@@ -81,7 +112,9 @@ def offered(text, asked, limit):
         rest = END.split(text[match.end() : match.end() + limit].strip(), maxsplit=1)[0]
         for value in {rest: 0, PAUSE.split(rest, maxsplit=1)[0]: 0}:
             if squeeze(match[0] + value) not in asked:
-                yield from {value: 0, re.split("[=≈]", value)[-1]: 0}
+                yield value
+                if not WORD.search(value):
+                    yield re.split("[=≈]", value)[-1]
     for match in RIGHT.finditer(text):
         if squeeze(match[0]) not in asked:
             yield LEAD.split(match[1])[-1]
@@ -95,7 +128,8 @@ def held(text, asked):
 
 
 def plain(text):
-    """A text without the marks of formulas and of bold type."""
+    """A text without the marks of formulas, of text in them, and of bold type."""
+    text = re.sub(r"\\(?:text|textbf|mathrm)\s*\{([^{}]*)\}", r"\1", text)
     return re.sub(r"(?:\$|\\[()\[\],;!$ ]|\*\*|`| )+", " ", text).strip()
 
 

@@ -1,5 +1,6 @@
 """Dialogues: the record, the views, the protocol, the sampling engine."""
 
+import time
 from functools import partial
 from types import SimpleNamespace
 
@@ -467,14 +468,78 @@ def test_only_hints_can_leak(toy):
         "rephrased_math": "{turn}",
     }
     for teacher, found in (("informed", 1), ("rephrased", 0)):
-        said = {"student": ["8", "8"], "teacher": ["There are 2 eggs."]}
+        said = {"student": ["8", "8"], "teacher": ["\\boxed{2}"]}
         d, _ = scripted(talk(MATH, chat, {"math": "{problem}"} | views, 2, teacher), chat, said)
         assert d.leaks == found
 
 
-def test_leaks_are_whole_occurrences_of_the_answer():
-    assert leaks(MATH, "It is 2.") and leaks(MATH, "so \\boxed{2}")
-    assert not leaks(MATH, "It is 12.") and not leaks(MATH, "x2")
+def asked(prompt, answer):
+    return Problem("p", "math", prompt, answer=answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        ("2", "It is 2."),
+        ("2", "so \\boxed{2}, as 3 - 1 = 2"),
+        ("2", "2"),
+        ("7", "Not \\boxed{6} but \\boxed{7}, and \\boxed{8} is too much."),
+        ("\\frac12", "The result should be 0.5, not 0.4."),
+        ("\\frac{1}{2}", "You should get $1/2$ in the end."),
+        ("220", "Look: 5 * 44 = 220."),
+        ("7", "Can you see why $x = 7$ is the answer?"),
+        ("(1, 2)", "So the answer is (1, 2)."),
+        ("5", "You get 5 apples."),
+        ("12345", "Look at the 12,345 again."),
+        ("3\\sqrt{1301}", "Where does the $3\\sqrt{1301}$ on the left come from?"),
+        ("\\text{Evelyn}", "Look at Evelyn again."),
+    ],
+)
+def test_a_hint_leaks_if_it_states_the_answer_in_any_form(answer, hint):
+    assert leaks(asked("What is it?", answer), hint) == 1
+
+
+@pytest.mark.parametrize(
+    "hint",
+    [
+        "Look again at step 2.",
+        "Look again at equation (2).",
+        "You made 2 mistakes.",
+        "Keep the term x^2 and work modulo 2.",
+        "Let x = 2 and see what happens.",
+        "Case 2 is missing. Step 2 is correct.",
+        "It is 12.",
+        "x2",
+        "The answer is not 2.",
+        "You should get 2 equations from this.",
+        "",
+    ],
+)
+def test_a_hint_with_the_digits_of_the_answer_is_no_leak(hint):
+    assert leaks(asked("What is 1 + 1?", "2"), hint) == 0
+
+
+def test_what_the_problem_says_itself_is_no_leak():
+    problem = asked("The sum is 12345. What is the largest part of the sum?", "12345")
+    assert not leaks(problem, "You know that the sum is 12345.") and not leaks(problem, "Look at 12345.")
+    assert leaks(problem, "So the answer is 12345.")
+
+
+@pytest.mark.parametrize(
+    "piece", ["is 9^9^9^9. ", "\\boxed{", "as", "{", "1+", "so (9^99999)! + x. ", "5 is correct "]
+)
+def test_a_hostile_hint_costs_little(piece):
+    clock = time.perf_counter()
+    leaks(asked("What?", "\\frac{1}{2}+\\sqrt[3]{x^2+1}"), piece * (20_000 // len(piece)))
+    assert time.perf_counter() - clock < 2  # without bounds, some of these take a minute
+
+
+def test_a_hint_of_code_leaks_if_its_program_is_right_or_the_solution_word_for_word():
+    solution = "def f(n):\n    return n + 1"
+    problem = Problem("c", "code", "Add 1.", asserts=["assert f(1) == 2"], func_name="f", solution=solution)
+    assert leaks(problem, "```python\ndef f(k):\n    k += 1\n    return k\n```")
+    assert leaks(problem, "Write def f(n): return n + 1")
+    assert not leaks(problem, "```python\ndef f(k):\n    return k\n```") and not leaks(problem, "Add 1.")
 
 
 def test_private_reasoning_is_not_shown_to_the_other_side():
