@@ -487,7 +487,7 @@ SECTIONS = (  # heading, picture, how the titles of its tables begin, caption
     ("Disputed answers", None, "Right answers", "The student's replies after the teacher disputed its right "
      "answer."),
     ("What went wrong", None, "What went", "Repeated turns: a share of the turns that follow another. Hints "
-     "with the answer: a share of the hints, found by string match. Others: shares of all student turns."),
+     "with the answer: a share of the hints, by the rule of parts/leaks.py. Others: of all student turns."),
     (RUNS, None, RUNS, "Who took part in each run, and the command. The command's defaults are those of the "
      "kit's revision; config.json in the folder has all settings."),
 )  # fmt: skip
