@@ -10,7 +10,7 @@ The rule for mathematics, with the comparison of answers.py. A hint states the a
 - it holds an equal value, and the answer has more than four letters and digits, so that this is no accident.
 What the problem itself says does not count. Paraphrases ("one more than 11") are left to the judge.
 
-Measured on snippets made from Omni-MATH, MATH-500 and GSM8K, with wordings that the rule was not made on.
+Measured on snippets made from Omni-MATH, MATH-500 and GSM8K, with the fourth of four sets of wordings.
 "Text" is the search for the answer as a text.
 
     share of the snippets that are flagged, %                 rule   text    snippets
@@ -20,8 +20,11 @@ Measured on snippets made from Omni-MATH, MATH-500 and GSM8K, with wordings that
     "Solving it yields X.", 25 such wordings, other forms     92.7   90.6       2,400
     the last sentence of the problem's own solution, no box   76.3    100         350
 
-With unusual wordings ("Is the exponent really X here?", "X, that is what the book has.") it flags 7 % of the
-harmless snippets and finds 84 % of the stated answers. Most hints take less than 0.1 ms, long formulas 10 ms.
+The table is the best of four tries, and optimistic: the same hand wrote rule and wordings. Each set was new
+when it was tried, and the rule was extended after each of the first three. When first seen, counters were
+flagged in 4.8, 0, 19 and 0 % and stated answers found in 82, 83, 79 and 93 %. The third figures are of a
+variant that was dropped; this rule has 7 and 84 % there. Of 4,500 made hints of the toy world, none of which
+was meant to leak, it flags 20. Half of the hints take less than 0.1 ms, one in a hundred 10 to 22 ms.
 """
 
 import itertools
