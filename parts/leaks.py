@@ -23,8 +23,10 @@ Measured on snippets made from Omni-MATH, MATH-500 and GSM8K, with the fourth of
 The table is the best of four tries, and optimistic: the same hand wrote rule and wordings. Each set was new
 when it was tried, and the rule was extended after each of the first three. When first seen, counters were
 flagged in 4.8, 0, 19 and 0 % and stated answers found in 82, 83, 79 and 93 %. The third figures are of a
-variant that was dropped; this rule has 7 and 84 % there. Of 4,500 made hints of the toy world, none of which
-was meant to leak, it flags 20. Half of the hints take less than 0.1 ms, one in a hundred 10 to 22 ms.
+variant that was dropped; this rule has 7 and 84 % there. On wordings that somebody else wrote it finds 812 of
+1,200 stated answers (68 %) and flags none of 1,200 counters: it misses about three in ten. Of 4,500 made
+hints of the toy world, none of which was meant to leak, it flags 20. Half of the hints take less than 0.1 ms,
+one in a hundred 10 to 22 ms.
 """
 
 import itertools
