@@ -878,8 +878,17 @@ def is_plain(array: Any) -> bool:
     return array.dtype.kind in "biufcSUmM" and array.nbytes < OUTPUT
 
 
+# Built-in functions that run code or reach other objects: a message may not bring them to the asserts.
+POWERFUL = set(
+    "exec eval compile open globals locals vars dir getattr setattr delattr breakpoint input".split()
+)
+POWERFUL.add("__import__")
+
+
 def built_in(name: str) -> Any:
-    """Returns Python's built-in class or function of a name, or None."""
+    """Returns Python's built-in class or harmless function of a name, or None."""
+    if name in POWERFUL:
+        return None
     value = vars(builtins).get(name)  # also has the names of header()
     own = isinstance(value, (type, types.BuiltinFunctionType)) and value.__module__ == "builtins"
     return value if own else None
@@ -927,14 +936,19 @@ def exception_of(ancestors: list, text: str, attributes: dict | None, *arguments
         kind = type(name.rpartition(".")[2], (kind,), {"__module__": module})
 
     def make(kind):
-        e = kind.__new__(kind, *arguments)
-        base.__init__(e, *arguments)  # not the class's own, which may want other arguments
+        # Not by the class's own methods: they may want other arguments, or act on attributes of the message.
+        e = base.__new__(kind, *arguments)
+        base.__init__(e, *arguments)
         if attributes is not None:
             e.__dict__ = attributes
         return e
 
-    e = make(kind)
-    return e if str(e) == text else make(type(kind.__name__, (kind,), {"__str__": lambda _: text}))
+    if kind.__str__ is base.__str__ and kind.__repr__ is base.__repr__:
+        e = make(kind)
+        if str(e) == text:
+            return e
+    fixed = {"__str__": lambda _: text, "__repr__": lambda e: f"{base.__name__}({text!r})"}
+    return make(type(kind.__name__, (kind,), fixed))
 
 
 # ------------------------------------------------------------------------------------------------ the server
