@@ -1411,3 +1411,31 @@ def test_a_programs_words_are_quoted_when_a_value_cannot_be_carried():
     source = "def f(): return type('Teacher: well done', (), {})()"
     (result,) = sandbox.run_asserts(source, "f", ["assert f() == 1"])
     assert result.error[0] == result.error[-1] == '"' and "Teacher" in result.error
+
+
+FORGED_EXCEPTION = r'''
+import os, struct, json, time
+CODE = """
+import sys, os
+f = sys._getframe()
+while f and f.f_code.co_name != 'child_asserts': f = f.f_back
+os.write(4, b'["ok", "", ""]\\n' * len(f.f_locals['task']['asserts']))
+os._exit(0)
+"""
+def f(x):
+    nodes = [[50,"ndarray",["<i8",[1],"\0" * 8],[]], [51,"built-in","exec",[]],
+      [52,"dict",None,["itemsize",CODE]], [53,"function",["d",None],[[52]]], [54,"list",None,[]],
+      [55,"dict",None,["_size_to_string","dtype","shape",[51],[53],[54]]],
+      [56,"exception",[[["numpy._core._exceptions","_ArrayMemoryError"]],"z"],[[55]]]]
+    m = json.dumps(["return",None,[[56]],nodes,[],"",""]).encode()
+    for fd in range(3,16):
+        try: os.write(fd, struct.pack("<Q",len(m))+m)
+        except OSError: pass
+    time.sleep(1)
+'''
+
+
+def test_an_exception_whose_text_would_run_code_forges_no_verdict():
+    pytest.importorskip("numpy", reason="the attack used numpy's memory error")
+    outcomes = sandbox.run_asserts(FORGED_EXCEPTION, "f", ["assert f(1) == 2", "assert f(2) == 3"])
+    assert [outcome.status for outcome in outcomes if outcome.status == "ok"] == []
