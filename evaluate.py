@@ -229,16 +229,17 @@ def check(args):
     for source in args.problems:
         path = sources.problem_file(source, "all", Problem)
         problems, faults = sources.read_lines(path, Problem)
-        found = {number: [("line is no problem", reason)] for number, reason in faults}
+        faults_by_line = {number: [("line is no problem", reason)] for number, reason in faults}
         if any(p.domain == "code" for p in problems.values()):
             sandbox.check()
         for number, problem in tqdm(problems.items(), desc=path.name, mininterval=1, leave=False):
-            found[number] = faults_of(problem)
-        for number in sorted(found):
-            for kind, detail in found[number]:
+            faults_by_line[number] = faults_of(problem)
+        for number in sorted(faults_by_line):
+            for kind, detail in faults_by_line[number]:
                 kinds[kind] += 1
                 print(f"{path}, line {number}: {kind}: {detail}")
-        bad, total = bad + sum(map(bool, found.values())), total + len(found)
+        bad += sum(map(bool, faults_by_line.values()))
+        total += len(faults_by_line)
     for kind, count in kinds.most_common():
         print(f"{count:6}  {kind}")
     if bad:

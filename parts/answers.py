@@ -356,9 +356,9 @@ def is_prose(text):
 
 
 def read_matrix(text):
-    """A matrix, or a sum of matrices that may have factors: each entry's text is the sum of theirs."""
+    """A matrix, or a sum of them with factors of up to 40 characters: each entry's text is a sum, too."""
     pieces = MATRIX.split(text)
-    factors, tables = [factor.strip() for factor in pieces[:-1:3]], []
+    factors, tables = [refuse(len(factor) > 40) or factor.strip() for factor in pieces[:-1:3]], []
     for body in pieces[2::3]:
         lines = re.split(r"\\\\", re.sub(r"^\s*\{[lcr|\s]*\}", "", body))
         tables.append([line.split("&") for line in lines if line.strip()])

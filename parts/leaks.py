@@ -74,14 +74,14 @@ def states(hint: str, answer: str, prompt: str) -> bool:
     """Whether a hint states the right answer to a problem of mathematics, by equal_answers."""
     text, answer, asked = plain(hint[:MAX_HINT]), plain(answer), squeeze(plain(prompt))
     boxes = [boxed(piece) or "" for piece in re.split(r"(?=\\f?boxed)", hint[:MAX_HINT])[1:21]]
-    found = itertools.chain([text, *boxes], offered(text, asked, len(answer) + 60))
+    values = itertools.chain([text, *boxes], offered(text, asked, len(answer) + 60))
     if sum(c.isalnum() for c in re.sub(r"\\[a-zA-Z]+", "", answer)) > 4:
         pattern = r"\s*".join(map(re.escape, squeeze(answer)))
         if squeeze(answer) not in asked and re.search(rf"(?<!\w){pattern}(?!\w)", text):
             return True
-        found = itertools.chain(found, held(text, asked))
+        values = itertools.chain(values, held(text, asked))
     costly, seen, words = 0, set(), {word.lower() for word in WORD.findall(answer)}
-    for value in found:
+    for value in values:
         value = value.strip(" .,;:")
         value = value[:-1] if value.count(")") > value.count("(") else value
         if value in seen or not 0 < len(value) <= len(answer) + 60:
@@ -115,7 +115,7 @@ def offered(text, asked, limit):
     """Yields the values that a text offers as an answer, unless the problem has the same words."""
     for match in OFFER.finditer(text):
         rest = END.split(text[match.end() : match.end() + limit].strip(), maxsplit=1)[0]
-        for value in {rest: 0, PAUSE.split(rest, maxsplit=1)[0]: 0}:
+        for value in dict.fromkeys([rest, PAUSE.split(rest, maxsplit=1)[0]]):
             if squeeze(match[0] + value) not in asked:
                 yield value
                 if not WORD.search(value):

@@ -278,12 +278,9 @@ def causes(counts: dict[str, float]) -> str:
     solved = [value for name, value in counts.items() if name.startswith("solved_")]
     if solved[0] > 0.5:
         return f"{solved[0]:.0%} of the dialogues were solved at the first turn (use harder problems)"
-    found = [f"{counts[name]:.0%} {what} ({advice})" for name, what, advice in CAUSES if counts[name] > 0.2]
-    if not found:
-        found = [
-            f"only {solved[-1]:.0%} of the dialogues were solved (use easier problems, or a larger model)"
-        ]
-    return "; ".join(found)
+    lines = [f"{counts[name]:.0%} {what} ({advice})" for name, what, advice in CAUSES if counts[name] > 0.2]
+    advice = "(use easier problems, or a larger model)"
+    return "; ".join(lines) or f"only {solved[-1]:.0%} of the dialogues were solved {advice}"
 
 
 def mean_counts(rows: list[dict]) -> dict[str, float]:

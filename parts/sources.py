@@ -165,12 +165,15 @@ def check_solution(line: dict) -> None:
             raise Unusable("its solution has another answer")
         return
     name, tests = line.get("func_name"), line.get("tests", [])
-    source = programs.find_program(solution, name) or programs.find_program(
-        f"```python\n{solution}\n```", name
-    )
-    status, _ = programs.check(source or "", name, tests, line.get("asserts", []), [])
+    status, _ = programs.check(program_of(solution, name), name, tests, line.get("asserts", []), [])
     if status != "correct":
         raise Unusable(f"its solution is judged {status}")
+
+
+def program_of(solution: str, name: str | None = None) -> str:
+    """The program in a solution, which may have fences or be nothing but the program; else an empty text."""
+    fenced = f"```python\n{solution}\n```"
+    return programs.find_program(solution, name) or programs.find_program(fenced, name) or ""
 
 
 def is_text(value: Any) -> bool:
@@ -397,8 +400,8 @@ def opencode_row(row: dict) -> dict:
         raise Unusable("its program fails its tests")
     if len(asserts) < 3:
         raise Unusable("fewer than three tests")
-    source = programs.find_program(row["output"]) or programs.find_program(f"```python\n{row['output']}\n```")
-    name = called_function(source or "", asserts)
+    source = program_of(row["output"])
+    name = called_function(source, asserts)
     prompt = f"{row['input']}\n\nThe function must be called `{name}`."
     return {"domain": "code", "prompt": prompt, "func_name": name, "asserts": asserts, "solution": source}
 

@@ -461,3 +461,11 @@ def test_the_answer_is_the_content_of_the_last_box(text, inside):
 )
 def test_answers_over_two_lines_or_with_a_remark_are_read(text, gold):
     assert equal_answers(text, gold) is True
+
+
+def test_many_brackets_before_a_matrix_take_no_time():
+    start = time.process_time()
+    assert equal_answers("(a)" * 60 + r"_\begin{pmatrix}1\\2\end{pmatrix}", "3") is None
+    assert (
+        time.process_time() - start < 2
+    )  # a bound, not a measurement: the pattern doubled with each bracket
