@@ -9,6 +9,7 @@ import re
 import sys
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -159,6 +160,11 @@ class Dialogue:
             self.solved = self.turns
 
     @property
+    def succeeded(self) -> bool:
+        """R = 1: it was solved, and the student kept the right answer if the teacher disputed it."""
+        return self.solved is not None and self.statuses[-1] == "correct"
+
+    @property
     def turns(self) -> int:
         """Number of student turns."""
         return len(self.statuses)
@@ -179,6 +185,14 @@ class Dialogue:
         """(start, end) of each student turn in `ids`."""
         edges = [i for i, (a, b) in enumerate(zip([0, *self.mask], [*self.mask, 0])) if a != b]
         return list(zip(edges[::2], edges[1::2]))
+
+    @property
+    def hint_mask(self) -> list[int]:
+        """1 on the tokens between two student turns: hints, with the tokens that the template puts around."""
+        mask = [0] * len(self.mask)
+        for (_, start), (end, _) in pairwise(self.spans):
+            mask[start:end] = [1] * (end - start)
+        return mask
 
     @property
     def sampled_logprobs(self) -> list[float]:

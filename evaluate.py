@@ -26,10 +26,10 @@ import torch
 from tqdm import tqdm
 
 from common import Dialogue, Problem, as_tensors, grade, load_chat, load_problems, masked_logprobs, visible
-from generate import TEACHERS, USERS, converse, disputing, load_cast, load_speaker, play_into
+from generate import TEACHERS, USERS, converse, disputed, load_cast, load_speaker, play_into
 from parts import measures, report, runs, sandbox, sources
 from parts.answers import boxed, judgeable
-from parts.driver import Grade, Sample, drive
+from parts.driver import Sample, drive
 from parts.engines import load_model
 
 # ---------------------------------------------------------------------------------------------------- playing
@@ -51,16 +51,15 @@ def play(args):
 
     # All files share one model, which is loaded only if something is left to play or to measure.
     model = cache(lambda: load_model(args.model, args.device, args.dtype) if args.losses else None)
-    answers = [USERS[args.sharded] if args.sharded else TEACHERS[args.teacher]]
-    answers += [disputing] if args.dispute else []
+    answers = [USERS[args.sharded]] if args.sharded else None
     cast = cache(lambda: load_cast(args, model(), answers=answers))
 
     def dialogue_of(cast, problem, name):
         if args.sharded:
             user, turns = USERS[args.sharded], len(problem.shards)
             return converse(cast, problem, name, turns, user, opening=problem.shards[0])
-        coroutine = converse(cast, problem, name, args.turns, TEACHERS[args.teacher])
-        return dispute(cast, problem, coroutine) if args.dispute else coroutine
+        conversation = converse(cast, problem, name, args.turns, TEACHERS[args.teacher])
+        return disputed(cast, problem, conversation, args.dispute, args.seed)
 
     for source, problems in tests:
         out = Path(args.out) / measures.short_name(source)
@@ -80,19 +79,6 @@ def play(args):
 def with_arguments(args, **changes):
     """A copy of the arguments with some of them changed: those of one run folder of several."""
     return argparse.Namespace(**{**vars(args), **changes})
-
-
-def dispute(cast, problem, coroutine):
-    """Plays a dialogue, given as its coroutine; then disputes a right answer, and ends with the reply."""
-    dialogue, chat = (yield from coroutine), cast.student.chat
-    claim = (yield from disputing(cast, dialogue, problem, None)) if dialogue.solved else None
-    if claim is not None:
-        dialogue.add_teacher_turn(chat.between(claim), claim)
-        turn = yield Sample("student", dialogue.ids, dialogue.turns + 1)
-        text = chat.text(turn.ids)
-        if turn.finish != "context":
-            dialogue.add_student_turn(turn, text, (yield Grade(problem, text)), chat.end)
-    return dialogue
 
 
 def measure_losses(args, run, dialogues, problems, model):
@@ -305,7 +291,6 @@ def main():
     add("--samples", type=runs.COUNT, default=1, help="dialogues of each problem")
     users = "the student gets one shard of the problem a turn, from a user (default: scripted)"
     runs.add_role_argument(group, "--sharded", USERS, help=users, nargs="?", const="scripted")
-    add("--dispute", action="store_true", help="the teacher disputes the first right answer")
     add("--losses", type=runs.NATURAL, default=0, help="dialogues a file in which the log-loss is measured")
     judger = commands.add_parser("judge", help="let a model label the turns and hints of test runs")
     judger.add_argument("runs", nargs="+", help="run folders of `evaluate.py play`")

@@ -15,6 +15,10 @@ Chosen where the paper is silent: one advantage for all student tokens of a dial
 turn t earns γ^(n−t)·R); AdamW with a constant learning rate; the loss is a mean over the trained tokens; the
 gradient's norm is clipped at 1; all weights are trained. --lora RANK trains an adapter instead; the same
 model with the adapter switched off is then the teacher, and the reference model of --beta.
+
+Not in the paper, and off by default: --dispute P, so that a right answer must also be kept when the teacher
+disputes it; --predict-teacher λ, which adds the log-likelihood of the hints (the sister paper, arXiv
+2602.16066, has such a term); --leaks drop; and --test, a test curve.
 """
 
 import math
@@ -25,9 +29,10 @@ from dataclasses import asdict
 from functools import partial
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
-from common import advantages, as_tensors, grade, grpo_loss, load_problems, masked_logprobs
-from generate import TEACHERS, cast_line, converse, load_cast
+from common import advantages, as_tensors, grade, grpo_loss, load_problems, masked_logprobs, sft_loss
+from generate import TEACHERS, cast_line, converse, disputed, load_cast
 from parts import runs, sharded
 from parts.driver import drive
 from parts.engines import load_model, without_adapter
@@ -51,18 +56,25 @@ def settings():
     add("--clip", type=runs.POSITIVE, default=0.2, help="ε, clip range of the importance ratio")
     add("--no-std", action="store_true", help="do not divide by the group's standard deviation (Dr. GRPO)")
     add("--per-turn-return", action="store_true", help="turn t earns γ^(n−t) instead of γ^(n−1)")
+    weight = "λ, weight of the log-likelihood of the teacher's tokens, a mean over them"
+    add("--predict-teacher", type=runs.NOT_NEGATIVE, default=0.0, metavar="λ", help=weight)
     runs.add_training_arguments(parser, batch=16, unit="problems", lr=1e-6, lora_lr=1e-5, save_every=10)
     add(
         "--steps",
         type=runs.COUNT,
         help="optimizer steps; may be raised later; default: one pass over the problems",
     )
+    add("--test", help="problem file, or data set, that is played during training: a dialogue a problem")
+    add("--test-every", type=runs.COUNT, default=10, help="steps from one --test to the next")
     return parser.parse_args()
 
 
 def reward(dialogue, gamma, t=1):
-    """r = γ^(n−t)·R: R = 1 for a dialogue solved at turn n, else 0. t = 1: the reward of the dialogue."""
-    return 0.0 if dialogue.solved is None else gamma ** (dialogue.solved - t)
+    """r = γ^(n−t)·R: R = 1 for a dialogue solved at turn n, else 0. t = 1: the reward of the dialogue.
+
+    R is 0 too if the student gave up its right answer (--dispute). The reply to that earns as turn n does.
+    """
+    return gamma ** max(0, dialogue.solved - t) if dialogue.succeeded else 0.0
 
 
 def checked_reward(dialogue, gamma, t=1):
@@ -81,8 +93,12 @@ def turn_advantages(group, args):
     """Advantages of the student turns of one group: for each of its g Dialogues a list of floats [turns].
 
     By default a dialogue has one reward, normalized over the group (Eq. 3), and all its turns share it. With
-    --per-turn-return each turn has its own, normalized over all turns of the group.
+    --per-turn-return each turn has its own, normalized over all turns of the group. With --leaks drop,
+    dialogues with a leak are no part of the group, and get 0.
     """
+    if args.leaks == "drop" and any(d.leaks for d in group):
+        clean = iter(turn_advantages([d for d in group if not d.leaks], args))
+        return [[0.0] * d.turns if d.leaks else next(clean) for d in group]
     if args.per_turn_return and any(d.turns for d in group):
         returns = torch.tensor(
             [[checked_reward(d, args.gamma, t) for d in group for t in range(1, d.turns + 1)]]
@@ -103,6 +119,7 @@ def main():
     if args.batch % processes:
         raise runs.BadInput(f"--batch is {args.batch}; choose a multiple of the {processes} processes")
     problems = load_problems(args.problems, args.answers)
+    tests = load_problems(args.test, args.answers) if args.test else []
     args.steps = args.steps or max(1, len(problems) // args.batch)
     run = runs.Run(args)
     if (run.path / "model").exists():
@@ -138,16 +155,19 @@ def main():
     for step in run.steps(done, args.steps, "grpo"):
         clock, seconds = time.perf_counter(), Counter()
 
+        # The test curve is that of the model before the step's update, as are the rewards of the step.
+        tested = {}
+        if tests and ((step - 1) % args.test_every == 0 or step == args.steps):
+            tested = test(cast, tests, args)
+            seconds["test"] = time.perf_counter() - clock
+
         # Play g dialogues of each problem of the step. Each process plays a share of the groups.
         share = list(enumerate(problems_of_step(problems, step, args)))[rank::processes]
         named = [[(p, f"{step}/{j}-{p.id}/{k}") for k in range(args.group)] for j, p in share]
-        coroutines = (
-            (name, converse(cast, problem, name, args.turns, TEACHERS[args.teacher]))
-            for group in named
-            for problem, name in group
-        )
+        coroutines = ((name, dialogue_of(cast, p, name, args)) for group in named for p, name in group)
         # On the progress bar, playing is the first half of a step and the update the second.
-        graded = run.counted(grade, "turn", total=sum(map(len, named)) * args.turns, end=0.5)
+        most = sum(map(len, named)) * (args.turns + (args.dispute > 0))
+        graded = run.counted(grade, "turn", total=most, end=0.5)
         played = {d.id: d for d in drive(coroutines, cast.speakers, graded, args.concurrent, seconds)}
         groups = [[played[name] for _, name in group] for group in named]  # [G, g]; they ended in any order
         if not math.isfinite(sum(sum(d.logprobs) for d in played.values())):
@@ -164,6 +184,9 @@ def main():
         # The loss is a mean over the trained tokens of the whole step. Their number, over all processes, must
         # be known before the first micro-batch. A mean per micro-batch would weigh tokens differently.
         trained_tokens = sum(runs.all_gather(sum(map(len, advantages_of_tokens))))
+        # With --predict-teacher, the tokens between student turns are trained on too: masks of the batch.
+        hint_masks = [d.hint_mask if args.predict_teacher else [0] * len(d.ids) for d in batch]
+        hint_tokens = max(1, sum(runs.all_gather(sum(map(sum, hint_masks)))))
 
         # One update. The gradient is summed over micro-batches, which bound the memory.
         seconds["training"] = -time.perf_counter()
@@ -176,7 +199,10 @@ def main():
             ids, mask = as_tensors(rows, args.device)  # [B, T]
             sampled = concatenated([d.sampled_logprobs for d in rows], args.device)  # [M]
             advantage = concatenated([advantages_of_tokens[i] for i in indices], args.device)  # [M]
-            logprobs = policy(ids, mask, args.temperature)  # [M], at the sampler's temperature
+            hints = padded([hint_masks[i] for i in indices], args.device)  # [B, T]
+            scored = policy(ids, mask + hints, args.temperature)  # [M + H], at the sampler's temperature
+            is_hint = hints[mask + hints > 0] > 0  # [M + H], in the same order
+            logprobs, of_hints = scored[~is_hint], scored[is_hint]  # [M], [H]
             reference_logprobs = None
             if args.beta:
                 # After the policy's own pass: FSDP decides in its first pass which weights need gradients,
@@ -186,6 +212,8 @@ def main():
             part = grpo_loss(
                 logprobs, sampled, advantage, trained_tokens, args.clip, reference_logprobs, args.beta
             )
+            if args.predict_teacher:
+                part = part + args.predict_teacher * sft_loss(of_hints, hint_tokens)
             # FSDP averages gradients over processes. Their sum is wanted, as `trained_tokens` counts all of
             # them. So the loss is multiplied by the number of processes.
             (part * processes).backward()
@@ -205,7 +233,7 @@ def main():
         seconds["sync"] += time.perf_counter()
         seconds["all"] = time.perf_counter() - clock
 
-        update |= {"grad_norm": norm, "trained_tokens": trained_tokens}
+        update |= {"grad_norm": norm, "trained_tokens": trained_tokens, **tested}
         logged.append(log(run, args, step, groups, advantages_of_turns, update, seconds))
         if reason := stalled(logged):
             run.say(reason)
@@ -222,6 +250,24 @@ def main():
     )
 
 
+def dialogue_of(cast, problem, name, args):
+    """The coroutine of one dialogue; it returns a Dialogue."""
+    conversation = converse(cast, problem, name, args.turns, TEACHERS[args.teacher])
+    return disputed(cast, problem, conversation, args.dispute, args.seed)
+
+
+def test(cast, problems, args):
+    """{"test_solved_n": share of the test problems solved within n turns}, from a dialogue of each."""
+    rank, processes = runs.rank_and_size()
+    names = {f"test/{p.id}": p for p in problems[rank::processes]}
+    coroutines = (
+        (name, converse(cast, p, name, args.turns, TEACHERS[args.teacher])) for name, p in names.items()
+    )
+    shares = runs.all_gather(list(drive(coroutines, cast.speakers, grade, args.concurrent)))
+    counts = summary(sum(shares, []), args.turns)
+    return {f"test_solved_{n}": counts[f"solved_{n}"] for n in range(1, args.turns + 1)}
+
+
 def problems_of_step(problems, step, args):
     """The problems of a step (1, 2, …). Each pass over all problems has a random order of its own."""
     chosen = []
@@ -235,6 +281,11 @@ def problems_of_step(problems, step, args):
 def concatenated(rows, device):
     """Lists of numbers as one tensor, float32 [M]."""
     return torch.tensor(sum(rows, []), device=device)
+
+
+def padded(masks, device):
+    """Masks as one tensor, int64 [B, T], with zeros on the right; an empty list gives one 0."""
+    return pad_sequence([torch.tensor(m) for m in masks or [[0]]], batch_first=True).to(device)
 
 
 def per_token(of_turns, dialogue):

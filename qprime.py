@@ -13,7 +13,7 @@ dialogue. --no-questions is the control arm: dialogues and SFT without injection
 import random
 
 from common import leaks, load_chat, load_problems, visible
-from generate import ASKERS, TEACHERS, converse, load_cast, play_into
+from generate import ASKERS, TEACHERS, converse, disputed, load_cast, play_into
 from parts import runs
 from parts.driver import Grade
 from parts.measures import line, summary
@@ -24,20 +24,22 @@ def question_instead(cast, dialogue, problem, text, latest, ask, seed):
     """The (turn, text, verdict) of a question that replaces a wrong turn, or None (Eq. 4); a coroutine.
 
     text: that of the wrong turn. latest: the Verdict on the latest attempt. ask: a function of ASKERS. The
-    question is public and trained on. So the wrong turn stays if the asker gives the answer away, answers
-    instead of asking, or shows its reasoning.
+    question is public and trained on. So the asker writes another one if it gives the answer away, answers
+    instead of asking, or shows its reasoning. After three of these the wrong turn stays.
     """
     t = dialogue.turns + 1
     if not drawn(seed, dialogue.id, t):
         return None
-    turn = yield from ask(cast, dialogue, problem, text, latest)
-    question = cast.asker.chat.text(turn.ids)
-    verdict = yield Grade(problem, question)
-    shows_reasoning = visible(question) != question.strip()
-    if leaks(problem, question, verdict) or verdict.attempted or shows_reasoning or not question.strip():
-        return None
-    dialogue.injected.append(t)
-    return turn, question, verdict
+    for _ in range(3):
+        turn = yield from ask(cast, dialogue, problem, text, latest)
+        question = cast.asker.chat.text(turn.ids)
+        verdict = yield Grade(problem, question)
+        shows_reasoning = visible(question) != question.strip()
+        useless = verdict.attempted or shows_reasoning or not question.strip()
+        if not useless and not leaks(problem, question, verdict):
+            dialogue.injected.append(t)
+            return turn, question, verdict
+    return None
 
 
 def drawn(seed, name, t):
@@ -69,12 +71,13 @@ def main():
 
     def dialogue_of(cast, problem, name):
         teacher, hook = TEACHERS[args.teacher], None if args.no_questions else inject
-        return converse(cast, problem, name, args.turns, teacher, inject=hook)
+        conversation = converse(cast, problem, name, args.turns, teacher, inject=hook)
+        return disputed(cast, problem, conversation, args.dispute, args.seed)
 
     dialogues = play_into(run, args, problems, lambda: load_cast(args, training="later"), dialogue_of)
     injected = sum(len(d.injected) for d in dialogues)
     run.say(f"{line(summary(dialogues, args.turns))}, {injected} questions injected")
-    train(args, run, successful(dialogues, run))
+    train(args, run, successful(dialogues, run, args.leaks))
 
 
 if __name__ == "__main__":

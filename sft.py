@@ -119,9 +119,12 @@ def epoch_batches(n, size, seed):
     return [order[i : i + size] for i in range(0, n, size)]
 
 
-def successful(dialogues, run):
-    """The dialogues with R = 1 (Eq. 1), sorted by id; prints their number. Raises BadInput without any."""
-    solved = [d for d in dialogues if d.solved is not None]
+def successful(dialogues, run, leaks):
+    """The dialogues with R = 1 (Eq. 1), sorted by id; prints their number. Raises BadInput without any.
+
+    leaks: "drop" leaves out those in which a hint gave the answer away.
+    """
+    solved = [d for d in dialogues if d.succeeded and not (leaks == "drop" and d.leaks)]
     tokens = sum(sum(d.mask) for d in solved)
     run.say(
         f"{len(solved)} of {len(dialogues)} dialogues were solved; training on these: {tokens} student tokens"
@@ -176,7 +179,7 @@ def main():
         of_folder = load_dialogues(path)
         check_speaker(path, of_folder, chat, args)
         dialogues += of_folder
-    dialogues = successful(dialogues, run)
+    dialogues = successful(dialogues, run, args.leaks)
     if args.predict_teacher:
         prompts = load_prompts(args.prompts)
         if chat.opened_reasoning:

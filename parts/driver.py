@@ -7,7 +7,7 @@ of dialogues.
 
 import os
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
@@ -74,6 +74,7 @@ def drive(coroutines, speakers, grade=None, concurrent=256, seconds: Counter | N
     time.
     """
     waiting, running, ended, grader = iter(coroutines), {}, [], Grader(grade)
+    keys = defaultdict(set)  # of the turns of each dialogue that runs
     seconds = Counter() if seconds is None else seconds
     # Several roles may share an engine; its time counts for the first of them.
     engines = list({id(s.engine): (role, s.engine) for role, s in reversed(speakers.items())}.values())
@@ -86,6 +87,7 @@ def drive(coroutines, speakers, grade=None, concurrent=256, seconds: Counter | N
             request = running[name].send(value)
         except StopIteration as end:
             del running[name]
+            keys.pop(name, None)
             for role, speaker in speakers.items():
                 speaker.engine.forget(f"{name}/{role}")
             ended.append(end.value)
@@ -97,12 +99,15 @@ def drive(coroutines, speakers, grade=None, concurrent=256, seconds: Counter | N
             raise BadInput(f"{reason}; it may yield Sample or Grade, and return a text")
         else:
             key = (name, request.role, request.turn)
+            if key in keys[name]:  # the turn is sampled again, with other random numbers
+                key = (*key, len(keys[name]))
+            keys[name].add(key)
             speakers[request.role].engine.submit(key, f"{name}/{request.role}", request.ids)
 
     def poll(role, engine, **kwargs):
         """Advances the dialogues whose turns an engine has finished."""
         clock = time.perf_counter()
-        for (name, _, _), turn in engine.poll(**kwargs):
+        for (name, *_), turn in engine.poll(**kwargs):
             advance(name, turn)
         seconds[role] += time.perf_counter() - clock
 

@@ -102,12 +102,12 @@ def load_test(folder: str, make: Callable) -> TestRun:
     return TestRun(
         folder=str(path),
         label=last_part(args["model"]),
-        test=problems + variant + " (disputed)" * args["dispute"],
+        test=problems + variant + " (disputed)" * bool(args["dispute"]),
         problems=problems,
         teacher=teacher,
         informed=args["teacher"] == "informed",
         sharded=args["sharded"],
-        disputed=args["dispute"],
+        disputed=bool(args["dispute"]),
         turns=args["turns"],
         settings=settings,
         dialogues=[make(row) for row in read_jsonl(path / "dialogues.jsonl")],
@@ -221,9 +221,11 @@ def teacher_name(args: dict) -> str:
 def summary(dialogues: list, turns: int) -> dict[str, float]:
     """Counts over dialogues that every stage logs.
 
-    solved_n, outgrown: shares of the dialogues. turns, questions: numbers per dialogue. leaks, empty_hints:
-    shares of the hints, of those that hold the answer and of empty ones. repeats: share of the turns, after
-    the first, that equal the turn before. All others are shares of the student turns.
+    solved_n, outgrown: shares of the dialogues; also after_leak (solved after a hint that held the answer)
+    and given_up (the student gave up a right answer that was disputed). turns, questions: numbers per
+    dialogue. leaks, empty_hints: shares of the hints, of those that hold the answer and of empty ones.
+    repeats: share of the turns, after the first, that equal the turn before. All others are shares of the
+    student turns.
     """
     n, student_turns = len(dialogues), sum(d.turns for d in dialogues)
     per_turn = max(1, student_turns)
@@ -242,6 +244,8 @@ def summary(dialogues: list, turns: int) -> dict[str, float]:
         "failures": (status["error"] + status["timeout"]) / per_turn,
         "outgrown": sum(d.outgrown for d in dialogues) / n,
         "leaks": sum(d.leaks for d in dialogues) / max(1, len(hints)),
+        "after_leak": sum(bool(d.leaks and d.solved) for d in dialogues) / n,
+        "given_up": sum(bool(d.solved and not d.succeeded) for d in dialogues) / n,
         "empty_hints": sum(not hint.strip() for hint in hints) / max(1, len(hints)),
         "repeats": sum(repeats) / max(1, len(repeats)),
     }

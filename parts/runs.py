@@ -148,6 +148,7 @@ def number(kind, least=None, above=None, most=math.inf):
 
 COUNT, NATURAL = number(int, least=1, most=10**7), number(int, least=0, most=2**63 - 1)
 POSITIVE, NOT_NEGATIVE, SHARE = number(float, above=0), number(float, least=0), number(float, above=0, most=1)
+CHANCE = number(float, least=0, most=1)
 # Arguments that may change when a run is resumed, and those that may only grow.
 MAY_CHANGE = ("out", "concurrent", "device", "threads", "vllm_memory", "micro_tokens")
 MAY_GROW = ("steps",)
@@ -183,6 +184,8 @@ def add_dialogue_arguments(
     )
     add("--prompts", help="JSON file, name → text, that replaces prompts of generate.py")
     add("--turns", type=number(int, least=1, most=1000), default=turns, help="N, student turns at most")
+    dispute = "probability that the teacher disputes a right answer (default 0; without P: 1)"
+    add("--dispute", type=CHANCE, nargs="?", const=1.0, default=0.0, metavar="P", help=dispute)
     add("--out", required=True, help="run folder; an unfinished one is resumed")
     add("--temperature", type=NOT_NEGATIVE, default=temperature, help="of the student; 0: greedy")
     add("--teacher-temperature", type=NOT_NEGATIVE, default=teacher_temperature, help="of teacher and asker")
@@ -265,6 +268,8 @@ def add_training_arguments(parser, *, batch: int, unit: str, lr: float, lora_lr:
     add("--lr", type=POSITIVE, default=(lr, lora_lr), help=rates)
     add("--micro-tokens", type=COUNT, help="tokens of a micro-batch, to limit memory (16384, on a CPU 1024)")
     add("--save-every", type=COUNT, default=save_every, help="steps between saved states")
+    leaks = "dialogues in which a hint gave the answer away: train on them, or leave them out"
+    add("--leaks", choices=("keep", "drop"), default="keep", help=leaks)
 
 
 def set_up(args) -> None:
