@@ -97,8 +97,9 @@ def turn_advantages(group, args):
     dialogues with a leak are no part of the group, and get 0.
     """
     if args.leaks == "drop" and any(d.leaks for d in group):
-        clean = iter(turn_advantages([d for d in group if not d.leaks], args))
-        return [[0.0] * d.turns if d.leaks else next(clean) for d in group]
+        clean = [d for d in group if not d.leaks]
+        rest = iter(turn_advantages(clean, args) if clean else [])
+        return [[0.0] * d.turns if d.leaks else next(rest) for d in group]
     if args.per_turn_return and any(d.turns for d in group):
         returns = torch.tensor(
             [[checked_reward(d, args.gamma, t) for d in group for t in range(1, d.turns + 1)]]

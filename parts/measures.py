@@ -290,6 +290,7 @@ def causes(counts: dict[str, float]) -> str:
 def mean_counts(rows: list[dict]) -> dict[str, float]:
     """The means of the numbers that all rows of metrics.jsonl have."""
     names = [name for name, value in rows[0].items() if isinstance(value, int | float)]
+    names = [name for name in names if all(name in row for row in rows)]
     return {name: sum(row[name] for row in rows) / len(rows) for name in names}
 
 

@@ -20,7 +20,7 @@ from transformers import (
 
 import generate
 from common import Chat, Dialogue, Problem, Verdict, as_tensors, grade, leaks, load_chat, masked_logprobs
-from evaluate import answer_losses, dispute
+from evaluate import answer_losses
 from generate import asker, converse, teacher_view
 from grpo import checked_reward, per_token, turn_advantages
 from parts.driver import Grade, Sample, drive
@@ -345,8 +345,9 @@ def test_a_dialogue_ends_at_the_first_right_answer_or_after_n_turns(toy):
     assert (failed.solved, failed.turns, len(failed.messages)) == (None, 3, 6)
 
 
-def disputed(problem, chat, prompts, turns):
-    return dispute(cast_of(chat, prompts), problem, talk(problem, chat, prompts, turns))
+def disputed(problem, chat, prompts, turns, probability=1.0):
+    dialogue = talk(problem, chat, prompts, turns)
+    return generate.disputed(cast_of(chat, prompts), problem, dialogue, probability, seed=0)
 
 
 def test_a_right_answer_is_disputed_once_and_stays_the_one_that_solved(toy):
@@ -362,6 +363,28 @@ def test_a_right_answer_is_disputed_once_and_stays_the_one_that_solved(toy):
         assert "Answer: 000+90+0" in chat.tokenizer.decode(dict(asked)["teacher"])
     failed, _ = scripted(disputed(problem, chat, prompts, 3), chat, attempts(problem))
     assert (failed.solved, failed.turns) == (None, 3)
+    undisputed, _ = scripted(disputed(problem, chat, prompts, 3, probability=0.0), chat, said)
+    assert undisputed.statuses == ["correct"]
+
+
+def test_a_dialogue_succeeds_if_the_right_answer_is_kept_in_the_dispute():
+    for statuses, succeeded in (
+        (["correct"], True),
+        (["correct", "correct"], True),
+        (["correct", "wrong"], False),
+    ):
+        assert Dialogue("", solved=1, statuses=statuses).succeeded == succeeded
+    assert not Dialogue("", statuses=["wrong"]).succeeded and not Dialogue("").succeeded
+
+
+def test_hints_and_the_tokens_around_them_are_those_between_student_turns(toy):
+    _, chat, prompts, problems = toy
+    problem = problems["math"][0]
+    d, _ = scripted(talk(problem, chat, prompts, 3), chat, attempts(problem))
+    hints = [m["content"] for m in d.messages[1:] if m["role"] == "teacher"]
+    predicted = [i for i, m in zip(d.ids, d.hint_mask) if m]
+    assert len(hints) == 2 and predicted == [i for hint in hints for i in chat.between(hint)]
+    assert not Dialogue("").hint_mask
 
 
 def test_log_losses_of_a_disputed_dialogue_end_where_it_was_solved(toy):
@@ -421,10 +444,26 @@ def test_a_question_that_gives_away_what_is_private_is_not_injected(said, toy):
     d = Dialogue("x", "m", "math", 4)
     cast = cast_of(SimpleNamespace(view=str, text=lambda ids: said), prompts)
     asking = question_instead(cast, d, MATH, "3", Verdict("wrong"), asker, SEED)
-    assert isinstance(next(asking), Sample) and isinstance(asking.send(Turn([1], [0.0], "stop")), Grade)
+    request = next(asking)
     with pytest.raises(StopIteration) as end:
-        asking.send(Verdict("no attempt"))
+        for _ in range(3):  # it is written anew twice
+            assert isinstance(request, Sample)
+            assert isinstance(asking.send(Turn([1], [0.0], "stop")), Grade)
+            request = asking.send(Verdict("no attempt"))
     assert end.value.value is None and not d.injected
+
+
+def test_a_second_question_is_injected_where_the_first_gives_the_answer_away(toy):
+    _, chat, prompts, problems = toy
+    problem = problems["math"][0]
+    said = {
+        "student": [attempts(problem)["student"][0], problem.solution],
+        "asker": [problem.solution, "Which 2nd?"],
+        "teacher": ["2nd 3 or 4."],
+    }
+    d, asked = scripted(talk(problem, chat, prompts, 4, inject=always), chat, said)
+    assert (d.said[0], d.injected) == ("Which 2nd?", [1])
+    assert [role for role, _ in asked].count("asker") == 2
 
 
 def test_questions_are_injected_with_the_frequencies_of_equation_4():
@@ -612,10 +651,11 @@ def test_engines_end_what_does_not_fit_and_play_the_rest(toy, speakers):
 @pytest.mark.parametrize("per_turn", [False, True])
 def test_every_student_token_gets_the_advantage_of_its_dialogue_or_turn(per_turn):
     class Args:
-        gamma, no_std, per_turn_return = 0.7, True, per_turn
+        gamma, no_std, per_turn_return, leaks = 0.7, True, per_turn, "keep"
 
     def dialogue(lengths, solved):
-        d = Dialogue("x", statuses=["wrong"] * len(lengths), solved=solved)
+        statuses = ["wrong"] * (len(lengths) - 1) + ["correct" if solved else "wrong"]
+        d = Dialogue("x", statuses=statuses[: len(lengths)], solved=solved)
         for n in lengths:
             d.mask += [0, 0] + [1] * n
         return d
@@ -628,6 +668,20 @@ def test_every_student_token_gets_the_advantage_of_its_dialogue_or_turn(per_turn
     else:  # rewards 0.7 and 0
         assert first == pytest.approx([0.35] * 5) and second == pytest.approx([-0.35])
     assert turn_advantages([dialogue([], None)] * 2, Args) == [[], []]  # a problem that fills the context
+
+
+def test_a_group_without_its_leaks_is_normalized_over_the_rest():
+    class Args:
+        gamma, no_std, per_turn_return, leaks = 0.7, True, False, "drop"
+
+    def dialogue(status, leaks):
+        return Dialogue("x", statuses=[status], solved=1 if status == "correct" else None, leaks=leaks)
+
+    group = [dialogue("correct", 1), dialogue("correct", 0), dialogue("wrong", 0), dialogue("wrong", 2)]
+    assert turn_advantages(group, Args) == [[0.0], [0.5], [-0.5], [0.0]]
+    assert turn_advantages(group[::3], Args) == [[0.0], [0.0]]  # no rest
+    Args.leaks = "keep"
+    assert turn_advantages(group, Args) == [[0.5], [0.5], [-0.5], [-0.5]]
 
 
 @pytest.mark.parametrize(

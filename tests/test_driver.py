@@ -43,6 +43,13 @@ def test_what_ends_at_once_is_yielded_too():
     assert list(drive([("a", talk([]))], {"x": Speaker(None, engine)})) == [[]]
 
 
+def test_a_turn_that_is_sampled_again_has_a_key_and_so_random_numbers_of_its_own():
+    engine, keys = Fake(0), []
+    engine.submit = lambda key, *_: (keys.append(key), Fake.submit(engine, key, *_))
+    list(drive([("a", talk("xx")), ("b", talk("x"))], {"x": Speaker(None, engine)}))
+    assert len(set(keys)) == 3 and {("a", "x", 1), ("b", "x", 1)} < set(keys)
+
+
 def test_what_has_ended_is_not_lost_when_an_engine_fails():
     class Broken(Fake):
         def poll(self, patience=None):

@@ -21,7 +21,8 @@ from conftest import OPENED, ROOT, characters
 from transformers import AutoModelForCausalLM
 
 import generate
-from parts.engines import Endpoint, EngineError, Turn
+from common import Dialogue, as_tensors, masked_logprobs
+from parts.engines import Endpoint, EngineError, Turn, load_model
 from parts.runs import revision, run_script
 
 PROMPTS = ROOT / "toy" / "prompts.json"
@@ -141,6 +142,32 @@ def test_grpo_logs_a_vanishing_gap_and_changes_the_student_only(problems, base, 
         AutoModelForCausalLM.from_pretrained(f, dtype="float32") for f in (base, tmp_path / "rl" / "model")
     )
     assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters()))
+
+
+def test_a_test_curve_is_logged_and_leaves_the_trained_weights_as_they_are(problems, base, tmp_path):
+    settings = dict(model=base, problems=problems, steps=3, batch=4, group=4, lr="1e-3", **TALK)
+    run("grpo", out=tmp_path / "plain", **settings)
+    run("grpo", out=tmp_path / "tested", test=problems, test_every=2, **settings)
+    weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("plain", "tested")]
+    assert weights[0] == weights[1]
+    curve = [row.get("test_solved_1") for row in rows(tmp_path / "tested", "metrics.jsonl")]
+    assert curve[0] is not None and curve[1] is None and curve[2] is not None
+
+
+def test_predicting_the_teacher_adds_the_mean_negative_log_likelihood_of_the_hints_to_the_loss(
+    problems, base, tmp_path
+):
+    settings = dict(model=base, problems=problems, steps=1, batch=6, group=4, lr="1e-3", **TALK)
+    run("grpo", out=tmp_path / "plain", **settings)
+    run("grpo", out=tmp_path / "both", predict_teacher=0.5, **settings)
+    plain, both = (rows(tmp_path / name, "metrics.jsonl")[0] for name in ("plain", "both"))
+    learned = [Dialogue.from_row(row) for row in rows(tmp_path / "both") if any(row["advantages"])]
+    ids, _ = as_tensors(learned)
+    hints = torch.nn.utils.rnn.pad_sequence([torch.tensor(d.hint_mask) for d in learned], batch_first=True)
+    with torch.no_grad():
+        logprobs = masked_logprobs(load_model(base, "cpu"), ids, hints)
+    assert both["trained_tokens"] == plain["trained_tokens"]
+    assert both["loss"] - plain["loss"] == pytest.approx(-0.5 * logprobs.mean().item(), abs=1e-5)
 
 
 def test_the_sampler_sleeps_before_every_update_and_gets_the_weights_after_it(
