@@ -50,16 +50,19 @@ def grpo_loss(logprobs, old_logprobs, advantage, denominator, clip=0.2, referenc
     number of tokens in the whole optimizer step, so that micro-batches do not change the gradient.
 
     With one update a batch the ratio is 1 up to the rounding between sampler and trainer, and this is the
-    paper's formula. If another engine samples, the ratio corrects the difference. Clipping does not bound a
-    large ratio where the advantage is negative. So no ratio counts for more than `truncate`.
+    paper's formula. If another engine samples, the ratio corrects the difference, with one exception:
+    clipping drops a token whose ratio is above 1 + clip where its advantage is positive, or below 1 − clip
+    where it is negative. Clipping does not bound a large ratio where the advantage is negative. So no ratio
+    counts for more than `truncate`.
     """
     ratio = torch.exp(logprobs - old_logprobs)
     gain = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
     gain = gain * (truncate / ratio.detach()).clamp(max=1)
     if beta:
         log_ratio = reference - logprobs
-        # an unbiased estimate of KL(π_θ ‖ π_ref) that is never negative
-        gain = gain - beta * (torch.exp(log_ratio) - log_ratio - 1)
+        # An unbiased estimate of KL(π_θ ‖ π_ref) that is never negative. With the factor `ratio` its gradient
+        # is an estimate of that KL's gradient, too. Without it, it would be that of KL(π_ref ‖ π_θ).
+        gain = gain - beta * ratio * (torch.exp(log_ratio) - log_ratio - 1)
     return -gain.sum() / denominator
 
 

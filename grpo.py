@@ -93,22 +93,21 @@ def turn_advantages(group, args):
     """Advantages of the student turns of one group: for each of its g Dialogues a list of floats [turns].
 
     By default a dialogue has one reward, normalized over the group (Eq. 3), and all its turns share it. With
-    --per-turn-return each turn has its own, normalized over all turns of the group. With --leaks drop,
-    dialogues with a leak are no part of the group, and get 0.
+    --per-turn-return each turn has its own, normalized over all turns of the group. Their mean knows no turn
+    number, so late turns of solved dialogues gain most. A group whose dialogues have equal rewards gets 0.
+    With --leaks drop, dialogues with a leak are no part of the group, and get 0.
     """
     if args.leaks == "drop" and any(d.leaks for d in group):
         clean = [d for d in group if not d.leaks]
         rest = iter(turn_advantages(clean, args) if clean else [])
         return [[0.0] * d.turns if d.leaks else next(rest) for d in group]
-    if args.per_turn_return and any(d.turns for d in group):
-        returns = torch.tensor(
-            [[checked_reward(d, args.gamma, t) for d in group for t in range(1, d.turns + 1)]]
-        )
-        each = iter(advantages(returns, not args.no_std)[0].tolist())
-        return [[next(each) for _ in range(d.turns)] for d in group]
     rewards = torch.tensor([[checked_reward(d, args.gamma) for d in group]])  # [1, g]
     each = advantages(rewards, not args.no_std)[0].tolist()
-    return [[a] * d.turns for d, a in zip(group, each)]
+    if not (args.per_turn_return and any(each)):
+        return [[a] * d.turns for d, a in zip(group, each)]
+    returns = [[checked_reward(d, args.gamma, t) for t in range(1, d.turns + 1)] for d in group]
+    each = iter(advantages(torch.tensor([sum(returns, [])]), not args.no_std)[0].tolist())
+    return [[next(each) for _ in of_dialogue] for of_dialogue in returns]
 
 
 def main():

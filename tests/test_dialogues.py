@@ -668,6 +668,7 @@ def test_every_student_token_gets_the_advantage_of_its_dialogue_or_turn(per_turn
     else:  # rewards 0.7 and 0
         assert first == pytest.approx([0.35] * 5) and second == pytest.approx([-0.35])
     assert turn_advantages([dialogue([], None)] * 2, Args) == [[], []]  # a problem that fills the context
+    assert turn_advantages([dialogue([2, 3], 2)] * 2, Args) == [[0, 0], [0, 0]]  # equal rewards
 
 
 def test_a_group_without_its_leaks_is_normalized_over_the_rest():

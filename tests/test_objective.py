@@ -101,6 +101,20 @@ def test_kl_term_is_the_hand_computed_number():
     assert loss.item() == pytest.approx(0.1 * kl)
 
 
+def test_expected_gradient_of_the_kl_term_is_that_of_the_kl_divergence_from_policy_to_reference():
+    logits = torch.tensor([0.3, -1.0, 0.8], dtype=torch.float64, requires_grad=True)
+    policy, reference = torch.log_softmax(logits, 0), torch.log(torch.tensor([0.2, 0.5, 0.3])).double()
+    (exact,) = torch.autograd.grad((policy.exp() * (policy - reference)).sum(), logits, retain_graph=True)
+    expected = torch.zeros(3, dtype=torch.float64)
+    for token in range(3):
+        p = policy[token : token + 1]
+        zero, ref = torch.zeros(1), reference[token : token + 1]
+        loss = grpo_loss(p, p.detach(), zero, 1, reference=ref, beta=1.0)
+        (of_token,) = torch.autograd.grad(loss, logits, retain_graph=True)
+        expected += p.detach().exp() * of_token
+    assert torch.allclose(expected, exact)
+
+
 def test_on_policy_gradient_of_grpo_is_that_of_weighted_likelihood():
     logits = torch.randn(5, 7, generator=torch.Generator().manual_seed(0), requires_grad=True)
     advantage, picked = torch.tensor([1.0, -0.5, 0.0, 2.0, -1.0]), torch.arange(5)
