@@ -115,8 +115,8 @@ class Dialogue:
     sampling ended (Turn.finish of engines.py), and the private knowledge that the teacher saw next, or None.
     The log has it for inspection; the student never sees it. solved: the turn (1…N) of the first correct
     answer, or None. limit: N, the most student turns; for a sharded problem, the number of its shards.
-    injected: numbers (from 1) of the turns that the asker wrote (Q-priming). leaks: the number of hints that
-    give the answer away. outgrown: the dialogue ended because the next turn did not fit into the context.
+    injected: numbers (from 1) of the turns that the asker wrote (Q-priming). leaks: numbers of the turns after
+    which the hint gave the answer away. outgrown: the dialogue ended because the next turn did not fit into the context.
     """
 
     id: str
@@ -131,14 +131,17 @@ class Dialogue:
     finishes: list = field(default_factory=list)
     injected: list = field(default_factory=list)
     knowledge: list = field(default_factory=list)
-    leaks: int = 0
+    leaks: list = field(default_factory=list)
     solved: int | None = None
     outgrown: bool = False
 
     @classmethod
     def from_row(cls, row: dict) -> "Dialogue":
         """The dialogue in a row of dialogues.jsonl, which may have more keys; KeyError: one is missing."""
-        return cls(**{name: row[name] for name in cls.__dataclass_fields__})
+        row = {name: row[name] for name in cls.__dataclass_fields__}
+        if isinstance(row["leaks"], int):  # older logs have the number of leaks, but not after which turns
+            row["leaks"] = [0] * row["leaks"]
+        return cls(**row)
 
     def add(self, role: str, text: str, ids: list[int], mask: int, logprobs: list[float] | None = None):
         """Appends a message and its tokens, all with the same mask."""

@@ -241,7 +241,8 @@ def speak(cast, dialogue, problem, role_name, knowledge=None):
     if role_name in TEACHERS:  # users and disputes give no hints
         # A program in a hint runs as the student's do: in a thread, while others are sampled.
         verdict = (yield Grade(problem, text)) if problem.domain == "code" else None
-        dialogue.leaks += leaks(problem, text, verdict)
+        if leaks(problem, text, verdict):
+            dialogue.leaks.append(dialogue.turns)
     return text
 
 

@@ -243,7 +243,7 @@ def summary(dialogues: list, turns: int) -> dict[str, float]:
         "undecided": status["undecided"] / per_turn,
         "failures": (status["error"] + status["timeout"]) / per_turn,
         "outgrown": sum(d.outgrown for d in dialogues) / n,
-        "leaks": sum(d.leaks for d in dialogues) / max(1, len(hints)),
+        "leaks": sum(len(d.leaks) for d in dialogues) / max(1, len(hints)),
         "after_leak": sum(bool(d.leaks and d.solved) for d in dialogues) / n,
         "given_up": sum(bool(d.solved and not d.succeeded) for d in dialogues) / n,
         "empty_hints": sum(not hint.strip() for hint in hints) / max(1, len(hints)),

@@ -506,7 +506,7 @@ def test_only_hints_can_leak(toy):
         "rephrased": "U",
         "rephrased_math": "{turn}",
     }
-    for teacher, found in (("informed", 1), ("rephrased", 0)):
+    for teacher, found in (("informed", [1]), ("rephrased", [])):
         said = {"student": ["8", "8"], "teacher": ["\\boxed{2}"]}
         d, _ = scripted(talk(MATH, chat, {"math": "{problem}"} | views, 2, teacher), chat, said)
         assert d.leaks == found

@@ -188,7 +188,7 @@ def test_leaks_that_were_planted_are_all_found():
     problem = Problem("p", "math", "x", answer="42")
     hints = ["Look at the sum again."] * 97 + ["It is 42.", "so \\boxed{42}", "42"]
     dialogues = [
-        dialogue(f"p{i}", ("wrong", "wrong"), leaks=int(leaks(problem, h))) for i, h in enumerate(hints)
+        dialogue(f"p{i}", ("wrong", "wrong"), leaks=[1] * leaks(problem, h)) for i, h in enumerate(hints)
     ]
     assert summary(dialogues, 4)["leaks"] == pytest.approx(0.03)
 
@@ -259,8 +259,13 @@ def test_disputes_about_one_problem_in_several_seeds_are_one_of_the_intervals_pr
 
 def test_hints_are_counted_where_dialogues_have_no_turn_at_all():
     empty = Dialogue("e/0", "e", messages=[{"role": "teacher", "content": "problem"}])
-    told = dialogue("a", ("wrong", "correct"), leaks=1)
+    told = dialogue("a", ("wrong", "correct"), leaks=[1])
     assert summary([empty, told], 4)["leaks"] == 1.0
+
+
+def test_a_log_that_has_only_the_number_of_leaks_is_counted_alike():
+    old = vars(dialogue(statuses=("wrong", "wrong"))) | {"leaks": 1}
+    assert summary([Dialogue.from_row(old)], 4)["leaks"] == 1.0
 
 
 def test_the_informed_teacher_is_named_after_its_model_and_others_by_their_own_name_first():
