@@ -115,8 +115,9 @@ class Dialogue:
     sampling ended (Turn.finish of engines.py), and the private knowledge that the teacher saw next, or None.
     The log has it for inspection; the student never sees it. solved: the turn (1…N) of the first correct
     answer, or None. limit: N, the most student turns; for a sharded problem, the number of its shards.
-    injected: numbers (from 1) of the turns that the asker wrote (Q-priming). leaks: numbers of the turns after
-    which the hint gave the answer away. outgrown: the dialogue ended because the next turn did not fit into the context.
+    injected: numbers (from 1) of the turns that the asker wrote (Q-priming). leaks: numbers of the turns
+    whose reply, a hint, gave the answer away. outgrown: the dialogue ended because the next turn did not fit
+    into the context.
     """
 
     id: str
@@ -322,6 +323,15 @@ class Chat:
         """Text of a sampled turn without its end token, behind the <think> that the prompt may open."""
         ids = ids[:-1] if ids and ids[-1] in self.stops else ids
         return self.opened_reasoning + self.tokenizer.decode(ids, skip_special_tokens=False)
+
+    def pieces(self, ids: list[int]) -> list[str]:
+        """The text of each token. If a character has several tokens, the last has it; the others are empty."""
+        texts = []
+        for i in range(len(ids)):
+            # Some tokenizers drop a leading space, so each token is decoded behind those before it.
+            before, now = (self.tokenizer.decode(ids[max(0, i - 8) : end]).rstrip("�") for end in (i, i + 1))
+            texts.append(now[len(before) :])
+        return texts
 
 
 def messages(*texts: str) -> list[dict]:

@@ -192,7 +192,7 @@ def main():
         seconds["training"] = -time.perf_counter()
         student.sleep()  # the sampler gives its memory to the trainer
         policy.train()
-        loss, norm, gaps = 0.0, 0.0, []
+        loss, norm, gaps, details = 0.0, 0.0, [], {}
         micro_batches = sharded.micro_batches([len(d.ids) for d in batch], args.micro_tokens)
         for indices in run.micro_batches(micro_batches, start=0.5):
             rows = [batch[i] for i in indices]
@@ -219,6 +219,10 @@ def main():
             (part * processes).backward()
             loss += part.item()
             gaps.append((logprobs.detach() - sampled).abs())  # trainer against sampler: rounding alone
+            lengths = [len(advantages_of_tokens[i]) for i in indices]
+            for i, row in zip(indices, logprobs.detach().split(lengths)):
+                if i < args.group:  # of one group, for report.html; those of all need too much space
+                    details[batch[i].id] = token_details(batch[i], row.tolist(), cast.student.chat)
         update = {"loss": sum(runs.all_gather(loss)), **gap_of(gaps, trained_tokens)}
         if trained_tokens:
             norm = sharded.clip_gradient(policy, max_norm=1.0)
@@ -234,7 +238,7 @@ def main():
         seconds["all"] = time.perf_counter() - clock
 
         update |= {"grad_norm": norm, "trained_tokens": trained_tokens, **tested}
-        logged.append(log(run, args, step, groups, advantages_of_turns, update, seconds))
+        logged.append(log(run, args, step, groups, advantages_of_turns, details, update, seconds))
         if reason := stalled(logged):
             run.say(reason)
         if step % args.save_every == 0 and step < args.steps:
@@ -293,6 +297,12 @@ def per_token(of_turns, dialogue):
     return [value for value, (start, end) in zip(of_turns, dialogue.spans) for _ in range(end - start)]
 
 
+def token_details(dialogue, logprobs, chat):
+    """For the log: the text of each student token, and its log-prob under the trained policy."""
+    pieces = [chat.pieces(dialogue.ids[start:end]) for start, end in dialogue.spans]
+    return {"pieces": sum(pieces, []), "trainer_logprobs": logprobs}
+
+
 def gap_of(gaps, tokens):
     """Mean and maximum of |trainer's − sampler's log-prob| over the tokens of all processes, in nats."""
     sums = runs.all_gather(sum(g.sum().item() for g in gaps))
@@ -312,10 +322,11 @@ def check_sane(step, update, norm):
         raise runs.BadInput(f"step {step}: the loss is {loss}, the gradient's norm {norm}; lower --lr")
 
 
-def log(run, args, step, groups, advantages_of_turns, update, seconds):
+def log(run, args, step, groups, advantages_of_turns, details, update, seconds):
     """Writes the dialogues and metrics of a step, those of all processes, and prints one line.
 
-    Returns the row of metrics.jsonl.
+    details: {id: token_details} of the first group that was trained on by the first process. Returns the row
+    of metrics.jsonl.
     """
     dialogues = [d for share in runs.all_gather(groups) for group in share for d in group]
     of_groups = [group for share in runs.all_gather(advantages_of_turns) for group in share]
@@ -325,7 +336,10 @@ def log(run, args, step, groups, advantages_of_turns, update, seconds):
     row |= {"tokens": tokens, "tokens_per_second": tokens / seconds["all"]}
     row["seconds"] = {name: round(value, 4) for name, value in seconds.items()}
     lines = [{"step": step, **asdict(d), "reward": r} for d, r in zip(dialogues, rewards)]
-    lines = [{**line, "advantages": of_turns} for line, of_turns in zip(lines, sum(of_groups, []))]
+    lines = [
+        {**line, "advantages": of_turns, **details.get(line["id"], {})}
+        for line, of_turns in zip(lines, sum(of_groups, []))
+    ]
     run.append("dialogues.jsonl", lines)
     run.append("metrics.jsonl", [row])
     solved = f"solved {row['solved_1']:.2f} → {row[f'solved_{args.turns}']:.2f}"

@@ -138,6 +138,12 @@ def test_grpo_logs_a_vanishing_gap_and_changes_the_student_only(problems, base, 
         "questions",
         "tokens_per_second",
     } <= metrics[0].keys()
+    detailed = [d for d in dialogues if "pieces" in d]
+    assert [d["step"] for d in detailed] == [1] * 4 + [2] * 4  # one group a step
+    for d in detailed:
+        d |= {"sampled": [p for p, m in zip(d["logprobs"], d["mask"]) if m]}
+        assert d["trainer_logprobs"] == pytest.approx(d["sampled"], abs=1e-4)
+        assert "".join(d["pieces"]).startswith(d["messages"][1]["content"])
     before, after = (
         AutoModelForCausalLM.from_pretrained(f, dtype="float32") for f in (base, tmp_path / "rl" / "model")
     )

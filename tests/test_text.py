@@ -1,11 +1,12 @@
 """What somebody writes stays text, what a model thinks stays hidden, and a grader's fault ends no run."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from conftest import OPENED, cast_of, characters
 from test_dialogues import MATH, attempts, scripted, talk
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from common import Chat, Dialogue, Problem, Verdict, grade, messages, visible
 from generate import load_prompts, teacher_view
@@ -145,3 +146,20 @@ def test_words_that_the_tokenizer_does_not_know_are_told_once_and_again_when_the
     assert "instead: Please add; use other words" in told[2]
     assert "instead: now two new words; use" in told[5]
     assert [bool(note) for note in told] == [False, False, True, False, False, True]
+
+
+def test_pieces_show_blanks_and_characters_of_several_tokens_as_the_whole_text_does():
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = {letter: i for i, letter in enumerate(pre_tokenizers.ByteLevel.alphabet())}
+    bytewise = Tokenizer(models.BPE(alphabet, []))
+    bytewise.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytewise.decoder = decoders.ByteLevel()
+    words = Tokenizer(models.WordLevel({"▁so": 0, "▁it": 1}, unk_token="▁so"))
+    words.decoder = decoders.Metaspace()  # drops the space before the first word
+    for core, ids, pieces in (
+        (bytewise, bytewise.encode("√ é").ids, ["", "", "√", " ", "", "é"]),
+        (words, [0, 1, 0, 1], ["so", " it", " so", " it"]),
+    ):
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, clean_up_tokenization_spaces=False)
+        assert Chat.pieces(SimpleNamespace(tokenizer=tokenizer), ids) == pieces
