@@ -325,7 +325,7 @@ class Chat:
         return self.opened_reasoning + self.tokenizer.decode(ids, skip_special_tokens=False)
 
     def pieces(self, ids: list[int]) -> list[str]:
-        """The text of each token. If a character has several tokens, the last has it; the others are empty."""
+        """The text of each token. If a character has several, the last has it; the others are empty."""
         texts = []
         for i in range(len(ids)):
             # Some tokenizers drop a leading space, so each token is decoded behind those before it.

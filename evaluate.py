@@ -11,9 +11,9 @@ first right answer. `judge` lets a model label every student turn (the seven typ
 and decide for every hint whether it gives the answer away. `compare` takes such folders and those of training
 runs. A model's label is the name of the run that trained it; runs of one label are its seeds. It writes the
 paper's figures and tables by their numbers (fig1.png …, report.md, results.json) and report.html, a page to
-read the dialogues of two models side by side. parts/measures.py defines what is measured, and how. `check`
-lists all faults of problem files: lines that are no problem, inputs that are no literals, answers that no
-rule can judge, solutions that are not graded correct.
+read the dialogues of two models side by side, and those of training with their advantages. parts/measures.py
+defines what is measured, and how. `check` lists all faults of problem files: lines that are no problem,
+inputs that are no literals, answers that no rule can judge, solutions that are not graded correct.
 """
 
 import argparse
@@ -264,7 +264,7 @@ def compare(args):
     tests, training = [], []
     for folder in {Path(folder).resolve(): folder for folder in args.runs}.values():  # each once
         if runs.read_config(Path(folder) / "config.json")["script"] in ("grpo.py", "sft.py", "qprime.py"):
-            training.append(measures.load_training(folder))
+            training.append(measures.load_training(folder, Dialogue.from_row))
         else:
             tests.append(measures.load_test(folder, Dialogue.from_row))
     measures.check_labels(tests, training)

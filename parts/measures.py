@@ -15,6 +15,7 @@
 
 import functools
 import itertools
+import json
 import math
 import re
 from collections import Counter, defaultdict
@@ -63,19 +64,30 @@ class TrainingRun:
     teacher: str
     played: int  # dialogues
     metrics: list  # rows of metrics.jsonl
+    logged: list = field(default_factory=list)  # of grpo.py's first, middle, last step: (row, its Dialogue)
     folder: str = ""
     config: dict = field(default_factory=dict)  # config.json
 
 
-def load_training(folder: str) -> TrainingRun:
-    """The run in a folder of sft.py, qprime.py or grpo.py. Raises BadInput."""
+def load_training(folder: str, make: Callable) -> TrainingRun:
+    """The run in a folder of sft.py, qprime.py or grpo.py. make: turns a row of its log into a Dialogue.
+
+    Raises BadInput.
+    """
     path = Path(folder)
     config = read_whole_config(path / "config.json")
     args = config["arguments"]
     logs = [Path(data) / "dialogues.jsonl" for data in args.get("data", [path])]
     played = sum(log.read_bytes().count(b"\n") for log in logs if log.exists())
-    metrics = read_jsonl(path / "metrics.jsonl")
-    return TrainingRun(path.name, args["script"], teacher_name(args), played, metrics, str(path), config)
+    metrics, logged, log = read_jsonl(path / "metrics.jsonl"), [], path / "dialogues.jsonl"
+    if args["script"] == "grpo.py" and metrics and log.exists():
+        steps = {metrics[i]["step"] for i in (0, len(metrics) // 2, -1)}
+        starts = tuple(f'{{"step": {step}, ' for step in steps)  # the log may be too large to parse all of it
+        with log.open(encoding="utf-8") as lines:
+            rows = [json.loads(line) for line in lines if line.startswith(starts)]
+        logged = [(row, make(row)) for row in rows]
+    teacher = teacher_name(args)
+    return TrainingRun(path.name, args["script"], teacher, played, metrics, logged, str(path), config)
 
 
 def load_test(folder: str, make: Callable) -> TestRun:

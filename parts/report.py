@@ -10,7 +10,10 @@ import io
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
+from statistics import fmean, pstdev
+from textwrap import shorten
 from typing import NamedTuple
 
 from parts import measures
@@ -552,18 +555,107 @@ def headline(tests: dict) -> str:
     return " ".join([*sentences, NOTE])
 
 
+FLAGGED = (
+    "Hints that give the answer away, by the rule of parts/leaks.py or by the judge (evaluate.py judge), in "
+    "the dialogues that this page holds."
+)
+
+
+def as_shown(dialogue, judged: Sequence = ()) -> dict:
+    """What the page shows of a dialogue. judged: the judge's mark of each hint.
+
+    flags: {number of a message: who says that this hint gives the answer away, "rule", "judge" or both}.
+    """
+    flags = defaultdict(list)
+    for turn in filter(None, dialogue.leaks):  # 0: an older log, which does not have the turn
+        flags[2 * turn].append("rule")  # message 0 is the problem, and message 2 the hint after turn 1
+    for turn, leaked in enumerate(judged, 1):
+        if leaked:
+            flags[2 * turn].append("judge")
+    keys = ("problem", "solved", "messages", "statuses", "knowledge")
+    shown = {key: getattr(dialogue, key) for key in keys}
+    return shown | {"flags": {number: " and ".join(names) for number, names in flags.items()}}
+
+
 def dialogues_to_read(tests: dict[str, dict[str, list[TestRun]]], problems: int) -> list[dict]:
     """For the page: the first dialogue of each of so many problems, from the first seed of each label."""
-    texts, keys = [], ("problem", "solved", "messages", "statuses", "knowledge")
+    texts = []
     for name, labels in tests.items():
         arms = []
         for label, runs in labels.items():
             backwards = sorted(runs[0].dialogues, key=lambda d: d.id, reverse=True)
             first = {d.problem: d for d in backwards}  # the last one written is that with the lowest id
-            rows = [{key: getattr(first[id_], key) for key in keys} for id_ in sorted(first)[:problems]]
+            judged = {row["id"]: row["leaks"] for row in runs[0].judged}
+            chosen = [first[problem] for problem in sorted(first)[:problems]]
+            rows = [as_shown(dialogue, judged.get(dialogue.id, ())) for dialogue in chosen]
             arms.append({"label": label, "dialogues": rows})
         texts.append({"name": name, "arms": arms})
     return texts
+
+
+def flagged_hints(texts: list[dict]) -> list[dict]:
+    """A row for each flagged hint of the dialogues_to_read."""
+    rows = []
+    for test in texts:
+        for arm in test["arms"]:
+            for d in arm["dialogues"]:
+                for number, names in sorted(d["flags"].items()):
+                    row = {"test": test["name"], "model": arm["label"], "problem": d["problem"]}
+                    row |= {"after turn": str(number // 2), "flagged by": names}
+                    rows.append(row | {"hint": shorten(d["messages"][number]["content"], 120)})
+    return rows
+
+
+GROUPS = 4  # groups of a step on the page
+
+
+def groups_to_read(training: list[TrainingRun]) -> list[dict]:
+    """For the page: groups of the first, middle and last step of GRPO, from the first run of each label."""
+    shown = {}
+    for run in training:
+        steps = defaultdict(lambda: defaultdict(list))  # {step: {id of a group: its (row, Dialogue)}}
+        for row, dialogue in run.logged:
+            steps[row["step"]][dialogue.id.rpartition("/")[0]].append((row, dialogue))
+        groups = []
+        for step in steps.values():  # those whose tokens are logged come first
+            groups += sorted(step.values(), key=lambda rows: "pieces" not in rows[0][0])[:GROUPS]
+        if groups:
+            args = run.config["arguments"]
+            shown.setdefault(run.label, [group_to_read(rows, args) for rows in groups])
+    return [{"label": label, "groups": groups} for label, groups in shown.items()]
+
+
+def group_to_read(rows: list[tuple], args: dict) -> dict:
+    """A group of GRPO: its title, with the mean and std of its rewards, and its dialogues."""
+    first = rows[0][0]
+    rewards = [row["reward"] for row, d in rows if not (args.get("leaks") == "drop" and d.leaks)] or [0.0]
+    title = f"step {first['step']}, {first['problem']}: rewards {' '.join(f'{r:.2g}' for r in rewards)}; "
+    title += f"mean {fmean(rewards):.2f}, std {pstdev(rewards):.2f}"
+    if args.get("per_turn_return"):
+        title += " (each turn has an advantage of its own)"
+    if leaks := sum(len(d.leaks) for _, d in rows):
+        title += f"; hints that give the answer away: {leaks}"
+    return {"title": title, "dialogues": [trained_dialogue(row, d) for row, d in rows]}
+
+
+def trained_dialogue(row: dict, dialogue) -> dict:
+    """A dialogue of GRPO: reward, advantages, and the color and tokens of each student turn."""
+    advantages = [f"{a:+.2f}" for a in row["advantages"]]
+    title = f"reward {row['reward']:.2g} → advantage {', '.join(dict.fromkeys(advantages)) or '–'}"
+    details = zip(row.get("pieces", ()), dialogue.sampled_logprobs, row.get("trainer_logprobs", ()))
+    turns = []
+    for advantage, text, (start, end) in zip(row["advantages"], advantages, dialogue.spans):
+        tokens = [(piece, f"{a:.6g}", f"{b:.6g}") for piece, a, b in islice(details, end - start)]
+        turns.append({"advantage": text, "color": shade(advantage), "tokens": tokens})
+    return as_shown(dialogue) | {"title": title, "turns": turns}
+
+
+def shade(advantage: float) -> str:
+    """The color of tokens: blue if they become more likely, orange if less, gray if neither."""
+    if not advantage:
+        return "rgba(0, 0, 0, 0.06)"
+    hue = "0, 114, 178" if advantage > 0 else "213, 94, 0"
+    return f"rgba({hue}, {min(0.6, 0.1 + abs(advantage) / 5):.2f})"
 
 
 def write(out: Path, tests: list[TestRun], training: list[TrainingRun], against: str, dialogues: int) -> str:
@@ -598,7 +690,11 @@ def write(out: Path, tests: list[TestRun], training: list[TrainingRun], against:
         sections.append({"title": heading, "text": caption, "picture": image, "tables": grids})
     report = "\n\n".join(texts)
 
-    page = {"headline": intro, "sections": sections, "tests": dialogues_to_read(runs, dialogues)}
+    to_read = dialogues_to_read(runs, dialogues)
+    if flagged := flagged_hints(to_read):
+        sections.append({"title": "Flagged hints", "text": FLAGGED, "picture": None})
+        sections[-1]["tables"] = [{"title": "", "rows": grid(flagged)}]
+    page = {"headline": intro, "sections": sections, "tests": to_read, "training": groups_to_read(training)}
     data = json.dumps(page).replace("<", "\\u003c")  # else a model's "</script>" would end the script element
     html = Path(__file__).with_suffix(".html").read_text(encoding="utf-8").replace("DATA", data)
     settings = {run.folder: run.config for run in [*training, *tests]}

@@ -431,7 +431,8 @@ def written(tmp_path):
     first = dialogue("a", said=[HOSTILE, "<think>aside</think>second"], knowledge=["hidden 42", None])
     base = [first, dialogue("b", ("wrong", "wrong")), dialogue("c", ("correct",))]
     other = [dialogue("c"), dialogue("b"), dialogue("a", ("correct",))]
-    report.write(tmp_path, [run_of(other, "mt-rl"), run_of(base)], [], "base", 50)
+    rl = trained(leaks={1: [1]}, pieces=[HOSTILE, "b", "c", "d"], trainer_logprobs=[-0.5] * 4)
+    report.write(tmp_path, [run_of(other, "mt-rl"), run_of(base)], [rl], "base", 50)
     return tmp_path / "report.html"
 
 
@@ -455,6 +456,101 @@ def test_the_page_holds_the_first_dialogue_of_each_of_so_many_problems(tmp_path)
     assert [(d["problem"], d["messages"][1]["content"]) for d in shown] == [("a", "0"), ("b", "0")]
 
 
+# Four dialogues of a step with γ = 0.5: rewards 1, 0.5, 0, 0.5, so mean 0.5, std √(1/8) = 0.354.
+SOLVED = (("correct",), ("wrong", "correct"), ("wrong", "wrong"), ("wrong", "correct"))
+GRPO = {"reward": (1.0, 0.5, 0.0, 0.5), "advantage": (1.414, 0.0, -1.414, 0.0)}
+
+
+def trained(step=1, group="0-p", arguments=None, leaks=(), **details):
+    """A run of grpo.py with one group. leaks: those of its dialogues by index."""
+    logged = []
+    for i, statuses in enumerate(SOLVED):
+        d = dialogue("p", statuses, leaks=dict(leaks).get(i, []))
+        d.id, d.logprobs = f"{step}/{group}/{i}", [-1.0] * len(d.ids)
+        row = {"step": step, "problem": "p", "reward": GRPO["reward"][i]}
+        logged.append((row | {"advantages": [GRPO["advantage"][i]] * d.turns} | details, d))
+    metrics = [{"step": step, "tokens": 10, "questions": 0.0, "reward": 0.5}]
+    config = {"arguments": {"model": "base", "seed": 0, "teacher": "informed"} | (arguments or {})}
+    return TrainingRun("mt-rl", "grpo.py", "base", 4, metrics, logged, config=config)
+
+
+def the_group(run):
+    """Its only group as it is on the page."""
+    ((group,),) = [arm["groups"] for arm in report.groups_to_read([run])]
+    return group
+
+
+def test_a_group_shows_rewards_with_mean_and_std_and_the_advantage_of_each_dialogue():
+    group = the_group(trained())
+    assert group["title"] == "step 1, p: rewards 1 0.5 0 0.5; mean 0.50, std 0.35"
+    titles = [d["title"] for d in group["dialogues"]]
+    assert titles[0] == "reward 1 → advantage +1.41" and titles[2] == "reward 0 → advantage -1.41"
+
+
+def test_the_rewards_of_a_group_are_those_of_dialogues_that_were_not_dropped_for_a_leak():
+    title = the_group(trained(arguments={"leaks": "drop"}, leaks={1: [1]}))["title"]
+    assert title.startswith("step 1, p: rewards 1 0 0.5; mean 0.50, std 0.41")
+    assert "hints that give the answer away: 1" in title
+
+
+def test_tokens_are_blue_where_the_advantage_is_positive_orange_where_negative_and_gray_at_0():
+    first, second, third, _ = the_group(trained())["dialogues"]
+    colors = {d["turns"][0]["color"].rpartition(",")[0] for d in (first, second, third)}
+    assert colors == {"rgba(0, 114, 178", "rgba(0, 0, 0", "rgba(213, 94, 0"}
+    assert first["turns"][0]["color"].startswith("rgba(0, 114, 178")
+    assert third["turns"][1]["color"].startswith("rgba(213, 94, 0")
+    alphas = [float(report.shade(a).rstrip(")").rpartition(",")[2]) for a in (0.1, 1.0, -1.0, 2.0, 99.0)]
+    assert alphas[0] < alphas[1] == alphas[2] < alphas[3] < alphas[4] <= 0.6
+
+
+def test_each_token_of_a_turn_has_both_log_probs():
+    run = trained(pieces=list("abcd"), trainer_logprobs=[-0.1, -0.2, -0.3, -0.4])
+    run.logged[1][1].logprobs = [0, 0, 0, -1.0, -2.0, 0, 0, 0, 0, -3.0, -4.0]  # two turns of two tokens
+    tokens = [turn["tokens"] for turn in the_group(run)["dialogues"][1]["turns"]]
+    assert tokens == [[("a", "-1", "-0.1"), ("b", "-2", "-0.2")], [("c", "-3", "-0.3"), ("d", "-4", "-0.4")]]
+
+
+def test_the_page_has_few_groups_of_a_step_first_that_whose_tokens_are_logged():
+    runs = [trained(group=f"{i}-p") for i in range(9)]
+    runs[7] = trained(group="7-p", pieces=["x"] * 4, trainer_logprobs=[-1.0] * 4)
+    runs[0].logged = [pair for run in runs for pair in run.logged] + trained(step=2).logged
+    (arm,) = report.groups_to_read([runs[0], trained()])  # the second is a further seed
+    assert [group["title"][:6] for group in arm["groups"]] == ["step 1"] * report.GROUPS + ["step 2"]
+    assert arm["groups"][0]["dialogues"][0]["turns"][0]["tokens"]
+    assert not arm["groups"][1]["dialogues"][0]["turns"][0]["tokens"]
+
+
+def test_a_leaked_hint_is_marked_by_rule_and_by_judge_and_listed():
+    hint = {"statuses": ("wrong", "wrong", "correct")}
+    played = [dialogue("a", leaks=[2], **hint), dialogue("b", **hint)]
+    judged = [
+        {"id": "a/0", "types": [], "leaks": [True, True]},
+        {"id": "b/0", "types": [], "leaks": [None, False]},
+    ]
+    tests = report.group_runs([run_of(played, judged=judged)], "base")
+    texts = report.dialogues_to_read(tests, 50)
+    a, b = texts[0]["arms"][0]["dialogues"]
+    assert a["flags"] == {2: "judge", 4: "rule and judge"} and not b["flags"]
+    assert a["messages"][4]["content"] == "hint"
+    rows = report.flagged_hints(texts)
+    assert [(r["problem"], r["after turn"], r["flagged by"]) for r in rows] == [
+        ("a", "1", "judge"),
+        ("a", "2", "rule and judge"),
+    ]
+    assert the_group(trained(leaks={1: [1]}))["dialogues"][1]["flags"] == {2: "rule"}
+
+
+def test_the_first_middle_and_last_step_of_training_are_read(tmp_path):
+    arguments = {"script": "grpo.py", "model": "base"}
+    (tmp_path / "config.json").write_text(json.dumps({"arguments": arguments}))
+    steps = range(1, 21)
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"step": n}) + "\n" for n in steps))
+    rows = [{"step": n, **vars(dialogue())} for n in steps]
+    (tmp_path / "dialogues.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = measures.load_training(tmp_path, Dialogue.from_row)
+    assert [row["step"] for row, _ in run.logged] == [1, 11, 20] and run.played == 20
+
+
 BROWSE = """<script>
 const say = (name, what) => document.body.setAttribute("data-" + name, what);
 onload = () => {
@@ -465,6 +561,12 @@ onload = () => {
   say("right", $("right-dialogue").textContent);
   say("private", [...$("left-dialogue").querySelectorAll(".private")].map(e => e.textContent).join("|"));
   say("reasoning", $("left-dialogue").querySelector(".reasoning").textContent);
+  say("group", $("group").textContent);
+  const members = [...$("members").children];
+  say("members", members.map(e => e.firstChild.textContent).join("|"));
+  const token = members[0].querySelector(".trained span");
+  say("token", token.textContent + " " + token.style.background + " " + token.title);
+  say("flagged", members.map(e => e.querySelectorAll(".flagged").length).join(" "));
   for (const i of [1, 2, 3, 5]) {  // only the left, only the right, left not solved, left at turn 2
     $("outcome").value = i;
     $("outcome").onchange();
@@ -493,6 +595,11 @@ def test_the_page_works_in_a_browser(written, tmp_path):
     assert said["right"].startswith("mt-rl: solved at turn 1")
     assert said["private"] == "|wrongteacher sees: hidden 42||correct"
     assert said["reasoning"] == "<think>aside</think>"
+    assert said["group"].startswith("step 1, p: rewards 1 0.5 0 0.5; mean 0.50, std 0.35")
+    assert said["members"].startswith("reward 1 → advantage +1.41: solved at turn 1|reward 0.5")
+    color = "rgba(0, 114, 178, 0.38)"
+    assert said["token"] == f"{HOSTILE} {color} log-prob: sampler -1, trainer -0.5; advantage +1.41"
+    assert said["flagged"] == "0 1 0 0"
     assert said["all"] == "3 of 3" and said["text"] == "1 of 3"
     assert [said[f"outcome-{i}"] for i in range(1, 5)] == ["0 of 3", "1 of 3", "1 of 3", "1 of 3"]
     assert "<title>Report" in dom
