@@ -676,7 +676,7 @@ def test_a_group_without_its_leaks_is_normalized_over_the_rest():
         gamma, no_std, per_turn_return, leaks = 0.7, True, False, "drop"
 
     def dialogue(status, leaks):
-        return Dialogue("x", statuses=[status], solved=1 if status == "correct" else None, leaks=leaks)
+        return Dialogue("x", statuses=[status], solved=1 if status == "correct" else None, leaks=[1] * leaks)
 
     group = [dialogue("correct", 1), dialogue("correct", 0), dialogue("wrong", 0), dialogue("wrong", 2)]
     assert turn_advantages(group, Args) == [[0.0], [0.5], [-0.5], [0.0]]
