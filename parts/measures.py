@@ -535,4 +535,9 @@ def measure_training(runs: list[TrainingRun]) -> dict:
     numbers["tokens"] = sum(row["tokens"] for rows in metrics for row in rows) / n
     for key in ("questions", "reward") if first.script == "grpo.py" else ():
         numbers[key] = [sum(row[key] for row in step) / n for step in zip(*metrics)]
+    tested = [step for step in zip(*metrics) if all("test_solved_1" in row for row in step)]
+    if tested:  # grpo.py --test
+        names = [name for name in tested[0][0] if name.startswith("test_solved_")]
+        numbers["test"] = {name: [sum(row[name] for row in step) / n for step in tested] for name in names}
+        numbers["test"]["step"] = [step[0]["step"] for step in tested]
     return numbers

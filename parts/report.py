@@ -176,6 +176,7 @@ def accuracy_rows(test: dict) -> list[dict]:
 def rows_of_arm(test: dict, arm: dict) -> dict[str, dict[str, str]]:
     """{title of a table: an arm's row in it}, of the tables that have a row for each arm of each test."""
     counts, rows = arm["counts"], {}
+    solved = counts[f"solved_{test['turns']}"]
     rows["Turns by rule"] = {f"{kind}, % of turns": percent(x) for kind, x in share_by_kind(arm).items()}
     if "premature" in arm:
         rows["Turns by rule"] |= {
@@ -194,6 +195,8 @@ def rows_of_arm(test: dict, arm: dict) -> dict[str, dict[str, str]]:
         # In a dispute, repeating the right answer is right. The shards of a problem are no hints.
         "repeated turns": "–" if test["disputed"] else percent(counts["repeats"]),
         "hints with the answer": "–" if test["sharded"] else percent(counts["leaks"]),
+        "dialogues solved after one": "–" if test["sharded"] else percent(counts["after_leak"]),
+        "solved without, %": "–" if test["sharded"] else percent(solved - counts["after_leak"]),
     }
     if "log-loss" in arm:
         keep, unsolved = arm["log-loss"]["solved keep"], arm["log-loss"]["unsolved only"][-1]
@@ -330,6 +333,12 @@ def training_panels(training: dict) -> Iterator[tuple]:
             last_ten = [rl[label][key][max(0, step - 10) : step] for step in steps]
             lines.append(Line(label, steps, [sum(values) / len(values) for values in last_ten]))
         yield "", "GRPO steps", y_label, lines
+    lines = []
+    for label in labels_to_draw(rl, ("mt-rl", "primed-rl", "unprimed-rl")):
+        if test := rl[label].get("test"):
+            *_, most = (name for name in test if name.startswith("test_solved_"))
+            lines.append(Line(label, test["step"], [100 * share for share in test[most]]))
+    yield "", "GRPO steps", "test problems solved, %", lines
 
 
 def budget_panels(tests: dict) -> Iterator[tuple]:
@@ -481,8 +490,8 @@ SECTIONS = (  # heading, picture, how the titles of its tables begin, caption
      "Fig. 3). Solved dialogues keep their last value, or are dropped (then only hard problems remain)."),
     ("Gain and transfer", "fig4.png", "–", "Points gained over the base, problem by problem (the paper's "
      "Fig. 4). On a domain that was not trained on, this is transfer."),
-    ("Training", "fig5.png", "Sizes", "Questions and reward during RL (the paper's Fig. 5). Each point is "
-     "the mean of the last ten steps."),
+    ("Training", "fig5.png", "Sizes", "Questions and reward during RL (the paper's Fig. 5), means of the "
+     "last ten steps; with --test, also the test problems solved within N turns before a step."),
     ("Types of turns", "fig6.png", "Turns", "Student turns by type (the paper's Fig. 6). Early: the share of "
      "attempts among the turns before the last shard is revealed."),
     ("Equal tokens", "budget.png", "Solved at", "Problems solved with equal numbers of tokens. pass@k: at "
@@ -490,7 +499,8 @@ SECTIONS = (  # heading, picture, how the titles of its tables begin, caption
     ("Disputed answers", None, "Right answers", "The student's replies after the teacher disputed its right "
      "answer."),
     ("What went wrong", None, "What went", "Repeated turns: a share of the turns that follow another. Hints "
-     "with the answer: a share of the hints, by the rule of parts/leaks.py. Others: of all student turns."),
+     "with the answer: a share of the hints, by the rule of parts/leaks.py. Solved after one: a share of the "
+     "dialogues; solved without: all other solved ones. Others: of all student turns."),
     (RUNS, None, RUNS, "Who took part in each run, and the command. The command's defaults are those of the "
      "kit's revision; config.json in the folder has all settings."),
 )  # fmt: skip

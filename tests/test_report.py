@@ -419,6 +419,25 @@ def test_a_single_bar_has_room_beside_a_long_legend_and_a_long_name(label, tmp_p
     assert "by the judge" in (tmp_path / "report.md").read_text()
 
 
+def test_a_test_curve_is_the_mean_of_the_seeds_over_the_steps_that_were_tested():
+    rows = [{"tokens": 1, "questions": 0, "reward": 0, "step": step} for step in (1, 2, 3)]
+    seeds = []
+    for solved in (0.2, 0.4):
+        tested = {"test_solved_1": 0.1, "test_solved_2": solved}
+        seeds.append(TrainingRun("mt-rl", "grpo.py", "x", 1, [rows[0] | tested, rows[1], rows[2] | tested]))
+    numbers = measures.measure_training(seeds)
+    assert numbers["test"]["step"] == [1, 3] and numbers["test"]["test_solved_2"] == pytest.approx([0.3] * 2)
+    *_, (_, _, y_label, lines) = report.training_panels({"mt-rl": numbers})
+    assert "test" in y_label and list(lines[0].y) == pytest.approx([30, 30])
+
+
+def test_dialogues_solved_after_a_leak_are_told_and_taken_off(tmp_path):
+    played = [dialogue("a", ("wrong", "correct")), dialogue("b", ("correct",)), dialogue("c", ("wrong",))]
+    played[0].leaks = [1]
+    found = row_of(tables([run_of(played)]), "What went")
+    assert (found["dialogues solved after one"], found["solved without, %"]) == ("33.3", "33.3")
+
+
 def test_training_runs_alone_make_a_report(tmp_path):
     _, training = many_runs()
     report.write(tmp_path, [], training, "base", 50)
