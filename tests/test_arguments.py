@@ -17,6 +17,8 @@ MEANINGFUL = {  # the others accept none of them
     "--dialogues": {"0"},  # show none
     "--gamma": {"0"},  # only what is solved at the first turn counts
     "--beta": {"0", NONSENSE[4]},
+    "--dispute": {"0"},  # no answer is disputed
+    "--predict-teacher": {"0", NONSENSE[4]},
     "--clip": {NONSENSE[4]},  # no clip
     "--lr": {NONSENSE[4]},  # ends at the first step, with a line of its own
     "--temperature": {"0", NONSENSE[4]},  # 0: the likeliest tokens
@@ -70,6 +72,7 @@ def test_options_that_are_no_numbers_are_texts_choices_or_switches(script, monke
         "--model",
         "--teacher-model",
         "--problems",
+        "--test",
         "--prompts",
         "--out",
         "--data",

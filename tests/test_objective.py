@@ -146,8 +146,14 @@ def test_advantages_are_the_hand_computed_ones():
 
 
 def test_reward_is_discounted_by_the_turn_of_success():
-    rewards = [reward(Dialogue("", solved=n), 0.7) for n in (1, 2, 3, 4, None)]
-    assert rewards == pytest.approx([1, 0.7, 0.49, 0.343, 0])
+    rewards = [reward(Dialogue("", solved=n, statuses=["correct"]), 0.7) for n in (1, 2, 3, 4)]
+    assert rewards == pytest.approx([1, 0.7, 0.49, 0.343]) and reward(Dialogue(""), 0.7) == 0
+
+
+def test_reward_stands_only_if_the_right_answer_is_kept_in_a_dispute():
+    for reply, r in (("correct", 0.7), ("wrong", 0), ("no attempt", 0)):
+        disputed = Dialogue("", solved=2, statuses=["wrong", "correct", reply])
+        assert reward(disputed, 0.7) == pytest.approx(r)
 
 
 def test_no_dialogues_make_a_row_without_student_tokens_that_still_has_a_gradient(shape):
