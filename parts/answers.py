@@ -14,14 +14,13 @@ work is limited in steps, not in seconds, so verdicts do not depend on the machi
   digits and is that answer, not an integer, rounded or cut off at its last place. Two decimals must be equal.
 - Letters are case-sensitive and compared at random points of both signs, near and far; if these decide
   nothing, and under floors, at integers. It is undecided if only one side has a value.
-- Lists and sets match in any order, tuples in order, x=1, y=2 by name, ± as two values, sets of real numbers
-  by what they contain.
-- `name =` may be missing. A name is a letter, f(x), |z|, AB, words, sin A, E[X], a sum of letters without
-  x, y, z. Equations are equal up to a constant factor. An equation never equals the value that solves it.
+- Lists and sets match in any order, tuples in order, x=1, y=2 by name, ± as two values, real sets by content.
+- `name =` may be missing. A name is a letter, f(x), |z|, AB, words, sin A, E[X], lim …, a sum or product of
+  letters without x, y, z. Equations are equal up to a factor. An equation never equals its solution.
 - Known units may be missing beside a number without letters; other words, and two units, are undecided.
-  Degrees may be missing beside a number without π, the percent sign from 1 to 100.
+  Degrees may be missing beside a number without π. 50% is 0.5, or 50 (from 1 to 100). 2:6 is 1/3.
 - A remark is dropped if it is a reason without numbers. Sums of many terms, sets with conditions, shifted
-  families (kπ), congruences, number words and prose stay undecided.
+  families (kπ), most congruences, number words and prose stay undecided.
 """
 
 import functools
@@ -96,21 +95,21 @@ def judgeable(gold: str) -> bool:
 # fmt: off
 SYMBOLS = r"""× * · * ⋅ * ∙ * − - – - — - ÷ / ⟨ ( ⟩ ) ′ ' ’ ' ⁄ / ∕ / ∠ \angle π \pi √ \sqrt ≤ <= ≥ >=
     ⩽ <= ⩾ >= ≠ \ne ≈ \approx ∞ \infty ∪ \cup ∩ \cap ± \pm ∓ \mp ° \degree ∈ \in ∅ \emptyset ∖ \setminus
-    ℝ \reals θ \theta α \alpha β \beta γ \gamma λ \lambda μ \mu φ \phi ω \omega""".split()
+    ℝ \reals … ... θ \theta α \alpha β \beta γ \gamma λ \lambda μ \mu φ \phi ω \omega""".split()
 RENAMED = r"""dfrac \frac tfrac \frac cfrac \frac dbinom \binom tbinom \binom cdot * times * ast * bullet *
     div / le <= leq <= leqslant <= ge >= geq >= geqslant >= lt < gt > ne \ne neq \ne simeq \approx lor "or"
     vee "or" land "and" wedge "and" langle ( rangle ) lbrace \{ rbrace \} R \reals Z \integers
     varnothing \emptyset backslash \setminus smallsetminus \setminus varepsilon \epsilon varphi \phi
-    vartheta \theta varrho \rho dots ... ldots ... cdots ...""".split()
+    vartheta \theta varrho \rho ell l dot \overline equiv \equiv dots ... ldots ... cdots ...""".split()
 SYMBOLS = {ord(old): f"{new} " for old, new in zip(SYMBOLS[::2], SYMBOLS[1::2], strict=True)}
 SYMBOLS |= {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}  # of full width
-SYMBOLS |= dict.fromkeys(map(ord, '\0"`~'), " ") | dict.fromkeys([*range(0x200B, 0x200E), 0xFEFF], "")
+SYMBOLS |= dict.fromkeys(map(ord, '\0"`~#✓✔■□'), " ") | dict.fromkeys([*range(0x200B, 0x200E), 0xFEFF], "")
 RENAMED = {old: f"{new} " for old, new in zip(RENAMED[::2], RENAMED[1::2], strict=True)}
-RENAMED |= dict.fromkeys("""left right middle big Big bigg Bigg bigl bigr bigm Bigl Bigr biggl biggr Biggl
-    Biggr displaystyle textstyle limits nolimits mathstrut quad qquad boldsymbol bm pmb mathbf mathit mathsf
-    mathcal bf it rm underline""".split(), " ")
+RENAMED |= dict.fromkeys("""left right middle displaystyle textstyle limits nolimits mathstrut quad qquad
+    boldsymbol bm pmb mathbf mathit mathsf mathcal bf it rm underline vec hat pounds mathdollar ensuremath
+    checkmark blacksquare square""".split(), " ")
 LETTERS = set("""alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau
-    upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell""".split())
+    upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega""".split())
 FUNCTIONS = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "log": "ln", "lg": "log10", "cis": "expj"}
 FUNCTIONS |= {name: name for name in "sin cos tan cot sec csc sinh cosh tanh asin acos atan ln exp".split()}
 FUNCTION = re.compile("|".join(sorted([*FUNCTIONS, *"sqrt pi gcd lcm max min".split()], key=len)[::-1]))
@@ -129,13 +128,13 @@ def commands(names):
 
 
 REWRITES = [(re.compile(pattern, re.S), new) for pattern, new in [  # in this order, blanks squeezed between
-    (r"^(\*\*|__)(.*)\1$", r"\2"), (r"\\*%", ' "%" '), (r"\\operatorname ?\*? ?\{([a-zA-Z ]+)\}", r"\\\1 "),
+    (r"^(\*\*?|__)(.*)\1$", r"\2"), (r"\\*%", ' "%" '), (r"\\operatorname ?\*? ?\{([a-zA-Z ]+)\}", r"\\\1 "),
     (r"[⁰¹²³⁴-⁹]+|[₀-₉]+", lambda m: "^_"[m[0] > "⁹"] + "{" + unicodedata.normalize("NFKC", m[0]) + "}"),
     (r"[¼-¾⅐-⅞]", lambda m: r"\frac{" + unicodedata.normalize("NFKC", m[0]).replace("⁄", "}{") + "}"),
     (r"\\\\(?=(?:left|right|d?frac|sqrt|pi|text|infty|cdot|times|leq?|geq?|cup|in)\b)", r"\\"),
     (r"\\(?:text)?color\s*\{[^{}]*\}|\\[hv]space\*?\s*\{[^{}]*\}", " "),  # colors and spaces
-    (commands(r"text(?:[bmst][dftl]|it|rm|up|normal)?|[mh]box|mathrm")
-     + r"\s*\{((?:[^{}]|\{[^{}]*\})*)\}", lambda m: text_command(m)),
+    (commands("text[a-z]*|[mh]box|mathrm") + r"\s*\{((?:[^{}]|\{[^{}]*\})*)\}", lambda m: text_command(m)),
+    (r'\(? ?"?\\?[pb]?mod ?"? ?(\d+|\{ ?\d+ ?\}) ?\)?', lambda m: f'"mod" {m[1].strip("{ }")}'),
     (r",(?: |\\[,;: ])*\\! ?(?=\d{3}(?!\d))|\\!|(?<=\d)(?:\\[,;:]|')(?=\d{3}(?!\d))", ""),
     (r"(?<![\d.,}])(\d{1,3})((?:\{,\}\d{3})+)(?!\d)", lambda m: m[1] + m[2].replace("{,}", "")),
     (r"(?<=\d) ?\{,\} ?(?=\d)", "."),  # a decimal comma; the lines above: separators of thousands
@@ -144,12 +143,12 @@ REWRITES = [(re.compile(pattern, re.S), new) for pattern, new in [  # in this or
     (r"\\mathb[bf] ?\{? ?([RZ]) ?\}?", r"\\\1 "), (r"\*\*", "^"), (r"\\not ?=|!=", r"\\ne "),
     (r"\^ ?(?:\{ ?\\(?:circ|degree) ?\}|\\(?:circ|degree))(?![a-zA-Z])", r"\\degree "),
     (r"\\(?:begin|end) ?\{(?:aligned|align\*?|gathered|split)\}", " "), (r"\\\{ ?\\\}", r"\\emptyset "),
-    (r"\\([a-zA-Z]+)", lambda m: RENAMED.get(m[1], m[0])), (r"\{([a-zA-Z])\}(?= ?_)", r"\1"),
-    (r"\\cup(?![a-zA-Z])(?=[^()]*[<>])", ' "or" '), (r'(?<=\d) ?"?degrees?(?![a-z])"?', r"\\degree "),
+    (r"\\([a-zA-Z]+)", lambda m: RENAMED.get(m[1], m[0])), (r"\{([a-zA-Z])\}(?= ?[_=])", r"\1"),
+    (r'(?<=\d) ?"?degrees?(?![a-z])"?', r"\\degree "), (r"\.\.\. ?$", r"\\ldots"),  # undecided
+    (r"\\cup(?![a-zA-Z])(?=[^()]*[<>])", ' "or" '), (r'(?<![\\a-zA-Z"])(and|or)(?![a-zA-Z"])', r' "\1" '),
     (r'"(?i:infinity|infinitely many)"|(?<![a-zA-Z\\"])infinity(?![a-zA-Z])', r"\\infty "),
-    (r'(?<![\\a-zA-Z"])(and|or)(?![a-zA-Z"])', r' "\1" '), (r"\.\.\. ?$", r"\\ldots"),  # undecided
     (r'^(?i:"?(?:the )?(?:final )?answer(?: is)? ?[:=]?"? ?[:=]?(?=.*\w))', ""),
-    (r'^(?i:"?(?:approximately|about|exactly)"? |\\approx )', ""),
+    (r'^(?i:"?(?:approximately|about|exactly)"? |\\approx )', ""), (r"\\[bB]igg?[lrm]?(?![a-zA-Z])", " "),
     (r'^"?((?:[A-Z][a-z]|the )[a-zA-Z ]+?)(?: (?:is|are|equals)|:)"? ?(?=[\d\\(-])', r'"\1"='),
     (r'(?:(?<=[\d)\]}])|(?<=[^a-zA-Z\\][a-zA-Z])|(?<=^[a-zA-Z])),? ?"?\(? ?"?(?:(?:since|because) [a-zA-Z]|'
      r"(?:as|by|using) (?:symmetry|definition|induction|required|desired|shown)\b|the m[ai][xn]imum\b)"
@@ -215,16 +214,16 @@ NAME += "|".join([  # f^{-1}(x), |z|, \angle ABC, AB, "the area" A, area, (x, y)
     rf'(?:"[^"]*"\s*)+(?:{SYMBOL})?', "[a-zA-Z]{4,}(?: [a-zA-Z]{2,})*",
     r"\(\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])+\s*\)",
 ]) + ")"  # fmt: skip
-ASKED = "|".join([  # left of a number also: a + b, \tan\theta, \det A, E[X], [ABC], Var(X)
-    rf"(?!.*[xyz]){SYMBOL}(?:\s*\+\s*{SYMBOL})+", r"\\(?:sin|cos|tan|det)\s*\(?\s*[A-Z\\][^=xyz]*",
+POWER = SYMBOL + r"(?:\([^()]*\))?(?:\s?\^\s?\d)?(?:\\frac|[-+*/:{}. ])*"
+ASKED = "|".join([  # left of a number also: a + b, ab, f(1) - f(2), \tan\theta, \max f, E[X], [ABC], Var(X)
+    rf"(?!.*[xyz])(?=.*?(?P<one>{LETTER}).*?(?!(?P=one)){LETTER}|.*[(_] ?\d)(?:\\frac\s?\{{)?(?:{POWER})+",
+    commands("max|min|lim|int|gcd") + ".*", r"\\(?:sin|cos|tan|det)\s*\(?\s*[A-Z\\][^=xyz]*",
     r'(?:[A-Z]|"[a-zA-Z]+")\s*(?:\[[^\[\]]*\]|\([^()]*\))', r"\[\s*[A-Z]{2,}\s*\]",
 ])  # fmt: skip
 SEPARATORS = ',|;|"(?:and|or)"'
 RELATION = commands("ne|in|approx") + "|<=|>=|[<>=]"
-OPERATIONS = [
-    (commands("cup"), "set", "union"), (commands("cap"), "set", "cap"), (":", "tuple", ":"),
-    (commands("setminus") + r"|-(?=\s*\\\{)", "set", "minus"),
-]  # fmt: skip
+OPERATIONS = [(commands("cup"), "set", "union"), (commands("cap"), "set", "cap"), (":", "tuple", ":"),
+              (commands("setminus") + r"|-(?=\s*\\\{)", "set", "minus")]  # fmt: skip
 FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 INFINITE = re.compile(r"[-+]?\s*\\infty")
 MATRIX = r"\\begin\s*\{([pbB]?(?:small)?matrix|array)\}((?:(?!\\begin).)*?)\\end\s*\{\1\}"
@@ -303,6 +302,8 @@ def read_one(text):
     for pattern, kind, mark in OPERATIONS:
         parts = split(text, pattern)[0]
         if len(parts) > 1 and all(parts) and (kind == "set" or '"' not in text):
+            if mark == ":" and len(parts) == 2 and not letters_of(text) and not re.match(r"\d\d", parts[1]):
+                return Node("value", f"({parts[0]})/({parts[1]})")  # a ratio, but no time such as 1:30
             return Node(kind, mark, tuple(map(read_one, parts)))
     whole = enclosed(text)
     return read_brackets(*whole) or read_plain(text) if whole else read_plain(text)
@@ -454,7 +455,7 @@ MIXED = r"\d+\s*\\frac\s*(?:\{\s*\d+\s*\}|\d)\s*(?:\{\s*\d+\s*\}|\d)|\d+\s+\d+\s
 LITERAL = r"(?:\d+\.?\d*(?:E[-+]?|e|e[-+](?=\d\d))|\d*\.\d+e[-+]?)\d+(?![\d.])"  # 2e-1 may be 2e - 1
 LITERAL += r"|\d+\.?\d*|\.\d+"
 FAR = range(100, 112)  # points at which letters are large: up to 2^512, of both signs
-FAMILY = re.compile(r"k_\{0\}|[kn] ?\\pi|\\pi ?[kn]")  # such families may be shifted: k\pi, (k+1)\pi
+FAMILY = re.compile(r"k_\{0\}|[kn] ?\\pi|\\pi ?[kn]|^\d+ ?k ?[-+] ?\d+$")  # may be shifted: k\pi, (k+1)\pi
 PLAIN_LOG = re.compile(r"\\?(?<![a-zA-Z])log(?![a-zA-Z]|\s*_)")
 REALS = Node("interval", "()", (r"-\infty", r"\infty"))
 CONTEXTS = threading.local()
@@ -548,8 +549,7 @@ class Expression:
         return -self.argument() if self.take("-") else self.primary()
 
     def digit_or_group(self):
-        digit = self.take(r"\d")
-        return Fraction(int(digit)) if digit else self.argument()
+        return Fraction(int(digit)) if (digit := self.take(r"\d")) else self.argument()
 
     def primary(self):
         if re.match(r"[\d.]", self.peek()):
@@ -600,7 +600,7 @@ class Expression:
             return {"pi": +self.ctx.pi, "e": +self.ctx.e, "i": self.ctx.mpc(0, 1)}[word]
         refuse(len(word) > 1 and not (backslash and word in LETTERS))
         name = re.sub(r"[\s{}]", "", word + self.take(r"(?:_\s*(?:\{[^{}]*\}|\w|\\[a-zA-Z]+))?'*"))
-        refuse(self.peek() == "(" and (name in ("f", "g") or name.endswith("'")))  # an unknown function
+        refuse(re.match(r"([fg]|.*')\(|[ACP]_\d+\^", name + self.peek()))  # an unknown function, C_5^2
         return self.letter(name)
 
     def function_argument(self):
@@ -724,10 +724,7 @@ class Judge:
 
     def __init__(self):
         self.budget, self.cache = MAX_STEPS, {}
-        self.integers, self.first = (
-            (),
-            "",
-        )  # values of letters, if they are integers; the letter that gets all
+        self.integers, self.first = (), ""  # values of letters as integers, and the letter that gets them all
 
     def spend(self, steps):
         self.budget -= steps
@@ -794,35 +791,37 @@ class Judge:
         """Compares different kinds: a matrix or a list with a tuple, an equation with a value."""
         a, b = (a, b) if a.kind in ("tuple", "relation") else (b, a)
         if a.kind == "tuple" and b.kind in ("list", "matrix") and b.text != "set":
-            if a.text == "[]":
-                return None  # [1, 2] may be a list
+            if a.text == "[]" and b.kind == "list":  # may be a list, or an interval
+                return (len(a.items) > 2 or a.items[0].kind == "tuple") and self.same_list(a, b) or None
             names = {n.name.split("_")[0] for n in a.items} - {""}  # x_1=3, x_2=1 are the roots 1, 3
             if b.kind == "list" and (b.name or len(names) == 1):
                 return self.same_list(a, b) if {b.name, *names} - {""} == names and len(names) == 1 else None
-            if b.kind == "matrix" and 1 in (len(b.items), len(b.items[0].items)):
-                b = Node("list", "", tuple(entry for row in b.items for entry in row.items))
-            return self.same_tuple(a, b._replace(kind="tuple", text="()")) if b.kind == "list" else False
+            if b.kind == "matrix":  # a vector, or rows
+                is_vector = 1 in (len(b.items), len(b.items[0].items))
+                b = b._replace(items=tuple(entry for row in b.items for entry in row.items))
+                return self.same_tuple(a._replace(text=""), b._replace(text="")) if is_vector else None
+            return self.same_tuple(a, b._replace(kind="tuple", text="()"))
         value, other = (b, a) if b.kind == "value" else (a, b)
         if value.kind != "value":
             return None if {a.kind, b.kind} & {"words", "relation"} or other.text == ":" else False
-        if value.text == r"\emptyset" or INFINITE.fullmatch(value.text):
-            return None if other.kind == "words" else False
-        self.value(value.text, 0, QUICK[0])  # undecided if it is not understood
+        if value.text != r"\emptyset" and not INFINITE.fullmatch(value.text):
+            self.value(value.text, 0, QUICK[0])  # undecided if it is not understood
         if a.kind == "relation":
             letters = letters_of("|".join([*a.items, b.text]))
             if a.signs == ("=",) and b.name and len(letters | {b.name}) > 1:
                 return self.same_relation(a, a._replace(items=(b.name, b.text)))
             self.value(a.items[0], 0, QUICK[0])
             return False if not letters_of(b.text) and not b.name and letters & {"x", "y", "z"} else None
-        return None if other.kind == "words" or other.text == ":" else False
+        unclear = any(n.kind == "relation" or "%" in n.text or not self.same(n, n) for n in other.items)
+        unclear |= all(len(n.text) == 3 for n in other.items) and len(value.text) == 3 * len(other.items)
+        return None if other.kind == "words" or other.text == ":" or unclear else False
 
     def same_relation(self, a, b):
         """Compares relations side by side, in either direction, or up to a factor (> 0 for inequalities)."""
         turned = b._replace(items=b.items[::-1], signs=tuple(FLIPPED.get(s, s) for s in b.signs[::-1]))
-        if any(
-            a.signs == n.signs and every(map(self.equal_expressions, a.items, n.items)) for n in (b, turned)
-        ):
-            return True
+        for n in (b, turned):
+            if a.signs == n.signs and every(map(self.equal_expressions, a.items, n.items)):
+                return True
         b = b if a.signs == b.signs else turned
         if len(a.items) != 2 or a.signs != b.signs or a.signs == (r"\in",):
             return None
@@ -836,12 +835,14 @@ class Judge:
 
     def same_value(self, a, b):
         """Whether two values are the same; a unit or the degree sign may be missing on one side."""
-        (x, x_unit), (y, y_unit) = split_unit(a.text), split_unit(b.text)
+        (y, y_unit), (x, x_unit) = sorted(map(split_unit, (a.text, b.text)), key=lambda pair: pair[1])
         if x_unit != y_unit:
             if "?" in x_unit + y_unit or x_unit and y_unit or letters_of(f"{x}|{y}"):
                 return None
-            if "%" in (x_unit, y_unit):  # the sign may be missing from 1 to 100
-                return self.equal_expressions(x, y) and 1 <= self.value(x, 0, QUICK[0]) <= 100 or None
+            if "%" in (x_unit, y_unit):  # 50% is 0.5 if that is no integer, or 50 if 1 to 100
+                value = self.value(x, 0, QUICK[0])
+                share = value % 100 != 0 and self.equal_expressions(f"({x})/100", y)
+                return share or 1 <= value <= 100 and self.equal_expressions(x, y) or None
         if (r"\degree" in x) != (r"\degree" in y) and "rad" not in x_unit + y_unit:
             if r"\pi" not in x + y and not FUNCTION.search(x + y):
                 x, y = (t.replace(r"\degree", "") for t in (x, y))
@@ -862,7 +863,8 @@ class Judge:
             verdict = self.equal_at_points(a, b, letters)
             if real is False and verdict and letters & set("xyzuvwr"):
                 return None  # a real number, or an integer?
-        return None if verdict is False and all(map(FAMILY.search, (a, b))) else verdict
+        unclear = all(map(FAMILY.search, (a, b))) or letters in ({"I"}, {"j"})  # or i
+        return None if verdict is False and unclear else verdict
 
     def equal_at_points(self, a, b, letters):
         """Whether two expressions agree at all points. With letters, at least three must give values."""
@@ -905,9 +907,7 @@ class Judge:
         if length < 6 or isinstance(exact, context(QUICK[1]).mpc) or getattr(exact, "denominator", 0) == 1:
             return False
         exact = exact * Fraction(10) ** -int(match[4] or 0)
-        error = (
-            (-exact + value) * (1 if value > 0 else -1) * 10 ** len(match[3])
-        )  # in units of the last place
+        error = (-exact + value) * (1 if value > 0 else -1) * 10 ** len(match[3])  # in last places
         noise = length > 15 and abs(error) < 10 ** (length - 15)  # of a float
         return True if -1 < error and 2 * error <= 1 else None if noise else False
 

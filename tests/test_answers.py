@@ -115,6 +115,13 @@ EQUAL = [  # in both directions
     (r"\binom{3000}{1500}", r"\frac{3000!}{1500!^2}"),
     ("2^4 3^2", "144"), (r"x<1\text{ or }x=4", r"(-\infty,1)\cup\{4\}"),
     (r"x>0, x\ne3", r"(0,3)\cup(3,\infty)"),
+    ("2:6", "1:3"), ("6:4", "1.5"), (r"\sqrt3:2", r"\frac{\sqrt3}2"), ("25%", "0.25"), (r"0.4\%", "0.004"),
+    (r"\ell^2", "l^2"), (r"0.\dot{6}", r"\frac23"), (r"3\vec{i}", r"3\hat{i}"), ("*8*", "8"), ("## 8", "8"),
+    (r"8\quad\blacksquare", "8"), (r"\pounds 8", "8"), ("4, 5, …, 9", r"4,5,\ldots,9"),
+    (r"n\equiv 2 \pmod 5", r"n\equiv2\ (\text{mod }5)"), ("[(4,5),(6,7)]", "(4,5),(6,7)"),
+    ("[4,-5]", r"\begin{pmatrix}4\\-5\end{pmatrix}"), (r"{v}=\begin{pmatrix}4\\5\end{pmatrix}", "(4,5)"),
+    ("ab=6", "6"), ("p^2-q^2=6", "6"), (r"\frac{p}{q}=6", "6"), ("f(1)+f(2)=6", "6"), ("AB:CD=2:5", "2:5"),
+    (r"a_1+a_2+\cdots+a_9=6", "6"), (r"\lim_{x\to0}f(x)=6", "6"), (r"\gcd(a,b)=6", "6"), (r"\max = 6", "6"),
     ("7\u00a0", "7"), ("\u200b7", "7"), ("\uff58\uff1d7", "7"), ("2\u20443", r"\frac23"),
     ("(x-y)^{5000}", "(y-x)^{5000}"),
 ]
@@ -128,7 +135,7 @@ DIFFERENT = [  # in both directions
     (r"\sqrt{10^{60}+1}", "10^{30}"), (r"\sqrt{10^{400}+1}-10^{200}", "0"),
     (r"\frac{(2+\sqrt3)^{99}}{2}", r"\frac{(2+\sqrt3)^{99}+(2-\sqrt3)^{99}}{2}"),
     (r"2^{1006}\sqrt{2^{2010}+2}-2^{2011}", r"2^{1006}\sqrt{2^{2010}+3}-2^{2011}"), ("1 1/2", "11/2"),
-    ("2128", "2, 128"), ("52_8", "52"),
+    ("2128", "2, 128"), ("2:3", "3:2"), ("x^2+y^2=25", "25"), ("52_8", "52"),
     (r"\frac rR", r"\frac Rr"), ("x", "X"), ("a_n", "A_n"), ("x", "|x|"), (r"\sqrt{x^2}", "x"), ("2", "2m"),
     ("k^2", "k^2s"), ("x+1", "x+2"), ("sin(x)", "cos(x)"),
     (r"\sin 30", r"\sin 30^\circ"), (r"\pi^\circ", r"\pi"), (r"60\text{ radians}", r"60^\circ"),
@@ -170,6 +177,8 @@ NEVER_RIGHT = [  # different answers, which may be undecided
     (r"\cos\frac{\pi}{3^{1300}}", "1"), (r"\sqrt{10^{3200}+7}", "10^{1600}"),
     (r"\sqrt2+10^{-1900}", r"\sqrt2"), (r"\sin(10^{-700})", "10^{-700}"),
     ("a^3+e^3>b^3", "a^3+e^3>b^3+10^{-300}"),
+    # an equation, and the number in it
+    ("n^2+n=30", "30"), ("3a+2=8", "8"), ("x^2+y^2=25", "25"),
     # words behind a number, and the percent sign
     *((rf"8\text{{ {word}}}", "8") for word in "! - millions dozens hundredths ninths lakh squared pairs percent above".split()),
     (r"700\%", "700"), (r"0.7\%", "0.7"),
@@ -178,8 +187,10 @@ NEVER_RIGHT = [  # different answers, which may be undecided
     (r"\text{(B)}+1", "B"),
 ]
 UNDECIDED = [
-    ("0.6666...", r"\frac23"), ("0.577350i", r"\frac{i}{\sqrt3}"), ("h=5, r=2", "(5,2)"), ("2:6", "1:3"),
-    ("[4,5]", "4, 5"), ("ab=6", "6"),
+    ("0.6666...", r"\frac23"), ("0.577350i", r"\frac{i}{\sqrt3}"), ("h=5, r=2", "(5,2)"), ("n=4k, k\\in\\mathbb N", "n=4k"),
+    ("[4,5]", "4, 5"), ("500,200", "200, 500"), ("3+2I", "3+2i"), ("3-j", "3-i"), ("C_6^2", "15"),
+    ("4k+3", "4k-1"), (r"\frac14\text{ or }25\%", r"\frac14"), ("[[4,5],[6,7]]", r"\begin{pmatrix}4&5\\6&7\end{pmatrix}"),
+    ("100%", "1"),
     (r"k\pi+\frac\pi3", r"k\pi-\frac{2\pi}3"),
     (r"\begin{pmatrix}4&5\end{pmatrix}", r"\begin{pmatrix}4\\5\end{pmatrix}"),
     ("all primes", "every prime number"), (r"\sum_{k=1}^n k", "n(n+1)/2"), ("f(x", "3"),
