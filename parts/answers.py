@@ -103,7 +103,7 @@ RENAMED = r"""dfrac \frac tfrac \frac cfrac \frac dbinom \binom tbinom \binom cd
     vartheta \theta varrho \rho ell l dot \overline equiv \equiv dots ... ldots ... cdots ...""".split()
 SYMBOLS = {ord(old): f"{new} " for old, new in zip(SYMBOLS[::2], SYMBOLS[1::2], strict=True)}
 SYMBOLS |= {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}  # of full width
-SYMBOLS |= dict.fromkeys(map(ord, '\0"`~#✓✔■□'), " ") | dict.fromkeys([*range(0x200B, 0x200E), 0xFEFF], "")
+SYMBOLS |= dict.fromkeys(map(ord, '\0"`~✓✔■□'), " ") | dict.fromkeys([*range(0x200B, 0x200E), 0xFEFF], "")
 RENAMED = {old: f"{new} " for old, new in zip(RENAMED[::2], RENAMED[1::2], strict=True)}
 RENAMED |= dict.fromkeys("""left right middle displaystyle textstyle limits nolimits mathstrut quad qquad
     boldsymbol bm pmb mathbf mathit mathsf mathcal bf it rm underline vec hat pounds mathdollar ensuremath
@@ -190,7 +190,7 @@ def normalize(text):
             text = ";".join(lines)
     for pattern, new in REWRITES:
         text = pattern.sub(new, " ".join(text.split()))
-    return text.strip(" .,;")
+    return text.rstrip(" .,;").lstrip(" ,;")  # .5 is not 5
 
 
 def strip_label(text, other):
@@ -207,7 +207,7 @@ def strip_label(text, other):
 
 LETTER = r"(?:[a-zA-Z]|" + commands("|".join(sorted(LETTERS))) + ")"
 SYMBOL = LETTER + r"(?:\s*_\s*(?:\{[^{}]*\}|\w|\\[a-z]+))?'*"
-NAME = r"(?!.*(?:\bno[tn]?\b|wrong|never|incorrect|opposite|reciprocal|negative|half|twice|than|\b[aA]t ))(?:"
+NAME = r"(?!.*(?i:\bno[tn]?\b|wrong|never|incorrect|opposite|reciprocal|negative|half|twice|than|\bat ))(?:"
 NAME += "|".join([  # f^{-1}(x), |z|, \angle ABC, AB, "the area" A, area, (x, y)
     rf"{SYMBOL}(?:\s*\^\s*\{{\s*-1\s*\}})?(?:\s*\([^()]*\))?", rf"(?:\||\\lvert)\s*{SYMBOL}\s*(?:\||\\rvert)",
     r"(?:m?\s*\\(?:angle|triangle|overline))?\s*\{?\s*[A-Z]{1,4}\s*\}?", rf"\\angle\s*{LETTER}",
