@@ -207,19 +207,19 @@ def strip_label(text, other):
 
 LETTER = r"(?:[a-zA-Z]|" + commands("|".join(sorted(LETTERS))) + ")"
 SYMBOL = LETTER + r"(?:\s*_\s*(?:\{[^{}]*\}|\w|\\[a-z]+))?'*"
-NAME = r"(?!.*(?i:\bno[tn]?\b|wrong|never|incorrect|opposite|reciprocal|negative|half|twice|than|\bat ))(?:"
-NAME += "|".join([  # f^{-1}(x), |z|, \angle ABC, AB, "the area" A, area, (x, y)
+NOT = r"(?!.*(?i:\bno[tn]?\b|wrong|never|incorrect|opposite|reciprocal|negative|half|twice|than|\bat ))(?:"
+NAME = NOT + "|".join([  # f^{-1}(x), |z|, \angle ABC, AB, "the area" A, area, (x, y)
     rf"{SYMBOL}(?:\s*\^\s*\{{\s*-1\s*\}})?(?:\s*\([^()]*\))?", rf"(?:\||\\lvert)\s*{SYMBOL}\s*(?:\||\\rvert)",
     r"(?:m?\s*\\(?:angle|triangle|overline))?\s*\{?\s*[A-Z]{1,4}\s*\}?", rf"\\angle\s*{LETTER}",
     rf'(?:"[^"]*"\s*)+(?:{SYMBOL})?', "[a-zA-Z]{4,}(?: [a-zA-Z]{2,})*",
     r"\(\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])+\s*\)",
 ]) + ")"  # fmt: skip
 POWER = SYMBOL + r"(?:\([^()]*\))?(?:\s?\^\s?\d)?(?:\\frac|[-+*/:{}. ])*"
-ASKED = "|".join([  # left of a number also: a + b, ab, f(1) - f(2), \tan\theta, \max f, E[X], [ABC], Var(X)
+ASKED = NOT + "|".join([  # left of a number also: a + b, ab, f(1) - f(2), \sin A, \max f, E[X], [ABC], Var(X)
     rf"(?!.*[xyz])(?=.*?(?P<one>{LETTER}).*?(?!(?P=one)){LETTER}|.*[(_] ?\d)(?:\\frac\s?\{{)?(?:{POWER})+",
     commands("max|min|lim|int|gcd") + ".*", r"\\(?:sin|cos|tan|det)\s*\(?\s*[A-Z\\][^=xyz]*",
     r'(?:[A-Z]|"[a-zA-Z]+")\s*(?:\[[^\[\]]*\]|\([^()]*\))', r"\[\s*[A-Z]{2,}\s*\]",
-])  # fmt: skip
+]) + ")"  # fmt: skip
 SEPARATORS = ',|;|"(?:and|or)"'
 RELATION = commands("ne|in|approx") + "|<=|>=|[<>=]"
 OPERATIONS = [(commands("cup"), "set", "union"), (commands("cap"), "set", "cap"), (":", "tuple", ":"),

@@ -301,7 +301,8 @@ MUTATED = [  # each with a number, a letter or a sign that can be changed
     "12", "-7", "0.125", r"\frac{3}{7}", r"5\sqrt{3}", r"\frac{2\pi}{3}", "(3,-4)", "[2,5)", r"\{4,6,9\}",
     "n^2+3n", "x>4", r"\binom{9}{4}",
     r"1+2\sqrt{7}", "k=5", "y=3x-2", r"2^{n-1}+1", r"\lfloor\frac{n}{3}\rfloor+1", r"\lceil\log_2 n\rceil",
-    "3-2i", r"\frac{n!}{4}", "7, 8",
+    "3-2i", r"\frac{n!}{4}", "7, 8", ".625", "25%", "3:5", r"\sqrt3:2", "p^2+q^2=8", "[4,5,6]", "[(1,2),(3,4)]",
+    r"n\equiv2\pmod{7}", "f(1)-f(2)=6", r"\lim_{n\to3}a_n=5", r"\ell+2", "5k+2", r"0.1\dot{6}", r"2\vec{i}+3\vec{j}",
 ]  # fmt: skip
 
 
@@ -321,6 +322,9 @@ def mutations(gold):
         ("binom", "frac"),
         ("floor", "ceil"),
         "!^",
+        (".", ""),
+        ("%", "+1%"),
+        (":", "*"),
     ):
         if old in gold:
             yield gold.replace(old, new, 1)
