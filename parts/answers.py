@@ -600,7 +600,7 @@ class Expression:
             return {"pi": +self.ctx.pi, "e": +self.ctx.e, "i": self.ctx.mpc(0, 1)}[word]
         refuse(len(word) > 1 and not (backslash and word in LETTERS))
         name = re.sub(r"[\s{}]", "", word + self.take(r"(?:_\s*(?:\{[^{}]*\}|\w|\\[a-zA-Z]+))?'*"))
-        refuse(re.match(r"([fg]|.*')\(|[ACP]_\d+\^", name + self.peek()))  # an unknown function, C_5^2
+        refuse(re.match(r"([fg]|.*')\(|[ACP]_\w+\^", name + self.peek()))  # an unknown function, C_n^2
         return self.letter(name)
 
     def function_argument(self):
