@@ -7,9 +7,8 @@ r"""Not part of the method: decides whether two mathematical answers are the sam
 It runs in this process and never evaluates text as code. `normalize` removes typesetting, `read` finds the
 structure (lists, intervals, relations, matrices …), `Expression` computes values, and a `Judge` compares. Its
 work is limited in steps, not in seconds, so verdicts do not depend on the machine. The rules:
-- Rational values are compared exactly, irrational ones with 1,200 and 1,300 digits: they are equal if they
-  differ by rounding only. An undefined value (1/0, ∞-∞, a sum that swallows a term) equals nothing, infinity
-  only itself. `log` is ln or log10.
+- Rational values are compared exactly, irrational ones up to rounding, with 1,200 and 1,300 digits. `log` is
+  ln or log10. An undefined value (1/0, ∞-∞, a sum that swallows a term) equals nothing, ∞ only itself.
 - A decimal fraction stands for an exact answer if it has that value; or if it has at least six significant
   digits and is that answer, not an integer, rounded or cut off at its last place. Two decimals must be equal.
 - Letters are case-sensitive and compared at random points of both signs, near and far; if these decide
@@ -799,13 +798,14 @@ class Judge:
             if b.kind == "matrix":  # a vector, or rows
                 is_vector = 1 in (len(b.items), len(b.items[0].items))
                 b = b._replace(items=tuple(entry for row in b.items for entry in row.items))
-                return self.same_tuple(a._replace(text=""), b._replace(text="")) if is_vector else None
+                return self.same_tuple(a._replace(text=""), b) if is_vector else None
             return self.same_tuple(a, b._replace(kind="tuple", text="()"))
         value, other = (b, a) if b.kind == "value" else (a, b)
         if value.kind != "value":
             return None if {a.kind, b.kind} & {"words", "relation"} or other.text == ":" else False
-        if value.text != r"\emptyset" and not INFINITE.fullmatch(value.text):
-            self.value(value.text, 0, QUICK[0])  # undecided if it is not understood
+        if value.text == r"\emptyset" or INFINITE.fullmatch(value.text):
+            return None if other.kind == "words" else False
+        self.value(value.text, 0, QUICK[0])  # undecided if it is not understood
         if a.kind == "relation":
             letters = letters_of("|".join([*a.items, b.text]))
             if a.signs == ("=",) and b.name and len(letters | {b.name}) > 1:
