@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
+from os.path import commonprefix
 
 import torch
 import torch.nn.functional as F
@@ -156,9 +157,12 @@ class Dialogue:
         self.add("teacher", text, ids, 0)
 
     def add_student_turn(self, turn: Turn, text: str, verdict: "Verdict", end: int) -> None:
-        """Appends a sampled turn. If the token limit cut it off, the end token `end` follows, with mask 0."""
+        """Appends a sampled turn. If it does not end with the end token `end`, that follows, with mask 0.
+
+        So it is if the token limit cut the turn off, or if another stop token ended it.
+        """
         self.add("student", text, turn.ids, 1, turn.logprobs)
-        if turn.finish == "length":
+        if turn.ids[-1:] != [end]:
             self.ids, self.mask, self.logprobs = self.ids + [end], self.mask + [0], self.logprobs + [0.0]
         self.finishes.append(turn.finish)
         self.statuses.append(verdict.status)
@@ -217,9 +221,10 @@ class Chat:
     token such as `<end_of_turn>`, it is encoded as ordinary text, so that nobody can fake a turn.
     note: a line for the user if the template rewrites earlier turns (Qwen 3 drops their reasoning; a record
     keeps turns as sampled) or contains today's date; else None.
+    opened_reasoning: "<think>" if the prompt opens the reasoning of each turn, else "".
     """
 
-    MARK = "MARKER"
+    MARK, THOUGHT = "MARKER", "REASON"  # texts of the probes
 
     def __init__(self, tokenizer, name: str):
         """name: the model's, for messages. Raises BadInput if the template cannot be used."""
@@ -229,17 +234,15 @@ class Chat:
         self.token_of, self.control = {}, re.compile("(?!)")
         if not tokenizer.chat_template:
             raise BadInput(f"{name}: has no chat template; use the instruction-tuned version of the model")
-        if "<|channel|>" in str(tokenizer.chat_template):
-            reason = "its template gives each channel a turn of its own, as gpt-oss does"
-            raise BadInput(f"{name}: {reason}; use a model whose turn is one message")
-        try:
-            probe = self.view(messages("A", "B", "C"))
-        except Exception as e:  # a template is a program and may raise anything
-            reason = f"{type(e).__name__}: {e}"
-            raise BadInput(f"{name}: its template cannot alternate user and assistant ({reason})") from None
+        probe = self.probe()
+        _, header, rest = probe.split(self.MARK)
+        self.gap = rest[: -len(rest.lstrip())]
         self.end, added = self.between("B", end=True)[0], tokenizer.added_tokens_decoder
         if self.end not in tokenizer.all_special_ids and self.end not in added:
             raise BadInput(f"{name}: its chat template ends an assistant turn with no special token")
+        if self.splits_turns():
+            reason = "its template gives reasoning a turn of its own, as gpt-oss does"
+            raise BadInput(f"{name}: {reason}; use a model whose turn is one message")
         self.stops = sorted({self.end} | ({tokenizer.eos_token_id} - {None}))
         notes = []
         if any(self.rewrites(text) for text in ("B", "<think>\nB\n</think>\n\nB")):
@@ -250,10 +253,8 @@ class Chat:
                 "puts today's date into the prompt; resumed on another day, a run goes on with the new date"
             )
         self.note = f"note: the template of {name} {', and '.join(notes)}" if notes else None
-        prompt_end = self.render(messages("A")).rpartition("</think>")[2]
-        self.opened_reasoning = (
-            "<think>" if "<think>" in prompt_end else ""
-        )  # the prompt itself may open the reasoning
+        self.learn_reasoning(header)
+        probe = self.encode(probe)
         control = sorted({t.content for i, t in added.items() if t.special or i in probe}, key=len)[::-1]
         # Each control token has a private-use character that stands for it while a message is rendered.
         self.token_of = {chr(0xF0000 + i): token for i, token in enumerate(control)}
@@ -261,10 +262,54 @@ class Chat:
         self.control = re.compile("|".join(map(re.escape, control)))
         self.unknown, self.shown = {}, 0  # words that the tokenizer does not know, and how many were shown
 
+    def probe(self) -> str:
+        """A short conversation as text. Finds out whether a message is a text or, as for SmolVLM, a list."""
+        reasons = []
+        for self.in_parts in (False, True):
+            try:
+                shown = self.render(messages(self.MARK, self.MARK, "C"))
+                if shown.count(self.MARK) == 2:
+                    return shown
+                reasons.append("it does not show each message once")
+            except Exception as e:  # a template is a program and may raise anything
+                reasons.append(f"{type(e).__name__}: {e}")
+        raise BadInput(f"{self.name}: its template cannot alternate user and assistant ({reasons[0]})")
+
+    def learn_reasoning(self, header: str) -> None:
+        """Learns from the template what ends reasoning, and whether the prompt opens it.
+
+        header: what the template puts before an earlier assistant turn.
+        """
+        # If the template drops what stands before a text in an earlier turn, that text ends reasoning.
+        quoted = re.findall(r"(?<=['\"])[^'\"\\\n]{4,40}(?=['\"])", str(self.tokenizer.chat_template))
+        dropped = [text for text in set(quoted) if self.drops(text)]
+        self.thought_ends = [text for text in dropped if not re.search(THOUGHT_ENDS, text)]
+        # If the prompt has more before a turn than an earlier turn has, that opens reasoning.
+        prompt = self.render(messages(self.MARK)).split(self.MARK)[1]
+        extra, last = prompt[len(commonprefix([header, prompt])) :], re.split(THOUGHT_ENDS, prompt)[-1]
+        opens = re.search(THOUGHT, last) or dropped and extra.strip() and last.endswith(extra)
+        self.opened_reasoning = "<think>" if opens else ""
+
     def rewrites(self, text: str) -> bool:
         """Whether the template shows an earlier turn differently from how it was sampled."""
         rest = self.render(messages("A", self.MARK, "C")).split(self.MARK, 1)[1]
         return self.render(messages("A")) + text + rest != self.render(messages("A", text, "C"))
+
+    def splits_turns(self) -> bool:
+        """Whether the end-of-turn token stands between the reasoning and the answer of one turn."""
+        fields = dict.fromkeys(("reasoning_content", "reasoning", "thinking"), self.THOUGHT)
+        turn = {"role": "assistant", "content": self.MARK, **fields}
+        shown = self.render([*messages("A"), turn], add_generation_prompt=False)
+        reasoning, _, answer = shown.rpartition(self.MARK)[0].partition(self.THOUGHT)
+        return self.tokenizer.decode([self.end]) in answer
+
+    def drops(self, text: str) -> bool:
+        """Whether the template takes out of an earlier turn what stands before this text."""
+        try:
+            shown = self.render(messages("A", f"{self.THOUGHT}{text}{self.MARK}", "C"))
+        except Exception:  # it reads the text as the call of a tool
+            return False
+        return self.MARK in shown and self.THOUGHT not in shown
 
     def hide(self, text: str) -> str:
         """The text with each control token replaced by its private-use character."""
@@ -299,8 +344,10 @@ class Chat:
     def render(self, messages: list[dict], **kwargs) -> str:
         """The conversation as text up to where the assistant speaks; hides control tokens in messages."""
         messages = [{**m, "content": self.hide(m["content"])} for m in messages]
+        if self.in_parts:
+            messages = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
         # Reasoning modes are switched off: the paper does not name one, and short turns fit the protocol.
-        kwargs |= {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+        kwargs = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False} | kwargs
         return self.tokenizer.apply_chat_template(messages, **kwargs)
 
     def view(self, messages: list[dict]) -> list[int]:
@@ -312,17 +359,21 @@ class Chat:
 
         end: whether to begin with the end-of-turn token of the first.
         """
-        ids = self.encode(self.render(messages("A", self.MARK, text)).split(self.MARK, 1)[1])
+        rest = self.render(messages("A", self.MARK, text)).split(self.MARK, 1)[1]
+        ids = self.encode(rest.removeprefix(self.gap))
         return ids if end else ids[1:]
 
     def turn(self, text: str) -> list[int]:
         """Token ids of an assistant turn with this text, end-of-turn token included."""
-        return self.encode(self.hide(text)) + [self.end]
+        return self.encode(self.hide(text) + self.gap) + [self.end]
 
     def text(self, ids: list[int]) -> str:
         """Text of a sampled turn without its end token, behind the <think> that the prompt may open."""
         ids = ids[:-1] if ids and ids[-1] in self.stops else ids
-        return self.opened_reasoning + self.tokenizer.decode(ids, skip_special_tokens=False)
+        text = self.opened_reasoning + self.tokenizer.decode(ids, skip_special_tokens=False)
+        for end in self.thought_ends:
+            text = text.replace(end, "</think>")
+        return text
 
     def pieces(self, ids: list[int]) -> list[str]:
         """The text of each token. If a character has several, the last has it; the others are empty."""
@@ -406,17 +457,35 @@ class Verdict:
         return self.status != "no attempt"
 
 
-# Tags that open and end reasoning; in brackets only as Mistral writes them: "[Thought]" may be a heading.
-THOUGHT, THOUGHT_ENDS = (
-    rf"(?:(?i:<{slash}(?:seed:)?(?:think|thinking|thought|reasoning)>)|\[{slash}THINK\])"
-    for slash in ("", "/")
-)
+# Reasoning stands in tags such as <think>, <seed:think> and <|START_THINKING|>, or in one of PAIRS.
+TAG, NAME = r"(?i:<\|?{}(?:think|thinking|thoughts?|reasoning)(?::\w+)?\|?>)", r"(?:[\w:]*[:_])?"
+PAIRS = {
+    "[THINK]": "[/THINK]",  # Mistral; no other bracket, because "[Thought]" may be a heading
+    "◁think▷": "◁/think▷",  # Kimi
+    "<|open|>think<|sep|>": "<|close|>think<|sep|>",  # Kimi K3
+    "<|channel>thought": "<channel|>",  # Gemma 4
+    "<|channel|>analysis": "<|channel|>final<|message|>",  # gpt-oss
+    "<|channel|>commentary": "<|channel|>final<|message|>",
+    "to=self<|message|>": "to=user<|message|>",  # Muse
+    "<|inner_prefix|>": "<|inner_suffix|>",  # Apertus
+    "[unused16]": "[unused17]",  # Pangu
+    "<|think|>": "<|content|>",  # Solar
+    "[BEGIN REASONING]": "[BEGIN FINAL RESPONSE]",  # Apriel, whose reasoning starts with a plain sentence
+}
+THOUGHT = "|".join([TAG.format(rf"(?!{NAME}end_){NAME}"), *map(re.escape, PAIRS)])
+THOUGHT_ENDS = "|".join([TAG.format(rf"(?:/{NAME}|{NAME}end_(?:of_)?)"), *map(re.escape, PAIRS.values())])
+# Granite 3.2 marks its reasoning by two plain sentences; one of them alone means nothing.
+SENTENCES = r"\AHere(?:'s| is) my thought process:.*?Here(?:'s| is) my response:"
+# What may stand around an answer that follows reasoning.
+OPENER = r"<response>|<\|START_(?:RESPONSE|TEXT)\|>|<\|begin_of_solution\|>|<\|open\|>response<\|sep\|>"
+CLOSER = r"</response>|<\|END_(?:RESPONSE|TEXT)\|>|<\|end_of_solution\|>|\[END FINAL RESPONSE\]|<\|end\|>"
 
 
 def visible(text: str) -> str:
-    """The part of a turn that the other side sees: no reasoning in <think> tags or before a lone </think>."""
-    hidden = rf"{THOUGHT}.*?({THOUGHT_ENDS}|$)"  # $: the turn was cut off inside its reasoning
-    return re.split(THOUGHT_ENDS, re.sub(hidden, "", text, flags=re.S))[-1].strip()
+    """The part of a turn that the other side sees: no reasoning, be it marked at both sides or at its end."""
+    hidden = rf"(?:{THOUGHT}).*?(?:{THOUGHT_ENDS}|$)|{SENTENCES}"  # $: cut off inside the reasoning
+    answer = re.split(THOUGHT_ENDS, re.sub(hidden, "", text, flags=re.S))[-1].strip()
+    return re.sub(rf"\A(?:{OPENER})|(?:{CLOSER})\Z", "", answer).strip()
 
 
 def grade(problem: Problem, turn: str) -> Verdict:

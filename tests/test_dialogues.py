@@ -279,7 +279,7 @@ def test_the_record_is_what_the_template_makes_of_the_messages_where_it_keeps_hi
 
 DROPS = "{% for m in messages %}<s>{{ m['content'].split('</think>')[-1] }}</s>{% endfor %}<s>"
 DATED = "{{ strftime_now('%d %B %Y') }}{% for m in messages %}<s>{{ m['content'] }}</s>{% endfor %}<s>"
-CHANNELS = "{% for m in messages %}<s><|channel|>final{{ m['content'] }}</s>{% endfor %}<s>"
+CHANNELS = "{% for m in messages %}<s>{{ m.thinking }}</s><s>{{ m['content'] }}</s>{% endfor %}<s>"
 
 
 def test_a_template_that_rewrites_history_or_tells_the_date_is_named(shapes):
@@ -290,8 +290,8 @@ def test_a_template_that_rewrites_history_or_tells_the_date_is_named(shapes):
     assert "today's date" in dated.note and "rewrites" not in dated.note
 
 
-def test_a_template_whose_turns_are_channels_is_refused():
-    with pytest.raises(BadInput, match="each channel a turn of its own"):
+def test_a_template_that_gives_reasoning_a_turn_of_its_own_is_refused():
+    with pytest.raises(BadInput, match="gives reasoning a turn of its own"):
         Chat(characters(["<s>", "</s>"], CHANNELS, None, "</s>"), "M")
 
 

@@ -76,6 +76,31 @@ def test_a_text_without_control_tokens_is_encoded_as_before(toy):
         ("<thinking>a</thinking>b", "b"),
         ("[THINK]a[/THINK]b", "b"),
         ("<seed:think>a", ""),
+        ("<mm:think>a</mm:think>b", "b"),
+        ("<think:fast>a</think:fast>b", "b"),
+        ("◁think▷a◁/think▷b", "b"),
+        ("◁think▷a", ""),
+        ("<|START_THINKING|>a<|END_THINKING|><|START_RESPONSE|>b<|END_RESPONSE|>", "b"),
+        ("<|channel>thought\na<channel|>b", "b"),
+        ("<|channel>thought\na", ""),
+        ("<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b", "b"),
+        ("<|channel|>analysis<|message|>a<|end|>", ""),
+        (
+            "<|channel|>commentary<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b<|end|>",
+            "b",
+        ),
+        (" to=self<|message|>a<|eom|><|start|>assistant to=user<|message|>b", "b"),
+        ("<|inner_prefix|>a<|inner_suffix|>b", "b"),
+        ("<|think|>a<|end|><|begin|>assistant<|content|>b<|end|>", "b"),
+        ("<|open|>think<|sep|>a<|close|>think<|sep|><|open|>response<|sep|>b", "b"),
+        ("<|begin_of_thought|>a<|end_of_thought|><|begin_of_solution|>b<|end_of_solution|>", "b"),
+        ("a<|end_of_thought|>b", "b"),
+        ("[unused16]a[unused17]b", "b"),
+        ("Here are my reasoning steps:\na\n[BEGIN FINAL RESPONSE]\nb\n[END FINAL RESPONSE]", "b"),
+        ("<think>a</think><response>b</response>", "b"),
+        ("Here's my thought process:\na\nHere's my response:\nb", "b"),
+        ("Here is my thought process: b", "Here is my thought process: b"),
+        ("a. Here is my response: b", "a. Here is my response: b"),
         ("[Reasoning]\n1 + 1\n[Answer]\n2", "[Reasoning]\n1 + 1\n[Answer]\n2"),
         ("a </b> [x] <thinker> b", "a </b> [x] <thinker> b"),
     ],
@@ -91,6 +116,83 @@ def test_in_a_turn_cut_off_inside_reasoning_that_the_prompt_opened_nothing_is_se
     assert visible(chat.text(ids)) == "" and grade(MATH, chat.text(ids)).status == "no attempt"
     ended = ids + chat.tokenizer.encode("</think>\\boxed{2}", add_special_tokens=False) + [chat.end]
     assert visible(chat.text(ended)) == "\\boxed{2}" and grade(MATH, chat.text(ended)).correct
+
+
+# The end token stands behind a newline.
+SPACED = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] }}"
+    "{% if m['role'] == 'assistant' %}{{ '\n<|end|>' }}{% endif %}{% endfor %}{{ '<|assistant|>' }}"
+)
+# A turn has no end token: the header of the next one ends it.
+HEADERS = SPACED.replace("\n<|end|>", "")
+# Content is a list of parts.
+PARTS = SPACED.replace("m['content']", "m['content'][0]['text']")
+# A sentence in the prompt opens the reasoning, and what follows ##Answer## is kept of earlier turns.
+PLANNED = SPACED.replace("m['content']", "m['content'].split('##Answer##')[-1]") + "I plan:\n"
+SPECIAL = ["<pad>", "<|user|>", "<|assistant|>", "<|end|>", "<|eos|>"]
+
+
+def chat_of(template, special=SPECIAL):
+    return Chat(characters(special, template, None, "<|eos|>"), "M")
+
+
+def record_of(chat, end=None):
+    """A dialogue with one student turn, which the token `end` ends, by default the template's."""
+    d = Dialogue("a")
+    d.add_teacher_turn(chat.view(messages("one")), "one")
+    turn = chat.turn("two")[:-1] + [chat.end if end is None else end]
+    d.add_student_turn(Turn(turn, [0.0] * len(turn), "stop"), "two", Verdict("wrong"), chat.end)
+    d.add_teacher_turn(chat.between("three"), "three")
+    return d
+
+
+@pytest.mark.parametrize("template", [SPACED, HEADERS, PARTS], ids=["spaced", "headers", "parts"])
+def test_the_record_is_what_the_template_makes_of_the_messages(template):
+    chat = chat_of(template)
+    assert chat.note is None
+    d, said = record_of(chat), messages("one", "two", "three")
+    if template == PARTS:
+        said = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in said]
+    assert d.ids == chat.tokenizer.apply_chat_template(said, add_generation_prompt=True, return_dict=False)
+
+
+@pytest.mark.parametrize(
+    "template, text",
+    [
+        (SPACED, "<|user|>one<|assistant|>two\n<|eos|><|end|><|user|>three<|assistant|>"),
+        (HEADERS, "<|user|>one<|assistant|>two<|eos|><|user|>three<|assistant|>"),
+    ],
+    ids=["spaced", "headers"],
+)
+def test_a_turn_that_another_stop_token_ended_keeps_the_next_header(template, text):
+    chat = chat_of(template)
+    other = chat.tokenizer.convert_tokens_to_ids("<|eos|>")
+    assert other in chat.stops and chat.end != other
+    d = record_of(chat, end=other)
+    assert chat.tokenizer.decode(d.ids) == text
+    assert d.ids[d.spans[0][1] - 1] == other  # the last trained token is the sampled one
+
+
+def test_reasoning_that_a_template_opens_and_drops_in_its_own_words_is_not_seen():
+    chat = chat_of(PLANNED)
+    cut_off = chat.tokenizer.encode("so \\boxed{2}", add_special_tokens=False)
+    assert visible(chat.text(cut_off)) == "" and grade(MATH, chat.text(cut_off)).status == "no attempt"
+    ended = cut_off + chat.tokenizer.encode("##Answer## three", add_special_tokens=False) + [chat.end]
+    assert visible(chat.text(ended)) == "three"
+    assert chat_of(SPACED).opened_reasoning == "" and "rewrites" in chat.note
+
+
+@pytest.mark.parametrize(
+    "template, line",
+    [
+        ("{% for m in messages[:1] %}{{ m['content'] }}{% endfor %}", "does not show each message once"),
+        ("{{ messages[0]['content']['x'].y }}", "cannot alternate user and assistant .UndefinedError"),
+        (SPACED.replace("<|end|>", "stop"), "ends an assistant turn with no special token"),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_one_line(template, line):
+    with pytest.raises(BadInput, match=line):
+        chat_of(template)
 
 
 def test_a_fault_of_the_grader_is_undecided(monkeypatch):
