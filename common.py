@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from parts import sandbox, sources
 from parts.answers import boxed, equal_answers
-from parts.engines import Turn, next_token_logits, why_not_loaded
+from parts.engines import Turn, load_tokenizer, next_token_logits
 from parts.leaks import holds, states
 from parts.programs import check, find_program
 from parts.runs import BadInput
@@ -392,13 +392,8 @@ def messages(*texts: str) -> list[dict]:
 
 @cache
 def load_chat(path: str) -> Chat:
-    """The Chat of a local folder or hub name; prints its note once. Raises BadInput if there is none."""
-    from transformers import AutoTokenizer
-
-    try:
-        chat = Chat(AutoTokenizer.from_pretrained(path), path)
-    except (OSError, ValueError, KeyError) as e:
-        raise BadInput(why_not_loaded(path, e)) from None
+    """The Chat of a local folder or hub name; prints its note once. Raises EngineError or BadInput."""
+    chat = Chat(load_tokenizer(path), path)
     if chat.note:
         print(chat.note, file=sys.stderr)
     return chat

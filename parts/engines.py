@@ -16,6 +16,7 @@ turns have the same. `batching` and `remote` tell driver.py when to call poll().
 
 import copy
 import importlib.util
+import json
 import math
 import os
 import random
@@ -77,6 +78,30 @@ def load_model(path: str, device: str, dtype: str = "float32", lora: int | None 
         raise EngineError(why_not_loaded(path, e)) from None
 
 
+def load_tokenizer(path: str):
+    """Loads the tokenizer of a local folder or hub name, with the chat template of its processor if need be.
+
+    Raises EngineError if there is none, or if it is of a newer library.
+    """
+    import transformers
+
+    # A missing file, or no hub, is no error here.
+    missing = {
+        "_raise_exceptions_for_missing_entries": False,
+        "_raise_exceptions_for_connection_errors": False,
+    }
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+        if not tokenizer.chat_template:
+            file = transformers.utils.cached_file(path, "chat_template.json", **missing)
+            if file:  # Gemma 3, Qwen 2.5 VL and others once had it there
+                with open(file, encoding="utf-8") as f:
+                    tokenizer.chat_template = json.load(f)["chat_template"]
+        return tokenizer
+    except Exception as e:  # of many classes; `tokenizers` raises Exception itself
+        raise EngineError(why_not_loaded(path, e)) from None
+
+
 def why_not_loaded(path: str, error: Exception) -> str:
     """Why a model, or its tokenizer, could not be loaded: a line for the user."""
     if os.path.isdir(f"{path}/model"):
@@ -88,7 +113,10 @@ def why_not_loaded(path: str, error: Exception) -> str:
     if not os.path.exists(path):
         hub = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path)
         problem = f"is no folder here, and {problem} from the hub" if hub else "no such folder"
-    return f"model {path}: {problem}; give a transformers folder or a hub name"
+    advice = "give a transformers folder or a hub name"
+    if type(error) is Exception:  # so `tokenizers` reports a file that it does not understand
+        advice = "if its tokenizer.json is whole, update transformers and tokenizers"
+    return f"model {path}: {problem}; {advice}"
 
 
 def share_keys(model) -> None:

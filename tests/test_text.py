@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from common import Chat, Dialogue, Problem, Verdict, grade, messages, visible
 from generate import load_prompts, teacher_view
-from parts.engines import Turn
+from parts.engines import EngineError, Turn, load_tokenizer
 from parts.runs import BadInput
 from sft import as_teacher
 
@@ -193,6 +193,22 @@ def test_reasoning_that_a_template_opens_and_drops_in_its_own_words_is_not_seen(
 def test_a_template_that_cannot_be_used_is_one_line(template, line):
     with pytest.raises(BadInput, match=line):
         chat_of(template)
+
+
+def test_a_template_in_the_file_of_a_processor_is_found(tmp_path):
+    tokenizer = characters(SPECIAL, None, None, "<|eos|>")
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": SPACED}))
+    assert load_tokenizer(str(tmp_path)).chat_template == SPACED
+
+
+@pytest.mark.parametrize("change", [{"model": {"type": "Newer"}}, {"pre_tokenizer": {"type": "Newer"}}])
+def test_the_tokenizer_of_a_newer_library_is_one_line(change, tmp_path):
+    characters(SPECIAL, SPACED, None, "<|eos|>").save_pretrained(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(EngineError, match="cannot be loaded .*update transformers and tokenizers"):
+        load_tokenizer(str(tmp_path))
 
 
 def test_a_fault_of_the_grader_is_undecided(monkeypatch):
