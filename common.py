@@ -465,12 +465,15 @@ PAIRS = {
     "<|inner_prefix|>": "<|inner_suffix|>",  # Apertus
     "[unused16]": "[unused17]",  # Pangu
     "<|think|>": "<|content|>",  # Solar
-    "[BEGIN REASONING]": "[BEGIN FINAL RESPONSE]",  # Apriel, whose reasoning starts with a plain sentence
 }
 THOUGHT = "|".join([TAG.format(rf"(?!{NAME}end_){NAME}"), *map(re.escape, PAIRS)])
-THOUGHT_ENDS = "|".join([TAG.format(rf"(?:/{NAME}|{NAME}end_(?:of_)?)"), *map(re.escape, PAIRS.values())])
-# Granite 3.2 marks its reasoning by two plain sentences; one of them alone means nothing.
-SENTENCES = r"\AHere(?:'s| is) my thought process:.*?Here(?:'s| is) my response:"
+ENDS = [*PAIRS.values(), "[BEGIN FINAL RESPONSE]"]
+THOUGHT_ENDS = "|".join([TAG.format(rf"(?:/{NAME}|{NAME}end_(?:of_)?)"), *map(re.escape, ENDS)])
+# Apriel and Granite 3.2 open it with a sentence; that of Granite means nothing without the second one.
+SENTENCES = (
+    r"\AHere are my reasoning steps:\n.*?(?:\[BEGIN FINAL RESPONSE\]|$)|"
+    r"\AHere(?:'s| is) my thought process:.*?Here(?:'s| is) my response:"
+)
 # What may stand around an answer that follows reasoning.
 OPENER = r"<response>|<\|START_(?:RESPONSE|TEXT)\|>|<\|begin_of_solution\|>|<\|open\|>response<\|sep\|>"
 CLOSER = r"</response>|<\|END_(?:RESPONSE|TEXT)\|>|<\|end_of_solution\|>|\[END FINAL RESPONSE\]|<\|end\|>"

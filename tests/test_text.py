@@ -97,6 +97,8 @@ def test_a_text_without_control_tokens_is_encoded_as_before(toy):
         ("a<|end_of_thought|>b", "b"),
         ("[unused16]a[unused17]b", "b"),
         ("Here are my reasoning steps:\na\n[BEGIN FINAL RESPONSE]\nb\n[END FINAL RESPONSE]", "b"),
+        ("Here are my reasoning steps:\na", ""),
+        ("b. Here are my reasoning steps:\na", "b. Here are my reasoning steps:\na"),
         ("<think>a</think><response>b</response>", "b"),
         ("Here's my thought process:\na\nHere's my response:\nb", "b"),
         ("Here is my thought process: b", "Here is my thought process: b"),
