@@ -268,7 +268,7 @@ class Chat:
         for self.in_parts in (False, True):
             try:
                 shown = self.render(messages(self.MARK, self.MARK, "C"))
-                if shown.count(self.MARK) == 2:
+                if shown.count(self.MARK) == 2 and f"'{self.MARK}'" not in shown:  # no list, printed as such
                     return shown
                 reasons.append("it does not show each message once")
             except Exception as e:  # a template is a program and may raise anything
