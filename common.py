@@ -23,6 +23,7 @@ from parts.answers import boxed, equal_answers
 from parts.engines import Turn, load_tokenizer, next_token_logits
 from parts.leaks import holds, states
 from parts.programs import check, find_program
+from parts.reasoning import STARTS, STOPS, visible
 from parts.runs import BadInput
 
 # ---------------------------------------------------------------------------------------------- the objective
@@ -283,11 +284,11 @@ class Chat:
         # If the template drops what stands before a text in an earlier turn, that text ends reasoning.
         quoted = re.findall(r"(?<=['\"])[^'\"\\\n]{4,40}(?=['\"])", str(self.tokenizer.chat_template))
         dropped = [text for text in set(quoted) if self.drops(text)]
-        self.thought_ends = [text for text in dropped if not re.search(THOUGHT_ENDS, text)]
+        self.thought_ends = [text for text in dropped if not re.search(STOPS, text)]
         # If the prompt has more before a turn than an earlier turn has, that opens reasoning.
         prompt = self.render(messages(self.MARK)).split(self.MARK)[1]
-        extra, last = prompt[len(commonprefix([header, prompt])) :], re.split(THOUGHT_ENDS, prompt)[-1]
-        opens = re.search(THOUGHT, last) or dropped and extra.strip() and last.endswith(extra)
+        extra, last = prompt[len(commonprefix([header, prompt])) :], re.split(STOPS, prompt)[-1]
+        opens = re.search(STARTS, last) or dropped and extra.strip() and last.endswith(extra)
         self.opened_reasoning = "<think>" if opens else ""
 
     def rewrites(self, text: str) -> bool:
@@ -299,17 +300,21 @@ class Chat:
         """Whether the end-of-turn token stands between the reasoning and the answer of one turn."""
         fields = dict.fromkeys(("reasoning_content", "reasoning", "thinking"), self.THOUGHT)
         turn = {"role": "assistant", "content": self.MARK, **fields}
-        shown = self.render([*messages("A"), turn], add_generation_prompt=False)
-        reasoning, _, answer = shown.rpartition(self.MARK)[0].partition(self.THOUGHT)
+        shown = self.attempt([*messages("A"), turn], add_generation_prompt=False)
+        _, _, answer = shown.rpartition(self.MARK)[0].partition(self.THOUGHT)
         return self.tokenizer.decode([self.end]) in answer
 
     def drops(self, text: str) -> bool:
         """Whether the template takes out of an earlier turn what stands before this text."""
-        try:
-            shown = self.render(messages("A", f"{self.THOUGHT}{text}{self.MARK}", "C"))
-        except Exception:  # it reads the text as the call of a tool
-            return False
+        shown = self.attempt(messages("A", f"{self.THOUGHT}{text}{self.MARK}", "C"))
         return self.MARK in shown and self.THOUGHT not in shown
+
+    def attempt(self, messages: list[dict], **kwargs) -> str:
+        """As render(), but empty if the template refuses the messages."""
+        try:
+            return self.render(messages, **kwargs)
+        except Exception:  # a template is a program and may raise anything
+            return ""
 
     def hide(self, text: str) -> str:
         """The text with each control token replaced by its private-use character."""
@@ -450,40 +455,6 @@ class Verdict:
     @property
     def attempted(self):
         return self.status != "no attempt"
-
-
-# Reasoning stands in tags such as <think>, <seed:think> and <|START_THINKING|>, or in one of PAIRS.
-TAG, NAME = r"(?i:<\|?{}(?:think|thinking|thoughts?|reasoning)(?::\w+)?\|?>)", r"(?:[\w:]*[:_])?"
-PAIRS = {
-    "[THINK]": "[/THINK]",  # Mistral; no other bracket, because "[Thought]" may be a heading
-    "◁think▷": "◁/think▷",  # Kimi
-    "<|open|>think<|sep|>": "<|close|>think<|sep|>",  # Kimi K3
-    "<|channel>thought": "<channel|>",  # Gemma 4
-    "<|channel|>analysis": "<|channel|>final<|message|>",  # gpt-oss
-    "<|channel|>commentary": "<|channel|>final<|message|>",
-    "to=self<|message|>": "to=user<|message|>",  # Muse
-    "<|inner_prefix|>": "<|inner_suffix|>",  # Apertus
-    "[unused16]": "[unused17]",  # Pangu
-    "<|think|>": "<|content|>",  # Solar
-}
-THOUGHT = "|".join([TAG.format(rf"(?!{NAME}end_){NAME}"), *map(re.escape, PAIRS)])
-ENDS = [*PAIRS.values(), "[BEGIN FINAL RESPONSE]"]
-THOUGHT_ENDS = "|".join([TAG.format(rf"(?:/{NAME}|{NAME}end_(?:of_)?)"), *map(re.escape, ENDS)])
-# Apriel and Granite 3.2 open it with a sentence; that of Granite means nothing without the second one.
-SENTENCES = (
-    r"\AHere are my reasoning steps:\n.*?(?:\[BEGIN FINAL RESPONSE\]|$)|"
-    r"\AHere(?:'s| is) my thought process:.*?Here(?:'s| is) my response:"
-)
-# What may stand around an answer that follows reasoning.
-OPENER = r"<response>|<\|START_(?:RESPONSE|TEXT)\|>|<\|begin_of_solution\|>|<\|open\|>response<\|sep\|>"
-CLOSER = r"</response>|<\|END_(?:RESPONSE|TEXT)\|>|<\|end_of_solution\|>|\[END FINAL RESPONSE\]|<\|end\|>"
-
-
-def visible(text: str) -> str:
-    """The part of a turn that the other side sees: no reasoning, be it marked at both sides or at its end."""
-    hidden = rf"(?:{THOUGHT}).*?(?:{THOUGHT_ENDS}|$)|{SENTENCES}"  # $: cut off inside the reasoning
-    answer = re.split(THOUGHT_ENDS, re.sub(hidden, "", text, flags=re.S))[-1].strip()
-    return re.sub(rf"\A(?:{OPENER})|(?:{CLOSER})\Z", "", answer).strip()
 
 
 def grade(problem: Problem, turn: str) -> Verdict:

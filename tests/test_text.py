@@ -129,6 +129,8 @@ SPACED = (
 HEADERS = SPACED.replace("\n<|end|>", "")
 # Content is a list of parts.
 PARTS = SPACED.replace("m['content']", "m['content'][0]['text']")
+# It refuses keys that it does not know.
+STRICT = "{% if messages[-1].thinking %}{{ raise_exception('no') }}{% endif %}" + SPACED
 # A sentence in the prompt opens the reasoning, and what follows ##Answer## is kept of earlier turns.
 PLANNED = SPACED.replace("m['content']", "m['content'].split('##Answer##')[-1]") + "I plan:\n"
 SPECIAL = ["<pad>", "<|user|>", "<|assistant|>", "<|end|>", "<|eos|>"]
@@ -148,7 +150,9 @@ def record_of(chat, end=None):
     return d
 
 
-@pytest.mark.parametrize("template", [SPACED, HEADERS, PARTS], ids=["spaced", "headers", "parts"])
+@pytest.mark.parametrize(
+    "template", [SPACED, HEADERS, PARTS, STRICT], ids=["spaced", "headers", "parts", "strict"]
+)
 def test_the_record_is_what_the_template_makes_of_the_messages(template):
     chat = chat_of(template)
     assert chat.note is None
