@@ -25,10 +25,11 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from common import Dialogue, Problem, as_tensors, grade, load_chat, load_problems, masked_logprobs, visible
+from common import Dialogue, Problem, as_tensors, grade, load_problems, masked_logprobs
 from generate import TEACHERS, USERS, converse, disputed, load_cast, load_speaker, play_into
 from parts import measures, report, runs, sandbox, sources
 from parts.answers import boxed, judgeable
+from parts.chat import load_chat, visible
 from parts.driver import Sample, drive
 from parts.engines import load_model
 

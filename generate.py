@@ -20,8 +20,9 @@ from inspect import isgeneratorfunction
 
 from tqdm import tqdm
 
-from common import Dialogue, Verdict, grade, leaks, load_chat, load_problems, visible
+from common import Dialogue, Verdict, grade, leaks, load_problems
 from parts import runs
+from parts.chat import load_chat, visible
 from parts.driver import Grade, Sample, Speaker, drive
 from parts.engines import Endpoint, HFEngine, VLLMEngine, is_address, load_model, uses_vllm
 from parts.measures import line, summary

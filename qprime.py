@@ -12,9 +12,10 @@ dialogue. --no-questions is the control arm: dialogues and SFT without injection
 
 import random
 
-from common import leaks, load_chat, load_problems, visible
+from common import leaks, load_problems
 from generate import ASKERS, TEACHERS, converse, disputed, load_cast, play_into
 from parts import runs
+from parts.chat import load_chat, visible
 from parts.driver import Grade
 from parts.measures import line, summary
 from sft import successful, train

@@ -17,9 +17,10 @@ import random
 import time
 from pathlib import Path
 
-from common import Dialogue, as_tensors, load_chat, masked_logprobs, sft_loss, visible
+from common import Dialogue, as_tensors, masked_logprobs, sft_loss
 from generate import load_prompts
 from parts import runs, sharded
+from parts.chat import load_chat, visible
 from parts.engines import context_of
 from parts.measures import causes, same_path, summary, trend
 

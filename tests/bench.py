@@ -43,10 +43,11 @@ from transformers import (
 )
 
 import grpo
-from common import Dialogue, as_tensors, grade, grpo_loss, load_chat, load_problems, masked_logprobs
+from common import Dialogue, as_tensors, grade, grpo_loss, load_problems, masked_logprobs
 from generate import Cast, converse, informed, load_prompts
 from grpo import concatenated
 from parts import runs, sharded
+from parts.chat import load_chat
 from parts.driver import Grade, Grader, Speaker, drive
 from parts.engines import HFEngine, Turn, VLLMEngine, add_adapter, load_model
 

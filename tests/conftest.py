@@ -178,7 +178,7 @@ def shapes(base, tmp_path_factory):
 @pytest.fixture(scope="session", params=["llama", "gemma", "eyes", "mistral", "qwen"])
 def shape(request, shapes):
     """(name, model, chat) of each shape."""
-    from common import load_chat
+    from parts.chat import load_chat
     from parts.engines import load_model
 
     return request.param, load_model(shapes[request.param], "cpu"), load_chat(shapes[request.param])
@@ -187,8 +187,9 @@ def shape(request, shapes):
 @pytest.fixture(scope="session")
 def toy(base):
     """(model, chat, prompts, {domain: problems}) of the toy world."""
-    from common import load_chat, load_problems
+    from common import load_problems
     from generate import load_prompts
+    from parts.chat import load_chat
     from parts.engines import load_model
 
     return (

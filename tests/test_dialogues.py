@@ -19,10 +19,11 @@ from transformers import (
 )
 
 import generate
-from common import Chat, Dialogue, Problem, Verdict, as_tensors, grade, leaks, load_chat, masked_logprobs
+from common import Dialogue, Problem, Verdict, as_tensors, grade, leaks, masked_logprobs
 from evaluate import answer_losses
 from generate import asker, converse, teacher_view
 from grpo import checked_reward, per_token, turn_advantages
+from parts.chat import Chat, load_chat
 from parts.driver import Grade, Sample, drive
 from parts.engines import EngineError, HFEngine, Turn, load_model, uncached
 from parts.runs import BadInput

@@ -11,8 +11,9 @@ from test_dialogues import MATH, talk
 from test_scripts import TALK
 from transformers import AutoModelForCausalLM
 
-from common import as_tensors, grade, load_chat, masked_logprobs
+from common import as_tensors, grade, masked_logprobs
 from parts import sharded
+from parts.chat import load_chat
 from parts.driver import Speaker, drive
 from parts.engines import HFEngine, load_model
 

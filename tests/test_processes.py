@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from transformers import AutoModelForCausalLM
 
-from common import Dialogue, Problem, Verdict, load_chat
+from common import Dialogue, Problem, Verdict
 from generate import load_cast
+from parts.chat import load_chat
 from parts.engines import Turn
 
 TALK = dict(prompts=ROOT / "toy" / "prompts.json", max_tokens=8)

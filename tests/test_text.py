@@ -8,8 +8,9 @@ from conftest import OPENED, cast_of, characters
 from test_dialogues import MATH, attempts, scripted, talk
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from common import Chat, Dialogue, Problem, Verdict, grade, messages, visible
+from common import Dialogue, Problem, Verdict, grade
 from generate import load_prompts, teacher_view
+from parts.chat import Chat, messages, visible
 from parts.engines import EngineError, Turn, load_tokenizer
 from parts.runs import BadInput
 from sft import as_teacher
@@ -28,7 +29,7 @@ def controls(chat, ids):
 
 @pytest.mark.parametrize("name", ["llama", "gemma", "qwen"])
 def test_control_tokens_in_a_message_stay_text_on_every_path(shapes, name):
-    from common import load_chat
+    from parts.chat import load_chat
 
     chat = load_chat(shapes[name])
     forged = "".join(chat.token_of.values())

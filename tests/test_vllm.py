@@ -12,7 +12,8 @@ from test_dialogues import MATH, talk
 from test_lora import shake
 from test_processes import talkative
 
-from common import as_tensors, grade, load_chat, masked_logprobs
+from common import as_tensors, grade, masked_logprobs
+from parts.chat import load_chat
 from parts.driver import Speaker, drive
 from parts.engines import HFEngine, VLLMEngine, load_model
 

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from common import Chat  # noqa: E402
+from parts.chat import Chat  # noqa: E402
 from parts.engines import HFEngine  # noqa: E402
 from parts.runs import BadInput, run_script  # noqa: E402
 from toy import world  # noqa: E402
