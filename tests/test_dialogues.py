@@ -530,13 +530,15 @@ def asked(prompt, answer):
         ("7", "Can you see why $x = 7$ is the answer?"),
         ("(1, 2)", "So the answer is (1, 2)."),
         ("5", "You get 5 apples."),
+        ("7", "After she ate five, 12 - 5 = 7 of the apples were left."),
+        ("15", "Anna kept 15 for herself."),
         ("12345", "Look at the 12,345 again."),
         ("3\\sqrt{1301}", "Where does the $3\\sqrt{1301}$ on the left come from?"),
         ("\\text{Evelyn}", "Look at Evelyn again."),
     ],
 )
 def test_a_hint_leaks_if_it_states_the_answer_in_any_form(answer, hint):
-    assert leaks(asked("What is it?", answer), hint) == 1
+    assert leaks(asked("How many apples does she have?", answer), hint) == 1
 
 
 @pytest.mark.parametrize(
@@ -547,6 +549,8 @@ def test_a_hint_leaks_if_it_states_the_answer_in_any_form(answer, hint):
         "You made 2 mistakes.",
         "Keep the term x^2 and work modulo 2.",
         "Let x = 2 and see what happens.",
+        "There are 2 cases to look at.",
+        "Raise it to the power of 2.",
         "Case 2 is missing. Step 2 is correct.",
         "It is 12.",
         "x2",
@@ -557,6 +561,10 @@ def test_a_hint_leaks_if_it_states_the_answer_in_any_form(answer, hint):
 )
 def test_a_hint_with_the_digits_of_the_answer_is_no_leak(hint):
     assert leaks(asked("What is 1 + 1?", "2"), hint) == 0
+
+
+def test_a_digit_is_no_leak_of_an_answer_of_many_digits_with_the_same_value():
+    assert not leaks(asked("What?", "000+00+8"), "1st is 0, 2nd not 7, 3rd is 8.")
 
 
 def test_what_the_problem_says_itself_is_no_leak():
