@@ -26,7 +26,7 @@ the answer as a text. "Earlier" is another sentence of the same solution; some o
 
 The rule was made on GSM8K's training part and MATH-500; its first try on the other three sets gave the same
 figures to about a point. Later changes came from MATH-500 and, for other forms, from Omni-MATH. Worst are
-integers up to 20: in Omni-MATH 83 % of the stated ones are found, and of three sentences about another problem
+integers up to 20: in Omni-MATH 83 % of the stated ones are found, and of three sentences of another problem
 4.8 % are flagged. Three sentences miss the aim of 1 % in two sets, counters just miss it in Omni-MATH.
 Rewritten answers (1/2, 0.5, 3,690, sqrt(2)): 190 of 196 found in Omni-MATH, 41 of 41 in OlympiadBench. Of
 4,644 hints of the toy world 0 are flagged. A sentence takes 0.7 to 1.6 ms on average on a busy machine, three
