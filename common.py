@@ -113,7 +113,8 @@ class Dialogue:
     answer, or None. limit: N, the most student turns; for a sharded problem, the number of its shards.
     injected: numbers (from 1) of the turns that the asker wrote (Q-priming). leaks: numbers of the turns
     whose reply, a hint, gave the answer away. outgrown: the dialogue ended because the next turn did not fit
-    into the context.
+    into the context. refused: it ended because the teacher's server or chat template did not take the
+    conversation.
     """
 
     id: str
@@ -131,14 +132,12 @@ class Dialogue:
     leaks: list = field(default_factory=list)
     solved: int | None = None
     outgrown: bool = False
+    refused: bool = False
 
     @classmethod
     def from_row(cls, row: dict) -> "Dialogue":
         """The dialogue in a row of dialogues.jsonl, which may have more keys; KeyError: one is missing."""
-        row = {name: row[name] for name in cls.__dataclass_fields__}
-        if isinstance(row["leaks"], int):  # older logs have the number of leaks, but not after which turns
-            row["leaks"] = [0] * row["leaks"]
-        return cls(**row)
+        return cls(**{name: row[name] for name in cls.__dataclass_fields__})
 
     def add(self, role: str, text: str, ids: list[int], mask: int, logprobs: list[float] | None = None):
         """Appends a message and its tokens, all with the same mask."""

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from inspect import isgeneratorfunction
 
+from jinja2 import TemplateError
 from tqdm import tqdm
 
 from common import Dialogue, Verdict, grade, leaks, load_problems
@@ -77,7 +78,7 @@ def converse(cast, problem, name, max_turns, teacher, opening=None, inject=None)
             break
         hint = yield from text_of(teacher, cast, dialogue, problem, latest)
         if hint is None:
-            dialogue.outgrown = True
+            dialogue.outgrown = not dialogue.refused
             break
         dialogue.add_teacher_turn(chat.between(hint), hint)
     return dialogue
@@ -140,10 +141,10 @@ def load_prompts(path: str | None) -> dict[str, str]:
 
 
 # A teacher is a function (cast, dialogue, problem, latest) that returns the text of its turn, or None if the
-# context has no room for it. If a model speaks for it, it is a coroutine: `yield from speak(…)`. `latest` is
-# the Verdict on the student's latest attempt; `dialogue.turns` counts the student turns so far. To add a
-# teacher, write one such function under @role(…): --teacher finds it by its name. A view is the conversation
-# as one role sees it.
+# context has no room for it or its server refuses it. If a model speaks for it, it is a coroutine: `yield
+# from speak(…)`. `latest` is the Verdict on the student's latest attempt; `dialogue.turns` counts the student
+# turns so far. To add a teacher, write one such function under @role(…): --teacher finds it by its name. A
+# view is the conversation as one role sees it.
 TEACHERS, USERS, ASKERS = {}, {}, {}  # {name: function}, the choices of --teacher, --sharded and --asker
 
 
@@ -230,13 +231,19 @@ def knowledge_of(problem, latest):
 
 
 def speak(cast, dialogue, problem, role_name, knowledge=None):
-    """A turn of the teacher's model with the prompts of a role, as a coroutine; None if it does not fit."""
+    """A turn of the teacher's model with the prompts of a role, as a coroutine; None if there is none."""
     chat = cast.teacher.chat
     # For the log: the prompt without the student's turn, that is, its private part.
     dialogue.knowledge[-1] = fill(cast.prompts, role_name, problem, "", knowledge).strip() or None
     view = teacher_view(cast, dialogue, problem, role_name, knowledge)
-    turn = yield Sample("teacher", chat.view(view), dialogue.turns)
-    if turn.finish == "context":
+    try:
+        prompt = chat.view(view)
+    except TemplateError:  # Ministral 3's template refuses an empty hint
+        dialogue.refused = True
+        return None
+    turn = yield Sample("teacher", prompt, dialogue.turns)
+    dialogue.refused = turn.finish == "refused"
+    if turn.finish in ("context", "refused"):
         return None
     text = visible(chat.text(turn.ids))
     if role_name in TEACHERS:  # users and disputes give no hints

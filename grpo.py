@@ -36,7 +36,7 @@ from generate import TEACHERS, cast_line, converse, disputed, load_cast
 from parts import runs, sharded
 from parts.driver import drive
 from parts.engines import load_model, without_adapter
-from parts.measures import equal_rewards, stalled, summary, trend
+from parts.measures import equal_rewards, mean_counts, silence, stalled, summary, trend
 
 
 def settings():
@@ -249,9 +249,8 @@ def main():
         raise runs.BadInput(f"{run.path}: {reason}")
     sharded.save_model(run, policy, cast.student.chat.tokenizer)
     sharded.save_state(run, policy, optimizer, args.steps)  # last, as it says that the run is finished
-    run.say(
-        f"{run.path}: solved_{args.turns} {trend(logged, f'solved_{args.turns}')}, {equal_rewards(logged)}"
-    )
+    result = f"solved_{args.turns} {trend(logged, f'solved_{args.turns}')}, {equal_rewards(logged)}"
+    run.say(f"{run.path}: {result}{silence(mean_counts(logged))}")
 
 
 def dialogue_of(cast, problem, name, args):
@@ -345,7 +344,8 @@ def log(run, args, step, groups, advantages_of_turns, details, update, seconds):
     solved = f"solved {row['solved_1']:.2f} → {row[f'solved_{args.turns}']:.2f}"
     gap = f"gap {row['gap_max']:.0e}" if row["trained_tokens"] else "nothing learned: rewards are equal"
     numbers = f"{solved}  questions {row['questions']:.2f}  {gap}  {seconds['all']:.1f} s"
-    run.say(f"step {step:4}/{args.steps}  reward {row['reward']:.3f}  {numbers}")
+    note = silence(row) if step == 1 else ""
+    run.say(f"step {step:4}/{args.steps}  reward {row['reward']:.3f}  {numbers}{note}")
     return row
 
 

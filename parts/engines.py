@@ -16,22 +16,28 @@ turns have the same. `batching` and `remote` tell driver.py when to call poll().
 
 import copy
 import importlib.util
+import itertools
 import json
 import math
 import os
 import random
 import re
+import socket
+import sys
 import tempfile
 import threading
 import time
 import zlib
+from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from urllib.parse import parse_qsl
 
 import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
 
 
 class EngineError(Exception):
@@ -47,6 +53,7 @@ class Turn:
     ids: list  # token ids with the end token, unless the token limit cut it off; of an Endpoint a text
     logprobs: list  # of each sampled token; 0.0 at temperature 0; empty from an Endpoint
     finish: str  # "stop" | "length": cut off by max_tokens | "context": nothing sampled, it did not fit
+    # | "refused": nothing sampled, as an endpoint's server answers others but not this one
 
 
 def load_model(path: str, device: str, dtype: str = "float32", lora: int | None = None):
@@ -712,18 +719,29 @@ def repack_head(model):
 # --------------------------------------------------------------------------------------------------- endpoint
 
 
-# How servers refuse a dialogue that is too long: OpenAI, vLLM, SGLang and llama.cpp name the context.
-TOO_LONG = re.compile(r"context|too long|max length|max_new_tokens|less than \d+ tokens", re.I)
-TIMEOUT = 600  # seconds that an endpoint may be silent
+# How servers refuse a request that does not fit; tests/test_servers.py lists the words of each.
+TOO_LONG = re.compile(
+    r"context(?! cancel| deadline)|too (long|large)|too many (input )?tokens|reduce the length|max_new_tokens"
+    r"|(max|model|prompt|input) ?length|(exceed(?!.{,30}(rate|usage|quota))|less).{,40} (tokens|limit)"
+    r"|max_tokens must be at least 1|超长",
+    re.I,
+)
+# How they ask for a pause: "try again in 1m2.5s", "retry after 26 seconds", "retryDelay": "34s".
+PAUSE = re.compile(
+    r"(?:again in|retry in|retry after|retryDelay)\W*((?:[\d.]+ ?(?:ms|[smh])[a-z]*\s*)+)", re.I
+)
+SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
+TIMEOUT, LONGEST = 600, 1800  # seconds that an endpoint may be silent, and that it may take to end a reply
+# Asked after a failure: is it the dialogue's, or the server's? It has the roles of every request.
+PROBE = [{"role": role, "content": "Hello!"} for role in ("user", "assistant", "user")]
 
 
 class Endpoint:
     """A model behind an OpenAI-compatible endpoint, http://HOST:PORT/v1#MODEL; its key is in OPENAI_API_KEY.
 
     It is a chat template and an engine in one: view(), the prompt, is the list of messages, and text(), a
-    sampled turn, is already a text. The
-    `openai` package repeats a failed request up to five times, and ask() does so after a broken reply. Then
-    poll() raises EngineError.
+    sampled turn, is already a text. A request that fails is repeated, as retry_pause() says. If it alone
+    fails, its turn has the finish "refused". If others fail too, poll() raises EngineError.
     """
 
     batching = False
@@ -732,8 +750,10 @@ class Endpoint:
     def __init__(self, address: str, option="--teacher-model", max_tokens=512, temperature=1.0):
         """option: the command-line option with this address, for messages."""
         self.url, _, self.name = address.partition("#")
-        self.option, self.max_tokens, self.temperature, self.pending = option, max_tokens, temperature, {}
+        self.option, self.pending = option, {}
+        self.sampling = {"max_tokens": max_tokens, "temperature": temperature}
         self.answered, self.misfits = False, 0  # misfits: requests refused as too long
+        self.noted = Counter()
         # `openai` wants a key, and a server without one ignores it.
         self.key = os.environ.get("OPENAI_API_KEY", "").strip() or "EMPTY"
         if not re.fullmatch("[!-~]*", self.key):  # the error about an illegal header would show it
@@ -745,17 +765,24 @@ class Endpoint:
             import openai
         except ImportError:
             raise EngineError(f"{option} {address}: needs a package; run `pip install openai`") from None
+        base, _, query = self.url.partition("?")
+        # OPENAI_CUSTOM_HEADERS could hold another key. Firewalls block the User-Agent of `openai`.
+        headers = {"Authorization": f"Bearer {self.key}", "User-Agent": "social-meta-learning"}
+        if "api-version" in query:  # Azure
+            headers["api-key"] = self.key
+        # The key is for one host: a redirect is an error, and ALL_PROXY is ignored. HTTP_PROXY, HTTPS_PROXY
+        # and NO_PROXY count, except for this machine.
+        this_machine = ("localhost", "127.0.0.1", "[::1]", "0.0.0.0", socket.gethostname())
+        direct = {"all://": None} | {f"all://{host}": None for host in this_machine}
         try:
             self.client = openai.OpenAI(
                 api_key=self.key,
-                base_url=self.url,
+                base_url=base,
+                default_query=dict(parse_qsl(query)),
                 timeout=TIMEOUT,
-                max_retries=5,
-                # OPENAI_CUSTOM_HEADERS could hold another key.
-                default_headers={"Authorization": f"Bearer {self.key}"},
-                # The key is for one host: a redirect is an error, and ALL_PROXY is ignored. HTTP_PROXY,
-                # HTTPS_PROXY and NO_PROXY count.
-                http_client=openai.DefaultHttpxClient(follow_redirects=False, mounts={"all://": None}),
+                max_retries=0,
+                default_headers=headers,
+                http_client=openai.DefaultHttpxClient(follow_redirects=False, mounts=direct),
             )
         except Exception as e:  # a malformed address or proxy; httpx has many classes of errors
             advice = "check the address and the proxy variables of the environment"
@@ -773,7 +800,7 @@ class Endpoint:
 
         def work():
             try:
-                answer.set_result(self.ask(messages))
+                answer.set_result(self.ask(messages, probe=True))
             except Exception as e:  # raised again by poll()
                 answer.set_exception(e)
 
@@ -788,46 +815,127 @@ class Endpoint:
     def forget(self, conversation):
         """Does nothing: an endpoint gets all messages of a conversation with each request."""
 
-    def ask(self, messages):
-        """Returns the Turn that the endpoint replies with. Raises EngineError."""
+    def note(self, event, detail):
+        """Prints an event at its first time, and then whenever its number has doubled."""
+        self.noted[event] += 1
+        if (times := self.noted[event]) & (times - 1) == 0:
+            count = f" ({times} times so far)" if times > 1 else ""
+            tqdm.write(f"note: {self.option} {self.url}: {event}{count}: {detail}", file=sys.stderr)
+
+    def ask(self, messages, probe=False):
+        """Returns the Turn that the endpoint replies with. Raises EngineError.
+
+        probe: whether to try another request after a failure. If that is answered, no error is raised: the
+        turn comes back empty, with finish "refused".
+        """
         import openai
 
-        for pause in (0.5, 1, 2, 4, 8, 0):
+        sampling = self.sampling
+        for tries in itertools.count(1):
+            headers = {}
             try:
-                # The raw response, because `openai` makes an object of any JSON without a check.
-                response = self.client.chat.completions.with_raw_response.create(
-                    model=self.name,
-                    messages=messages,
-                    max_tokens=self.max_tokens,
-                    temperature=self.temperature,
-                )
-                turn = turn_of(response.http_response.json())
-                self.answered = True
-                return turn
+                turn = self.request(messages, sampling)
             except openai.APIStatusError as e:
-                reason = f"HTTP {e.status_code}: {e.response.text}"
-                if e.status_code in (400, 413, 422) and TOO_LONG.search(reason[:1000]):
-                    self.misfits += 1
-                    # Ten refusals without a single answer: --max-tokens alone may exceed the context.
-                    if self.answered or self.misfits < 10:
-                        return Turn("", [], "context")
-                break
+                status, reason, headers = e.status_code, e.response.text, e.response.headers
+                reason = f"HTTP {status}: {reason}"
             except openai.OpenAIError as e:  # its cause says more
-                reason = f"{type(e.__cause__ or e).__name__}: {e.__cause__ or e}"
+                status, reason = 0, f"{type(e.__cause__ or e).__name__}: {e.__cause__ or e}"
+            except Exception as e:  # a reply may be broken in any way
+                status, reason = 200, f"broken reply, {type(e).__name__}: {e}"
+            else:
+                self.sampling, self.answered = sampling, self.answered or messages is not PROBE
+                if not turn.ids.strip():
+                    limit = "the token limit cut it off, perhaps in its reasoning; raise --max-tokens"
+                    detail = limit if turn.finish == "length" else "perhaps it has put all into its reasoning"
+                    self.note("a reply without text", detail)
+                return turn
+            reason = " ".join(reason.replace(self.key, "…").split())
+            if refuses_length(status, reason):
+                self.misfits += 1
+                # Ten refusals without a single answer: --max-tokens alone may exceed the context.
+                if self.answered or self.misfits < 10:
+                    return Turn("", [], "context")
                 break
-            except (ValueError, LookupError, TypeError) as e:
-                reason = f"broken reply, {type(e).__name__}: {e}"
-                time.sleep(pause)
-        reason = " ".join(reason.replace(self.key, "…").split())[:300]
+            if other := other_sampling(sampling, reason):
+                self.note("does not take " + " and ".join(sampling.keys() - other.keys()), reason[:300])
+                sampling = other
+                continue
+            pause = retry_pause(status, reason, headers, tries, self.answered)
+            if pause is None:
+                break
+            if status == 429:
+                self.note("too many requests; waiting", reason[:300])
+            time.sleep(pause)
+        if probe and self.answers_others():
+            self.note("refused a request, so its dialogue ends", reason[:300])
+            return Turn("", [], "refused")
         advice = "check the address, the model's name and OPENAI_API_KEY"
-        raise EngineError(f"{self.option} {self.url}: does not answer ({reason}); {advice}")
+        raise EngineError(f"{self.option} {self.url}: does not answer ({reason[:300]}); {advice}")
+
+    def request(self, messages, sampling):
+        """Returns the Turn of one request. Raises an error of `openai`, or any if the reply is broken."""
+        create = self.client.chat.completions.with_streaming_response.create
+        with create(model=self.name, messages=messages, **sampling) as response:
+            body, start = b"", time.monotonic()
+            for chunk in response.iter_bytes():
+                body += chunk
+                if time.monotonic() - start > LONGEST:
+                    raise TimeoutError("the reply does not end")
+        return turn_of(json.loads(body))
+
+    def answers_others(self):
+        """Whether the endpoint answers a request at all."""
+        try:
+            return self.ask(PROBE) is not None
+        except EngineError:
+            return False
+
+
+def refuses_length(status, reason):
+    """Whether a server refuses a request because of its length. status: 200 if an error came with a reply."""
+    if status == 429:  # a limit on tokens a minute that the request alone exceeds
+        return "request too large" in reason.lower()
+    said = status in (200, 400, 422) or status >= 500
+    return status == 413 or said and TOO_LONG.search(reason[:1000]) is not None
+
+
+def other_sampling(sampling, reason):
+    """Sampling parameters for a server that refuses one of these in such words, as OpenAI's new models do.
+
+    None if it refuses for another reason.
+    """
+    if "max_tokens" in sampling and "max_completion_tokens" in reason:
+        return {"max_completion_tokens": sampling["max_tokens"], "temperature": sampling["temperature"]}
+    if "temperature" in sampling and "temperature" in reason:
+        return {name: value for name, value in sampling.items() if name != "temperature"}
+    return None
+
+
+def retry_pause(status, reason, headers, tries, patient):
+    """Seconds to wait before a request is made again, or None if that is no use.
+
+    A failure is retried five times, too many requests 40 times. status: 0 without a reply. patient: whether
+    the server has answered before, so that it may be restarting now.
+    """
+    busy = status == 429 and "insufficient_quota" not in reason
+    if not busy and (tries == 6 or 200 < status < 500 and status not in (408, 409)) or tries == 40:
+        return None
+    if asked := PAUSE.search(f"retry after {headers.get('retry-after')}s; {reason}"):
+        seconds = sum(float(n) * SECONDS[unit] for n, unit in re.findall(r"([\d.]+) ?(ms|[smh])", asked[1]))
+        return min(120, seconds)
+    base = 4 if patient and status != 200 else 2
+    return min(60, base ** (tries - 1) / 2) * random.uniform(0.75, 1)
 
 
 def turn_of(reply):
-    """Returns the Turn in a chat completion. Raises ValueError, LookupError or TypeError if there is none."""
-    choice = reply["choices"][0]
-    content = choice["message"]["content"]
-    if not isinstance(content, str | None):
-        raise TypeError(f"the content is no text but {type(content).__name__}")
-    (content or "").encode()  # raises ValueError for a lone surrogate, which could not be logged
-    return Turn(content or "", [], "length" if choice.get("finish_reason") == "length" else "stop")
+    """Returns the Turn in a chat completion. Raises an error of any class if there is none."""
+    choices = reply.get("choices")
+    error = reply.get("error") or (choices[0].get("error") if choices else "it holds no choices")
+    finish = choices[0].get("finish_reason") if choices else None
+    if error or str(finish).startswith("content_filter"):
+        raise ValueError(error or finish)
+    content = choices[0]["message"].get("content") or ""
+    if isinstance(content, list):  # of parts; those of reasoning hold no "text"
+        content = "".join(part.get("text") or "" for part in content)
+    content.encode()  # raises an error for a lone surrogate, which could not be logged
+    return Turn(content, [], "length" if finish == "length" else "stop")

@@ -233,8 +233,8 @@ def teacher_name(args: dict) -> str:
 def summary(dialogues: list, turns: int) -> dict[str, float]:
     """Counts over dialogues that every stage logs.
 
-    solved_n, outgrown: shares of the dialogues; also after_leak (solved after a hint that held the answer)
-    and given_up (the student gave up a right answer that was disputed). turns, questions: numbers per
+    solved_n, outgrown, refused: shares of the dialogues; also after_leak (solved after a hint that held the
+    answer) and given_up (the student gave up a right answer that was disputed). turns, questions: numbers per
     dialogue. leaks, empty_hints: shares of the hints, of those that hold the answer and of empty ones.
     repeats: share of the turns, after the first, that equal the turn before. All others are shares of the
     student turns.
@@ -255,6 +255,7 @@ def summary(dialogues: list, turns: int) -> dict[str, float]:
         "undecided": status["undecided"] / per_turn,
         "failures": (status["error"] + status["timeout"]) / per_turn,
         "outgrown": sum(d.outgrown for d in dialogues) / n,
+        "refused": sum(d.refused for d in dialogues) / n,
         "leaks": sum(len(d.leaks) for d in dialogues) / max(1, len(hints)),
         "after_leak": sum(bool(d.leaks and d.solved) for d in dialogues) / n,
         "given_up": sum(bool(d.solved and not d.succeeded) for d in dialogues) / n,
@@ -264,7 +265,10 @@ def summary(dialogues: list, turns: int) -> dict[str, float]:
 
 
 def line(counts: dict[str, float]) -> str:
-    """The counts of `summary` as one line for the terminal, with the causes if nothing was solved."""
+    """The counts of `summary` as a line for the terminal, with the causes if nothing was solved.
+
+    Another line follows if almost all hints were empty.
+    """
     solved = [value for name, value in counts.items() if name.startswith("solved_")]
     others = [
         f"{name} {value}" if isinstance(value, int) else f"{name} {value:.3f}"
@@ -275,9 +279,19 @@ def line(counts: dict[str, float]) -> str:
     if len(solved) > 1:
         start = f"solved {solved[0]:.2f} → {solved[-1]:.2f} within 1 → {len(solved)} turns"
     text = ", ".join([start, *others])
-    return text if solved[-1] else f"{text}. Nothing was solved: {causes(counts)}"
+    text = text if solved[-1] else f"{text}. Nothing was solved: {causes(counts)}"
+    return text + silence(counts)
 
 
+def silence(counts: dict[str, float]) -> str:
+    """A further line for the terminal if almost all hints were empty; else an empty text."""
+    if counts["empty_hints"] < 0.8:
+        return ""
+    why = "a reasoning model says nothing if the token limit ends its reasoning"
+    return f"\nnote: {counts['empty_hints']:.0%} of the hints were empty ({why}); {SPEAK}"
+
+
+SPEAK = "raise --max-tokens, switch the teacher's reasoning off, or change --teacher-model"
 # What may keep a model from solving anything: a count of `summary`, what it is a share of, what to change.
 CAUSES = (
     ("cut", "of the turns were cut off by the token limit", "raise --max-tokens"),
@@ -285,7 +299,8 @@ CAUSES = (
     ("undecided", "of the turns had an answer that could not be judged", "check the answers of --problems"),
     ("failures", "of the turns held a program that crashed or ran too long", "read some in dialogues.jsonl"),
     ("outgrown", "of the dialogues outgrew the context", "lower --turns or --max-tokens"),
-    ("empty_hints", "of the hints were empty", "raise --max-tokens, or change --teacher-model"),
+    ("refused", "of the dialogues were refused by the teacher's server or template", "see the notes above"),
+    ("empty_hints", "of the hints were empty", SPEAK),
 )
 
 
@@ -294,7 +309,9 @@ def causes(counts: dict[str, float]) -> str:
     solved = [value for name, value in counts.items() if name.startswith("solved_")]
     if solved[0] > 0.5:
         return f"{solved[0]:.0%} of the dialogues were solved at the first turn (use harder problems)"
-    lines = [f"{counts[name]:.0%} {what} ({advice})" for name, what, advice in CAUSES if counts[name] > 0.2]
+    lines = [
+        f"{counts[name]:.0%} {what} ({advice})" for name, what, advice in CAUSES if counts.get(name, 0) > 0.2
+    ]
     advice = "(use easier problems, or a larger model)"
     return "; ".join(lines) or f"only {solved[-1]:.0%} of the dialogues were solved {advice}"
 

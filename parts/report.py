@@ -197,6 +197,8 @@ def rows_of_arm(test: dict, arm: dict) -> dict[str, dict[str, str]]:
         "hints with the answer": "–" if test["sharded"] else percent(counts["leaks"]),
         "dialogues solved after one": "–" if test["sharded"] else percent(counts["after_leak"]),
         "solved without, %": "–" if test["sharded"] else percent(solved - counts["after_leak"]),
+        "empty hints": "–" if test["sharded"] else percent(counts["empty_hints"]),
+        "dialogues refused": percent(counts["refused"]),
     }
     if "log-loss" in arm:
         keep, unsolved = arm["log-loss"]["solved keep"], arm["log-loss"]["unsolved only"][-1]
@@ -500,7 +502,8 @@ SECTIONS = (  # heading, picture, how the titles of its tables begin, caption
      "answer."),
     ("What went wrong", None, "What went", "Repeated turns: a share of the turns that follow another. Hints "
      "with the answer: a share of the hints, by the rule of parts/leaks.py. Solved after one: a share of the "
-     "dialogues; solved without: all other solved ones. Others: of all student turns."),
+     "dialogues; solved without: all other solved ones. Refused: by the teacher's server or template, a share "
+     "of the dialogues. Others: of all student turns."),
     (RUNS, None, RUNS, "Who took part in each run, and the command. The command's defaults are those of the "
      "kit's revision; config.json in the folder has all settings."),
 )  # fmt: skip

@@ -401,9 +401,7 @@ BROKEN = {
     "cut body": reply()[:-9],
     "bad status line": b"HELLO\r\n\r\n",
     "no JSON": b"HTTP/1.0 200 OK\r\n\r\n<html>",
-    "list content": reply([{"type": "text", "text": "x"}]),
     "no choices": b'HTTP/1.0 200 OK\r\n\r\n{"choices": []}',
-    "no text": b'HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n{"choices": [{"message": {}}]}',
     "an error": b'HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n{"error": "busy"}',
     "lone surrogate": reply("\ud800"),
     "too many requests": reply(status="429 Slow", headers="Retry-After: 7\r\n"),
@@ -420,7 +418,7 @@ def test_a_broken_reply_is_asked_for_again_and_then_named(broken, server, monkey
     address, seen = server(broken)
     with pytest.raises(EngineError, match="does not answer"):
         Endpoint(f"{address}#m").ask([])
-    assert len(seen) == 6
+    assert len(seen) == (40 if b"429" in broken else 6)
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422, 425, 501, 408, 409, 429, 500, 503])
@@ -429,7 +427,7 @@ def test_a_request_is_made_again_only_if_that_can_help(status, server, monkeypat
     address, seen = server(reply(status=f"{status} No"))
     with pytest.raises(EngineError, match=f"--teacher-model {address}: does not answer .HTTP {status}"):
         Endpoint(f"{address}#m").ask([])
-    assert len(seen) == (6 if status in (408, 409, 429) or status >= 500 else 1)
+    assert len(seen) == (40 if status == 429 else 6 if status in (408, 409) or status >= 500 else 1)
 
 
 def test_a_silent_endpoint_is_asked_again_after_ten_minutes_and_then_named(monkeypatch):
