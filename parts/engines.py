@@ -819,14 +819,14 @@ class Endpoint:
         """Prints an event at its first time, and then whenever its number has doubled."""
         self.noted[event] += 1
         if (times := self.noted[event]) & (times - 1) == 0:
-            count = f" ({times} times so far)" if times > 1 else ""
-            tqdm.write(f"note: {self.option} {self.url}: {event}{count}: {detail}", file=sys.stderr)
+            text = f"{self.option} {self.url}: {event} ({times} so far): {detail[:300]}"
+            tqdm.write(f"note: {text}", file=sys.stderr)
 
     def ask(self, messages, probe=False):
         """Returns the Turn that the endpoint replies with. Raises EngineError.
 
-        probe: whether to try another request after a failure. If that is answered, no error is raised: the
-        turn comes back empty, with finish "refused".
+        probe: whether to try a harmless request after a failure. If that is answered, no error is raised, but
+        the turn comes back empty, with finish "refused".
         """
         import openai
 
@@ -836,8 +836,8 @@ class Endpoint:
             try:
                 turn = self.request(messages, sampling)
             except openai.APIStatusError as e:
-                status, reason, headers = e.status_code, e.response.text, e.response.headers
-                reason = f"HTTP {status}: {reason}"
+                status, headers = e.status_code, e.response.headers
+                reason = f"HTTP {status}: {e.response.text}"
             except openai.OpenAIError as e:  # its cause says more
                 status, reason = 0, f"{type(e.__cause__ or e).__name__}: {e.__cause__ or e}"
             except Exception as e:  # a reply may be broken in any way
@@ -846,8 +846,8 @@ class Endpoint:
                 self.sampling, self.answered = sampling, self.answered or messages is not PROBE
                 if not turn.ids.strip():
                     limit = "the token limit cut it off, perhaps in its reasoning; raise --max-tokens"
-                    detail = limit if turn.finish == "length" else "perhaps it has put all into its reasoning"
-                    self.note("a reply without text", detail)
+                    detail = limit if turn.finish == "length" else "perhaps all of it was reasoning"
+                    self.note("replies without text", detail)
                 return turn
             reason = " ".join(reason.replace(self.key, "…").split())
             if refuses_length(status, reason):
@@ -857,20 +857,24 @@ class Endpoint:
                     return Turn("", [], "context")
                 break
             if other := other_sampling(sampling, reason):
-                self.note("does not take " + " and ".join(sampling.keys() - other.keys()), reason[:300])
+                self.note("does not take " + " and ".join(sampling.keys() - other.keys()), reason)
                 sampling = other
                 continue
             pause = retry_pause(status, reason, headers, tries, self.answered)
             if pause is None:
                 break
-            if status == 429:
-                self.note("too many requests; waiting", reason[:300])
+            self.note("is asked again", reason)
             time.sleep(pause)
-        if probe and self.answers_others():
-            self.note("refused a request, so its dialogue ends", reason[:300])
-            return Turn("", [], "refused")
         advice = "check the address, the model's name and OPENAI_API_KEY"
-        raise EngineError(f"{self.option} {self.url}: does not answer ({reason[:300]}); {advice}")
+        error = EngineError(f"{self.option} {self.url}: does not answer ({reason[:300]}); {advice}")
+        if not probe:
+            raise error
+        try:
+            self.ask(PROBE)
+        except EngineError:
+            raise error from None
+        self.note("refuses single requests, whose dialogues end", reason)
+        return Turn("", [], "refused")
 
     def request(self, messages, sampling):
         """Returns the Turn of one request. Raises an error of `openai`, or any if the reply is broken."""
@@ -880,55 +884,54 @@ class Endpoint:
             for chunk in response.iter_bytes():
                 body += chunk
                 if time.monotonic() - start > LONGEST:
-                    raise TimeoutError("the reply does not end")
-        return turn_of(json.loads(body))
-
-    def answers_others(self):
-        """Whether the endpoint answers a request at all."""
-        try:
-            return self.ask(PROBE) is not None
-        except EngineError:
-            return False
+                    raise TimeoutError("it does not end")
+        return turn_of(body)
 
 
 def refuses_length(status, reason):
-    """Whether a server refuses a request because of its length. status: 200 if an error came with a reply."""
-    if status == 429:  # a limit on tokens a minute that the request alone exceeds
+    """Whether a server refuses a request because of its length. status: 200 if an error came in a reply."""
+    if status == 429:  # the request alone exceeds a limit on tokens a minute
         return "request too large" in reason.lower()
-    said = status in (200, 400, 422) or status >= 500
-    return status == 413 or said and TOO_LONG.search(reason[:1000]) is not None
+    may_be = status in (200, 400, 422) or status >= 500
+    return status == 413 or may_be and TOO_LONG.search(reason[:1000]) is not None
 
 
 def other_sampling(sampling, reason):
-    """Sampling parameters for a server that refuses one of these in such words, as OpenAI's new models do.
+    """The sampling parameters without one that a server refuses in these words, as OpenAI's new models do.
 
-    None if it refuses for another reason.
+    None if it refuses none of them.
     """
     if "max_tokens" in sampling and "max_completion_tokens" in reason:
-        return {"max_completion_tokens": sampling["max_tokens"], "temperature": sampling["temperature"]}
-    if "temperature" in sampling and "temperature" in reason:
-        return {name: value for name, value in sampling.items() if name != "temperature"}
-    return None
+        refused, instead = "max_tokens", {"max_completion_tokens": sampling["max_tokens"]}
+    elif "temperature" in sampling and "temperature" in reason:
+        refused, instead = "temperature", {}
+    else:
+        return None
+    return {name: value for name, value in sampling.items() if name != refused} | instead
 
 
-def retry_pause(status, reason, headers, tries, patient):
+def retry_pause(status, reason, headers, tries, answered):
     """Seconds to wait before a request is made again, or None if that is no use.
 
-    A failure is retried five times, too many requests 40 times. status: 0 without a reply. patient: whether
-    the server has answered before, so that it may be restarting now.
+    A request is made 6 times, or 40 times if the server is busy. status: 0 without a reply. answered: whether
+    the server has answered before; then it may be restarting, and pauses are longer.
     """
-    busy = status == 429 and "insufficient_quota" not in reason
-    if not busy and (tries == 6 or 200 < status < 500 and status not in (408, 409)) or tries == 40:
+    most = 40 if status == 429 and "insufficient_quota" not in reason else 6
+    if tries == most or 200 < status < 500 and status not in (408, 409) and most == 6:
         return None
     if asked := PAUSE.search(f"retry after {headers.get('retry-after')}s; {reason}"):
         seconds = sum(float(n) * SECONDS[unit] for n, unit in re.findall(r"([\d.]+) ?(ms|[smh])", asked[1]))
         return min(120, seconds)
-    base = 4 if patient and status != 200 else 2
+    base = 4 if answered and status != 200 else 2
     return min(60, base ** (tries - 1) / 2) * random.uniform(0.75, 1)
 
 
-def turn_of(reply):
+def turn_of(body: bytes):
     """Returns the Turn in a chat completion. Raises an error of any class if there is none."""
+    try:
+        reply = json.loads(body)
+    except ValueError:
+        raise ValueError(f"it is no JSON but {body[:200].decode(errors='replace')!r}") from None
     choices = reply.get("choices")
     error = reply.get("error") or (choices[0].get("error") if choices else "it holds no choices")
     finish = choices[0].get("finish_reason") if choices else None

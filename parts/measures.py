@@ -299,7 +299,7 @@ CAUSES = (
     ("undecided", "of the turns had an answer that could not be judged", "check the answers of --problems"),
     ("failures", "of the turns held a program that crashed or ran too long", "read some in dialogues.jsonl"),
     ("outgrown", "of the dialogues outgrew the context", "lower --turns or --max-tokens"),
-    ("refused", "of the dialogues were refused by the teacher's server or template", "see the notes above"),
+    ("refused", "of the dialogues were refused by the teacher's server or template", "read the notes above"),
     ("empty_hints", "of the hints were empty", SPEAK),
 )
 

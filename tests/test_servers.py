@@ -6,8 +6,11 @@ import threading
 
 import pytest
 from commands import rows, run
-from conftest import ROOT
+from conftest import GEMMA, ROOT, cast_of, characters
 
+from common import Chat, Problem, Verdict
+from generate import converse, informed
+from parts.driver import Grade
 from parts.engines import Endpoint, EngineError, Turn, refuses_length, retry_pause
 
 TALK = dict(prompts=ROOT / "toy" / "prompts.json", threads=1)
@@ -200,7 +203,7 @@ def test_a_refusal_ends_one_dialogue_and_is_told(status, words, serve, capsys):
     address, _ = serve(unless_bad(refusal(status, words)))
     turns = talk(Endpoint(f"{address}#m"), "good", "bad", "fair")
     assert [turn.finish for turn in turns] == ["stop", "refused", "stop"]
-    assert "refused a request, so its dialogue ends" in capsys.readouterr().err
+    assert "refuses single requests, whose dialogues end (1 so far)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("status, words", table(REFUSED).values(), ids=table(REFUSED))
@@ -263,7 +266,7 @@ def test_a_reply_is_read(answer, text, serve, capsys):
     address, _ = serve(answer)
     finish = answer[1]["choices"][0]["finish_reason"] if isinstance(answer[1], dict) else "stop"
     assert Endpoint(f"{address}#m").ask([]) == Turn(text, [], finish)
-    assert ("a reply without text" in capsys.readouterr().err) == (not text)
+    assert ("replies without text" in capsys.readouterr().err) == (not text)
 
 
 def test_events_are_told_when_their_number_has_doubled(serve, capsys):
@@ -277,6 +280,13 @@ def test_events_are_told_when_their_number_has_doubled(serve, capsys):
 def test_a_servers_words_in_a_reply_are_told(serve):
     address, _ = serve((200, {"error": {"message": "Provider returned error", "code": 429}, "choices": None}))
     with pytest.raises(EngineError, match="Provider returned error"):
+        Endpoint(f"{address}#m").ask([])
+
+
+@pytest.mark.parametrize("body", ["<html>Log in</html>", 'data: {"choices": []}\n\ndata: [DONE]'])
+def test_the_start_of_a_reply_that_is_no_json_is_told(body, serve):
+    address, _ = serve((200, body))
+    with pytest.raises(EngineError, match=body[:9]):
         Endpoint(f"{address}#m").ask([])
 
 
@@ -436,6 +446,28 @@ def test_a_run_with_the_ten_worst_answers_plays_all_other_dialogues(
     (counts,) = rows(tmp_path / "run", "metrics.jsonl")
     assert counts["outgrown"] == 3 / 12 and counts["refused"] == 5 / 12 and counts["empty_hints"] == 2 / 8
     assert "note: --teacher-model" in capsys.readouterr().err
+
+
+def test_a_template_that_refuses_an_empty_message_ends_that_dialogue():
+    special = ["<pad>", "<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"]
+    check = "{% if m['role'] == 'assistant' and not m['content'] %}{{ raise_exception('empty') }}{% endif %}"
+    ministral = "{% for m in messages %}" + check + "{% endfor %}" + GEMMA
+    chat = Chat(characters(special, ministral, "<bos>", "<eos>"), "ministral")
+    prompts = {"math": "{problem}", "informed": "T", "informed_math": "{turn} {knowledge}"}
+    problem = Problem("m", "math", "1 + 1?", answer="2")
+    dialogue, answer = converse(cast_of(chat, prompts), problem, "x", 5, informed), None
+    with pytest.raises(StopIteration) as end:
+        while True:
+            request = dialogue.send(answer)
+            texts = {"student": "hm", "teacher": ""}
+            grades = isinstance(request, Grade)
+            answer = (
+                Verdict("wrong")
+                if grades
+                else Turn(chat.encode(texts[request.role]) + [chat.end], [], "stop")
+            )
+    played = end.value.value
+    assert played.refused and not played.outgrown and played.turns == 2
 
 
 @pytest.mark.parametrize("script", ["generate", "evaluate", "grpo"])
