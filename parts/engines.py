@@ -721,11 +721,12 @@ def repack_head(model):
 
 # How servers refuse a request that does not fit; tests/test_servers.py lists the words of each.
 TOO_LONG = re.compile(
-    r"context(?! cancel| deadline)|too (long|large)|too many (input )?tokens|reduce the length|max_new_tokens"
-    r"|(max|model|prompt|input) ?length|(exceed(?!.{,30}(rate|usage|quota))|less).{,40} (tokens|limit)"
-    r"|max_tokens must be at least 1|超长",
+    r"context(?! cancel| deadline)|too (long|large|many (input )?tokens)|reduce the length|max_new_tokens"
+    r"|(max|model|prompt|input|sequence) ?length|tokens?\b.{,60}(exceed|limit|more than|greater than)"
+    r"|(exceed|limit|maximum|(less|more) than).{,60} tokens|max_tokens must be at least 1|超长|过长",
     re.I,
 )
+OTHER_LIMIT = re.compile("rate.?limit|per (min|day|month)|quota|usage limit|billing|credit", re.I)
 # How they ask for a pause: "try again in 1m2.5s", "retry after 26 seconds", "retryDelay": "34s".
 PAUSE = re.compile(
     r"(?:again in|retry in|retry after|retryDelay)\W*((?:[\d.]+ ?(?:ms|[smh])[a-z]*\s*)+)", re.I
@@ -752,7 +753,7 @@ class Endpoint:
         self.url, _, self.name = address.partition("#")
         self.option, self.pending = option, {}
         self.sampling = {"max_tokens": max_tokens, "temperature": temperature}
-        self.answered, self.misfits = False, 0  # misfits: requests refused as too long
+        self.answered, self.misfits = False, 0  # misfits: requests refused as too long since the last answer
         self.noted = Counter()
         # `openai` wants a key, and a server without one ignores it.
         self.key = os.environ.get("OPENAI_API_KEY", "").strip() or "EMPTY"
@@ -843,17 +844,17 @@ class Endpoint:
             except Exception as e:  # a reply may be broken in any way
                 status, reason = 200, f"broken reply, {type(e).__name__}: {e}"
             else:
-                self.sampling, self.answered = sampling, self.answered or messages is not PROBE
+                self.sampling, self.answered, self.misfits = sampling, True, 0
                 if not turn.ids.strip():
                     limit = "the token limit cut it off, perhaps in its reasoning; raise --max-tokens"
                     detail = limit if turn.finish == "length" else "perhaps all of it was reasoning"
                     self.note("replies without text", detail)
                 return turn
             reason = " ".join(reason.replace(self.key, "…").split())
-            if refuses_length(status, reason):
+            if too_long := refuses_length(status, reason):
                 self.misfits += 1
-                # Ten refusals without a single answer: --max-tokens alone may exceed the context.
-                if self.answered or self.misfits < 10:
+                # Ten refusals without an answer between them: --max-tokens alone may exceed the context.
+                if self.misfits < 10:
                     return Turn("", [], "context")
                 break
             if other := other_sampling(sampling, reason):
@@ -873,6 +874,8 @@ class Endpoint:
             self.ask(PROBE)
         except EngineError:
             raise error from None
+        if too_long:
+            return Turn("", [], "context")
         self.note("refuses single requests, whose dialogues end", reason)
         return Turn("", [], "refused")
 
@@ -892,7 +895,7 @@ def refuses_length(status, reason):
     """Whether a server refuses a request because of its length. status: 200 if an error came in a reply."""
     if status == 429:  # the request alone exceeds a limit on tokens a minute
         return "request too large" in reason.lower()
-    may_be = status in (200, 400, 422) or status >= 500
+    may_be = (status in (200, 400, 422) or status >= 500) and not OTHER_LIMIT.search(reason)
     return status == 413 or may_be and TOO_LONG.search(reason[:1000]) is not None
 
 
@@ -922,7 +925,7 @@ def retry_pause(status, reason, headers, tries, answered):
     if asked := PAUSE.search(f"retry after {headers.get('retry-after')}s; {reason}"):
         seconds = sum(float(n) * SECONDS[unit] for n, unit in re.findall(r"([\d.]+) ?(ms|[smh])", asked[1]))
         return min(120, seconds)
-    base = 4 if answered and status != 200 else 2
+    base = 3 if answered and status != 200 else 2
     return min(60, base ** (tries - 1) / 2) * random.uniform(0.75, 1)
 
 
