@@ -10,7 +10,7 @@ started again, writes the same dialogues.
 Chosen where the paper is silent: temperature 1 and no top-p or top-k for the student; the private knowledge
 is appended to the student's latest turn in what the teacher sees; a teacher of code sees the report of the
 public tests on the latest program; reasoning modes are off; a dialogue ends unsolved when its next turn does
-not fit into the context.
+not fit into the context, or when the teacher's server or chat template refuses it (a content filter).
 """
 
 import random

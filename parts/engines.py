@@ -844,6 +844,8 @@ class Endpoint:
             except Exception as e:  # a reply may be broken in any way
                 status, reason = 200, f"broken reply, {type(e).__name__}: {e}"
             else:
+                if sampling != self.sampling:
+                    self.note("does not take all parameters", f"{sampling} instead of {self.sampling}")
                 self.sampling, self.answered, self.misfits = sampling, True, 0
                 if not turn.ids.strip():
                     limit = "the token limit cut it off, perhaps in its reasoning; raise --max-tokens"
@@ -858,7 +860,6 @@ class Endpoint:
                     return Turn("", [], "context")
                 break
             if other := other_sampling(sampling, reason):
-                self.note("does not take " + " and ".join(sampling.keys() - other.keys()), reason)
                 sampling = other
                 continue
             pause = retry_pause(status, reason, headers, tries, self.answered)

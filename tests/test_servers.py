@@ -3,12 +3,13 @@
 import http.server
 import json
 import threading
+from dataclasses import asdict
 
 import pytest
 from commands import rows, run
 from conftest import GEMMA, ROOT, cast_of, characters
 
-from common import Chat, Problem, Verdict
+from common import Chat, Dialogue, Problem, Verdict
 from generate import converse, informed
 from parts.driver import Grade
 from parts.engines import Endpoint, EngineError, Turn, refuses_length, retry_pause
@@ -347,7 +348,7 @@ def test_todays_models_are_asked_again_and_the_others_requests_are_right_at_once
     endpoint = Endpoint(f"{address}#m", "--judge", 7, 0.0)
     assert endpoint.ask([]).ids == endpoint.ask([]).ids == "fine"
     assert len(seen) == 4 and seen[-1]["max_completion_tokens"] == 7 and "temperature" not in seen[-1]
-    assert "does not take temperature" in capsys.readouterr().err
+    assert "{'max_completion_tokens': 7} instead of {'max_tokens': 7, 'temp" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -500,6 +501,12 @@ def test_a_template_that_refuses_an_empty_message_ends_that_dialogue():
             )
     played = end.value.value
     assert played.refused and not played.outgrown and played.turns == 2
+
+
+def test_a_log_from_before_refusals_were_counted_is_read():
+    row = asdict(Dialogue("x"))
+    del row["refused"]
+    assert Dialogue.from_row(row) == Dialogue("x")
 
 
 @pytest.mark.parametrize("script", ["generate", "evaluate", "grpo"])
