@@ -77,7 +77,7 @@ def main():
 
     dialogues = play_into(run, args, problems, lambda: load_cast(args, training="later"), dialogue_of)
     injected = sum(len(d.injected) for d in dialogues)
-    run.say(f"{line(summary(dialogues, args.turns))}, {injected} questions injected")
+    run.say(f"{injected} questions injected, {line(summary(dialogues, args.turns))}")
     train(args, run, successful(dialogues, run, args.leaks))
 
 
