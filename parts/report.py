@@ -176,7 +176,6 @@ def accuracy_rows(test: dict) -> list[dict]:
 def rows_of_arm(test: dict, arm: dict) -> dict[str, dict[str, str]]:
     """{title of a table: an arm's row in it}, of the tables that have a row for each arm of each test."""
     counts, rows = arm["counts"], {}
-    solved = counts[f"solved_{test['turns']}"]
     rows["Turns by rule"] = {f"{kind}, % of turns": percent(x) for kind, x in share_by_kind(arm).items()}
     if "premature" in arm:
         rows["Turns by rule"] |= {
@@ -188,18 +187,22 @@ def rows_of_arm(test: dict, arm: dict) -> dict[str, dict[str, str]]:
         "solved with them, %": cell(arm["in budget"]),
         **{f"pass@{k} of first turns": cell(arm["pass"][k]) for k in (4, 10) if k in arm["pass"]},
     }
-    rows["What went wrong, % of turns and hints"] = {
+    rows["What went wrong, %"] = {
         "no attempt": percent(counts["no_attempt"]),
         "undecided": percent(counts["undecided"]),
         "cut off": percent(counts["cut"]),
         # In a dispute, repeating the right answer is right. The shards of a problem are no hints.
         "repeated turns": "–" if test["disputed"] else percent(counts["repeats"]),
-        "hints with the answer": "–" if test["sharded"] else percent(counts["leaks"]),
-        "dialogues solved after one": "–" if test["sharded"] else percent(counts["after_leak"]),
-        "solved without, %": "–" if test["sharded"] else percent(solved - counts["after_leak"]),
         "empty hints": "–" if test["sharded"] else percent(counts["empty_hints"]),
         "dialogues refused": percent(counts["refused"]),
     }
+    if not test["sharded"]:
+        solved = counts[f"solved_{test['turns']}"]
+        rows["Hints that give the answer away, %"] = {
+            "of the hints": percent(counts["leaks"]),
+            "dialogues solved after one": percent(counts["after_leak"]),
+            "all others solved": percent(solved - counts["after_leak"]),
+        }
     if "log-loss" in arm:
         keep, unsolved = arm["log-loss"]["solved keep"], arm["log-loss"]["unsolved only"][-1]
         rows["Log-loss of the right answer, nats a token"] = {
@@ -500,10 +503,11 @@ SECTIONS = (  # heading, picture, how the titles of its tables begin, caption
      "least one of k first turns is right, without any hint."),
     ("Disputed answers", None, "Right answers", "The student's replies after the teacher disputed its right "
      "answer."),
-    ("What went wrong", None, "What went", "Repeated turns: a share of the turns that follow another. Hints "
-     "with the answer: a share of the hints, by the rule of parts/leaks.py. Solved after one: a share of the "
-     "dialogues; solved without: all other solved ones. Refused: by the teacher's server or template, a share "
-     "of the dialogues. Others: of all student turns."),
+    ("Leaks", None, "Hints that give", "Hints that give the answer away, by the rule of parts/leaks.py, and "
+     "the dialogues that were solved after one. The last column counts those as unsolved."),
+    ("What went wrong", None, "What went", "Repeated turns: a share of the turns that follow another. Empty: "
+     "a share of the hints. Refused, by the teacher's server or template: a share of the dialogues. Others: "
+     "of all student turns."),
     (RUNS, None, RUNS, "Who took part in each run, and the command. The command's defaults are those of the "
      "kit's revision; config.json in the folder has all settings."),
 )  # fmt: skip
@@ -580,7 +584,7 @@ def as_shown(dialogue, judged: Sequence = ()) -> dict:
     flags: {number of a message: who says that this hint gives the answer away, "rule", "judge" or both}.
     """
     flags = defaultdict(list)
-    for turn in filter(None, dialogue.leaks):  # 0: an older log, which does not have the turn
+    for turn in dialogue.leaks:
         flags[2 * turn].append("rule")  # message 0 is the problem, and message 2 the hint after turn 1
     for turn, leaked in enumerate(judged, 1):
         if leaked:

@@ -3,14 +3,14 @@
 import http.server
 import json
 import threading
-from dataclasses import asdict
 
 import pytest
 from commands import rows, run
 from conftest import GEMMA, ROOT, cast_of, characters
 
-from common import Chat, Dialogue, Problem, Verdict
+from common import Problem, Verdict
 from generate import converse, informed
+from parts.chat import Chat
 from parts.driver import Grade
 from parts.engines import Endpoint, EngineError, Turn, refuses_length, retry_pause
 
@@ -501,12 +501,6 @@ def test_a_template_that_refuses_an_empty_message_ends_that_dialogue():
             )
     played = end.value.value
     assert played.refused and not played.outgrown and played.turns == 2
-
-
-def test_a_log_from_before_refusals_were_counted_is_read():
-    row = asdict(Dialogue("x"))
-    del row["refused"]
-    assert Dialogue.from_row(row) == Dialogue("x")
 
 
 @pytest.mark.parametrize("script", ["generate", "evaluate", "grpo"])
