@@ -505,6 +505,10 @@ def plain_repr(value: Any) -> str:
 # ------------------------------------------------------------------------------------------ shared objects
 
 
+class NotCarried(Exception):
+    """Raised where an object cannot be carried to the other process."""
+
+
 def as_items(value):
     """The description of an object that is all its items: no state, the items."""
     return None, list(value)
@@ -518,6 +522,13 @@ def as_mapping(value):
 def as_arguments(value):
     """The same of an object whose class makes it of some arguments."""
     return None, list(value.__reduce__()[1])
+
+
+def of_arguments(kind, _, items):
+    """The opposite: such an object. Only of data: Fraction would call a method of anything else."""
+    if all(isinstance(item, (int, str, bytes, datetime.timedelta, datetime.timezone)) for item in items):
+        return kind(*items)
+    raise NotCarried("an odd argument")
 
 
 def as_view(value):
@@ -536,11 +547,12 @@ FIXED: dict[type, tuple[Callable, Callable]] = {
     object: (lambda _: (None, []), lambda *_: object()),
     type(...): (lambda _: (None, []), lambda *_: ...),
     type(NotImplemented): (lambda _: (None, []), lambda *_: NotImplemented),
+    slice: (as_arguments, lambda _, items: slice(*items)),
 }
-for kind in range, slice, decimal.Decimal, fractions.Fraction:
-    FIXED[kind] = as_arguments, lambda _, items, kind=kind: kind(*items)
+for kind in range, decimal.Decimal, fractions.Fraction:
+    FIXED[kind] = as_arguments, functools.partial(of_arguments, kind)
 for kind in datetime.date, datetime.time, datetime.datetime, datetime.timedelta, datetime.timezone:
-    FIXED[kind] = as_arguments, lambda _, items, kind=kind: kind(*items)
+    FIXED[kind] = as_arguments, functools.partial(of_arguments, kind)
 for view in dict.keys, dict.values, dict.items:  # made of their dict
     FIXED[type(view({}))] = as_view, lambda _, items, view=view: view(items[0])
 # Objects that can change: type → (object → its state, its items; state → an empty object)
@@ -561,14 +573,20 @@ CHANGING: dict[type, tuple[Callable, Callable]] = {
     bytearray: (lambda value: (value.decode("latin-1"), []), lambda _: bytearray()),
 }
 NAMED = {kind.__name__: kind for kind in [*FIXED, *CHANGING]}
+# The only classes that the program may name to the asserts' process. Whatever calls them there, with whatever
+# a message can bring, gets data and runs nothing else. All other classes and functions stay where they are.
+CLASSES = NAMED | {kind.__name__: kind for kind in (bool, float, str, type(None))}
+for kind in vars(builtins).values():
+    if isinstance(kind, type) and issubclass(kind, BaseException):
+        CLASSES[kind.__name__] = kind
+# All that a library's exception class may define to be known there: an exception is made by its built-in base
+# and gets a fixed text, so nothing of this runs.
+HARMLESS = set("__module__ __doc__ __weakref__ __annotations__ __init__ __reduce__ __str__ __repr__".split())
+HARMLESS |= {"__firstlineno__", "__static_attributes__"}
 # Functions of these types; the other side gets a Python function instead.
 FUNCTIONS = [type(f) for f in (as_items, len, str.upper, int.__add__, (1).__add__, dict.fromkeys)]
 FUNCTIONS += [types.MethodType, functools.partial, type(functools.cache(len))]
 FUNCTIONS += [operator.itemgetter, operator.attrgetter, operator.methodcaller]
-
-
-class NotCarried(Exception):
-    """Raised where an object cannot be carried to the other process."""
 
 
 class Mirror:
@@ -580,9 +598,10 @@ class Mirror:
     iterators stay where they are: the other side gets a function or a generator that asks for each call or
     item. Exceptions keep their class, or the nearest that the other side knows, with their arguments.
 
-    Carried are plain values, the types above, named tuples, built-in classes and arrays of numpy. Other
+    Carried are plain values, the types above, named tuples, the classes above and arrays of numpy. Other
     objects, such as those of the program's own classes, raise NotCarried; `not_carried` then says why, on
-    both sides, even if somebody catches the exception. Nothing is ever compared by code of the other side.
+    both sides, even if somebody catches the exception. A program may write any message to the asserts'
+    process. So a message brings data there, and names no other class and no function of that process.
 
     incoming, outgoing: descriptors of pipes. lost: is called when the other side is gone; must not return.
     is_caller: whether this is the side of the asserts.
@@ -751,13 +770,12 @@ class Mirror:
         if kind in FIXED or kind in CHANGING:
             state, items = (FIXED.get(kind) or CHANGING[kind])[0](value)
             return name, state, items
-        if kind in (type, types.BuiltinFunctionType) and built_in(value.__name__) is value:
-            return "built-in", value.__name__, []
+        if kind in (type, types.BuiltinFunctionType) and named(value.__name__, self.is_caller) is value:
+            return "named", value.__name__, []
         if issubclass(kind, BaseException):
-            base = next(each for each in kind.__mro__ if built_in(each.__name__) is each)
             ancestors = [[each.__module__, each.__qualname__] for each in kind.__mro__[:-1]]
-            attributes, arguments = vars(value) or None, base.__reduce__(value)[1]
-            return "exception", [ancestors, str(value)], [attributes, *arguments]
+            attributes, arguments = vars(value) or None, built_in_base(kind).__reduce__(value)[1]
+            return "exception", [ancestors, str(value)], [attributes, value.__cause__, *arguments]
         if kind.__bases__ == (tuple,) and is_named_tuple(kind):
             self.classes.setdefault((name, kind._fields), kind)
             return "named tuple", [name, kind._fields], list(value)
@@ -816,8 +834,8 @@ class Mirror:
         """Returns an object that does not change, from its description."""
         if NAMED.get(name) in FIXED:
             return FIXED[NAMED[name]][1](state, items)
-        if name == "built-in" and built_in(state):
-            return built_in(state)
+        if name == "named" and (known := named(state, not self.is_caller)):
+            return known
         if name == "exception":
             return exception_of(*state, *items)
         if name == "named tuple":
@@ -878,24 +896,20 @@ def is_plain(array: Any) -> bool:
     return array.dtype.kind in "biufcSUmM" and array.nbytes < OUTPUT
 
 
-# Built-in functions that run code or reach other objects: a message may not bring them to the asserts.
-POWERFUL = set(
-    "exec eval compile open globals locals vars dir getattr setattr delattr breakpoint input".split()
-)
-POWERFUL.add("__import__")
+def named(name: str, by_caller: bool) -> Any:
+    """Returns the class of a name in a message, or None. The asserts may also name whatever is built in."""
+    return CLASSES.get(name) or (vars(builtins).get(name) if by_caller else None)
 
 
-def built_in(name: str) -> Any:
-    """Returns Python's built-in class or harmless function of a name, or None."""
-    if name in POWERFUL:
-        return None
-    value = vars(builtins).get(name)  # also has the names of header()
-    own = isinstance(value, (type, types.BuiltinFunctionType)) and value.__module__ == "builtins"
-    return value if own else None
+def built_in_base(kind: type) -> type:
+    """Returns the nearest built-in class of an exception's class."""
+    return next(each for each in kind.__mro__ if CLASSES.get(each.__name__) is each)
 
 
 def array_of(dtype: str, shape: list[int], data: str) -> Any:
     """Returns a numpy array of a type, a shape and bytes, which are given as a text."""
+    if not re.fullmatch(r"[<>|]([biufcSU]\d+|[mM]8(\[\w+\])?)", dtype):
+        raise NotCarried("an odd array")
     import numpy
 
     return numpy.frombuffer(data.encode("latin-1"), dtype).reshape(shape).copy()
@@ -920,18 +934,25 @@ def change(value: Any, state: Any, items: list):
         value[...] = array_of(*state)
 
 
-def exception_of(ancestors: list, text: str, attributes: dict | None, *arguments) -> BaseException:
+def exception_of(
+    ancestors: list, text: str, attributes: dict | None, cause: BaseException | None, *arguments
+) -> BaseException:
     """Returns an exception of the first of these classes that this process knows.
 
-    Its class has the name of the first one, and its text is `text`.
+    Its class has the name of the first one, and its text is `text`. Raises NotCarried if the class that this
+    process knows has code that might run.
     """
     kind, ((module, name), *_) = BaseException, ancestors
     for known_module, known_name in ancestors:
-        known = getattr(sys.modules.get(known_module), known_name, None)
+        known = vars(sys.modules[known_module]).get(known_name) if known_module in sys.modules else None
         if isinstance(known, type) and issubclass(known, BaseException):
             kind = known
             break
-    base = next(each for each in kind.__mro__ if built_in(each.__name__) is each)
+    for each in kind.__mro__[:-1]:
+        harmless = type(each) is type and set(vars(each)) <= HARMLESS
+        if CLASSES.get(each.__name__) is not each and not harmless:
+            raise NotCarried(f"an exception of type {kind.__name__!r} cannot be carried to another process")
+    base = built_in_base(kind)
     if [kind.__module__, kind.__qualname__] != [module, name]:
         kind = type(name.rpartition(".")[2], (kind,), {"__module__": module})
 
@@ -939,6 +960,7 @@ def exception_of(ancestors: list, text: str, attributes: dict | None, *arguments
         # Not by the class's own methods: they may want other arguments, or act on attributes of the message.
         e = base.__new__(kind, *arguments)
         base.__init__(e, *arguments)
+        e.__cause__ = cause
         if attributes is not None:
             e.__dict__ = attributes
         return e
@@ -947,7 +969,7 @@ def exception_of(ancestors: list, text: str, attributes: dict | None, *arguments
         e = make(kind)
         if str(e) == text:
             return e
-    fixed = {"__str__": lambda _: text, "__repr__": lambda e: f"{base.__name__}({text!r})"}
+    fixed = {"__str__": lambda _: text, "__repr__": lambda _: f"{base.__name__}({text!r})"}
     return make(type(kind.__name__, (kind,), fixed))
 
 

@@ -1,5 +1,6 @@
 """The sandbox: programs run as they would alone; hostile ones forge nothing, reach nothing, leave nothing."""
 
+import builtins
 import json
 import os
 import shutil
@@ -478,6 +479,23 @@ def f(): raise Odd(1)
 try: f()
 except Exception as e: caught = str(e), e.args
 assert caught == ('own', (1,))
+#: cause of an exception
+def f(x):
+    try: return {}[x]
+    except KeyError as e: raise ValueError from e
+---
+try: f(5); caught = None
+except ValueError as e: caught = e.__cause__.args
+assert caught == (5,)
+#: function of a library as a result
+import math
+def f(x): return [len, max, math.sqrt][x]
+---
+assert f(0)('ab') == 2 and f(1)([1, 3], key=lambda x: -x) == 1 and f(2)(4) == 2
+#: classes as results
+def f(x): return type(x)
+---
+assert [f(x) for x in (1, 'a', None, {}, KeyError())] == [int, str, type(None), dict, KeyError]
 #: exception of a library
 import json
 def f(x): return json.loads(x)
@@ -1013,7 +1031,7 @@ def f(x):
 #: odd replies
 import json, os, struct
 def f(x):
-    exit = [1, 'exception', [[['builtins', 'GeneratorExit']], ''], [None]]
+    exit = [1, 'exception', [[['builtins', 'GeneratorExit']], ''], [None, None]]
     cycle = [1, 'tuple', None, [[1]]]
     rest = [], '', ''
     for reply in (
@@ -1021,7 +1039,7 @@ def f(x):
         ['raise', '', [[1]], [exit], *rest], ['raise', 1, [5], [], *rest], ['return', None, [[1]], [cycle], *rest],
         ['call', [0, []], [], [], *rest], ['call', [7, ['x']], [], [], *rest], ['call', 5, [], [], *rest],
         ['return', None, [[1]], [[1, 'function', ['f'], []]], *rest], [{}, {}, {}, {}, {}, {}, {}],
-        ['return', None, [[0]], [], [0], '', ''], ['return', None, [[1]], [[1, 'built-in', '__import__', []]], *rest],
+        ['return', None, [[0]], [], [0], '', ''], ['return', None, [[1]], [[1, 'named', '__import__', []]], *rest],
     ):
         data = json.dumps(reply).encode()
         os.write(6, struct.pack('<Q', len(data)) + data)
@@ -1423,10 +1441,10 @@ os.write(4, b'["ok", "", ""]\\n' * len(f.f_locals['task']['asserts']))
 os._exit(0)
 """
 def f(x):
-    nodes = [[50,"ndarray",["<i8",[1],"\0" * 8],[]], [51,"built-in","exec",[]],
+    nodes = [[50,"ndarray",["<i8",[1],"\0" * 8],[]], [51,"named","exec",[]],
       [52,"dict",None,["itemsize",CODE]], [53,"function",["d",None],[[52]]], [54,"list",None,[]],
       [55,"dict",None,["_size_to_string","dtype","shape",[51],[53],[54]]],
-      [56,"exception",[[["numpy._core._exceptions","_ArrayMemoryError"]],"z"],[[55]]]]
+      [56,"exception",[[["numpy._core._exceptions","_ArrayMemoryError"]],"z"],[[55],None]]]
     m = json.dumps(["return",None,[[56]],nodes,[],"",""]).encode()
     for fd in range(3,16):
         try: os.write(fd, struct.pack("<Q",len(m))+m)
@@ -1439,3 +1457,44 @@ def test_an_exception_whose_text_would_run_code_forges_no_verdict():
     pytest.importorskip("numpy", reason="the attack used numpy's memory error")
     outcomes = sandbox.run_asserts(FORGED_EXCEPTION, "f", ["assert f(1) == 2", "assert f(2) == 3"])
     assert [outcome.status for outcome in outcomes if outcome.status == "ok"] == []
+
+
+def received(*nodes):
+    """What the asserts' process makes of a message, whose first node is the value."""
+    mirror = sandbox.Mirror(0, 1, None, is_caller=True)
+    return mirror.unpack([[nodes[0][0]]], list(nodes), [])[0]
+
+
+def test_a_message_names_only_classes_of_data_and_exceptions():
+    brought = set()
+    for name, value in vars(builtins).items():
+        try:
+            assert received([5, "named", name, []]) is value
+            brought.add(name if isinstance(value, type) and not issubclass(value, BaseException) else "")
+        except sandbox.NotCarried:
+            pass
+    data = "bool bytearray bytes complex dict float frozenset int list object range set slice str tuple"
+    assert brought == {"", *data.split()}
+
+
+@pytest.mark.parametrize("name", ["map", "type", "callable", "eval"])
+def test_what_a_program_returns_is_not_called_in_the_asserts_process(name):
+    source = f"def f(x): return {name}"
+    (result,) = sandbox.run_asserts(source, "f", [f"import builtins\nassert f(1) is builtins.{name}"])
+    assert result.status in ("unanswered", "error")
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        [5, "exception", [[["urllib.error", "HTTPError"]], ""], [None, None]],  # has methods of its own
+        [5, "Fraction", None, [[6], 1]],
+        [5, "ndarray", ["O", [1], "\0" * 8], []],
+    ],
+    ids=["exception", "number", "array"],
+)
+def test_a_message_brings_no_object_that_would_run_its_own_code(node):
+    import urllib.error  # noqa: F401
+
+    with pytest.raises(sandbox.NotCarried):
+        received(node, [6, "function", ["f", None], [None]])
