@@ -191,8 +191,8 @@ def definition(body: list[ast.stmt], name: str) -> int:
 
     An alias is an assignment of anything but a lambda. A stub has only placeholders for code to come.
     """
-    scores = [0]
-    for node in body:
+    scores, body = [0], [*body]
+    for node in body:  # grows; a call for each elif could nest too deeply
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == name:
             scores.append(1 if all(is_placeholder(x, node.lineno) for x in node.body) else 2)
         elif isinstance(node, ast.ClassDef):
@@ -200,7 +200,7 @@ def definition(body: list[ast.stmt], name: str) -> int:
         elif isinstance(node, ast.Assign) and name in [getattr(x, "id", None) for x in node.targets]:
             scores.append(2 if isinstance(node.value, ast.Lambda) else 1)
         elif isinstance(node, (ast.If, ast.Try, ast.With)):
-            scores += [definition(getattr(node, part, []), name) for part in ("body", "orelse", "finalbody")]
+            body += [*node.body, *getattr(node, "orelse", []), *getattr(node, "finalbody", [])]
     return max(scores)
 
 
@@ -326,6 +326,11 @@ def same_value(got: Any, want: Any) -> bool:
     return len(kinds) == 1 and got == want
 
 
+def tokens(text: str) -> int:
+    """Number of words and symbols in a text; bounds the number of objects that it describes."""
+    return len(re.sub(r"\w+", "1", text).replace(" ", ""))
+
+
 def same_returned(got: str, expected: str) -> bool:
     """Whether a returned value, given by its repr, agrees with the expected one.
 
@@ -333,7 +338,9 @@ def same_returned(got: str, expected: str) -> bool:
     """
     if got == expected.strip():  # the usual case, and quicker than parsing
         return True
-    if len(got) > 12 * len(expected) + 100:  # 1.0000000000000002 for 1, "\\U000e0001" for one character
+    # Parsing what a hostile program returns may cost no more than the expected value could need. Equal values
+    # may take more characters (1.0000000000000002 for 1) and more tokens (1.5e-17 for 0), but not this many.
+    if len(got) > 12 * len(expected) + 100 or tokens(got) > 3 * tokens(expected) + 100:
         return False
     try:
         want = literal(expected)
@@ -406,9 +413,11 @@ def written(text: str) -> str:
         return text
     try:
         value = literal(text)
-        return text if isinstance(value, set) else repr(value)  # a set's order would change from run to run
+        if isinstance(value, set) and value:  # in an order that is the same in each run
+            return "{" + ", ".join(sorted(map(repr, value), key=lambda item: (len(item), item))) + "}"
+        return repr(value)
     except ValueError:  # no plain value, or an integer of more than 4,300 digits
-        return text if NUMBERS.fullmatch(text) or re.fullmatch(r"<\w+>", text) else repr(text)
+        return text if NUMBERS.fullmatch(text) else repr(text)
 
 
 def first_difference(got: str, want: str) -> tuple[int, int]:
@@ -422,13 +431,20 @@ def first_difference(got: str, want: str) -> tuple[int, int]:
     return len(got), len(want)
 
 
+def shown(value: str, at: int | None = None) -> str:
+    """What `written` returns of a value from the student's program, shortened around an index.
+
+    A piece of a long value may hold half a quotation, so it needs quotation marks, unless it is of numbers.
+    """
+    piece = short(value, at)
+    return guarded(piece) if piece == value or NUMBERS.fullmatch(piece) else quoted(piece)
+
+
 def compared_values(got: str, want: str) -> str:
     """Says "returned …, expected …" of two values. Long ones are shortened around the first difference."""
-    texts = written(got), written(want)
-    got, want = map(short, texts, first_difference(*texts))
-    # A piece of a long value may hold half a quotation, so it needs quotation marks, unless it is of numbers.
-    got = guarded(got) if got == texts[0] or NUMBERS.fullmatch(got) else quoted(got)
-    return f"returned {got}, expected {want}"
+    got, want = written(got), written(want)
+    at, at_want = first_difference(got, want)
+    return f"returned {shown(got, at)}, expected {short(want, at_want)}"
 
 
 def compared_outputs(got: str, want: str) -> str:
@@ -479,9 +495,11 @@ def parse_error(source: str) -> str | None:
     except SyntaxError as e:
         number = e.lineno or 1  # None for a zero byte
         line = source.split("\n")[number - 1].strip()
-        return f"The program does not parse: line {number}, {quoted(short(line, limit=100))}: {e.msg}"
-    except (ValueError, RecursionError, MemoryError) as e:
-        return f"The program does not parse: {str(e) or 'it is nested too deeply'}"
+        return f"The program does not parse: line {number}, {quoted(short(line, limit=100))}: {quoted(e.msg)}"
+    except ValueError as e:  # a zero byte
+        return f"The program does not parse: {e}"
+    except (RecursionError, MemoryError):  # nested too deeply for this process, not for the sandbox's
+        return None
 
 
 def check(
@@ -489,12 +507,10 @@ def check(
 ) -> tuple[str, str]:
     """(status, report) of a program. All tests and asserts decide; the report shows up to three failed tests.
 
-    status: as in Result; a program that does not parse is an error and not run. The report shows public tests
-    only, unless there are none. Without public tests it may show any of the first three tests and of the
-    failed asserts. Nothing runs after the first time-out, and no test runs twice.
+    status: as in Result; a program that does not parse is an error. The report shows public tests only,
+    unless there are none. Without public tests it may show any of the first three tests and of the failed
+    asserts. Nothing runs after the first time-out, and no test runs twice.
     """
-    if report := parse_error(source):
-        return "error", report
     results, failed, status = [], [], "correct"
     for test in tests:
         results.append((test, run_test(source, func_name, test)))
@@ -511,6 +527,8 @@ def check(
         status = next((name for kind, name in ranks.items() if kind in kinds), default)
     if status == "correct":
         return "correct", ""
+    if report := parse_error(source):
+        return "error", report
     lines = []
     for number, test in enumerate(public_tests or tests[:3], 1):
         result = next((result for other, result in results if other == test), None)
@@ -522,8 +540,8 @@ def check(
                 break
     if not lines and not public_tests:
         for result in failed[:3]:
-            returned = f" (returned {guarded(short(result.output))})" if result.output else ""
-            lines.append(f"Failed: {guarded(short(result.error))}{returned}")
+            returned = f" (returned {shown(written(result.output))})" if result.output else ""
+            lines.append(f"Failed: {guarded(result.error)}{returned}")  # the program's words are quoted in it
     hidden = {  # after a time-out perhaps some public tests did not run
         "timeout": "A hidden test takes too long.",
         "undecided": "A hidden test could not be judged.",

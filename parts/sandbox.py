@@ -14,11 +14,12 @@ also inherits none, because the process that forks it never reads a task.
                 └─ more     forked and confined ahead of the next jobs, which hides most of a job's cost
 
 The program and asserts processes drop their capabilities and limit their CPU time, memory, threads and files.
-On Linux they are locked in, too. Landlock lets them read Python's own folders and nothing else. Seccomp
-leaves them only the system calls that Python is known to need: they cannot start processes, send signals,
-open connections, or change files or other processes, and a newer kernel opens nothing new to them. Where the
-kernel lacks one of these protections, they run without it; protections() says which are active. When the
-caller ends, its socket closes, and then every process below it ends.
+On Linux they are locked in, too. Landlock lets them read Python's own folders and nothing else; of other
+files a program can see the size and the times (stat) if it knows the path. Seccomp leaves them only the
+system calls that Python is known to need: they cannot start processes, send signals, open connections, or
+change files or other processes, and a newer kernel opens nothing new to them. Where the kernel lacks one of
+these protections, they run without it; protections() says which are active. When the caller ends, its socket
+closes, and then every process below it ends.
 """
 
 import ast
@@ -64,7 +65,7 @@ SECONDS = 6  # CPU time
 WALL = 12  # seconds of wall-clock time
 MEMORY = 2**30  # bytes of address space
 THREADS = 100
-OUTPUT = 2**24  # bytes of standard output; a program that prints more has failed
+OUTPUT = 2**24  # bytes of standard output, and of standard error; a program that prints more has failed
 VALUE = 2**21  # bytes of a returned value's text; the caller needs a second per megabyte to parse it
 # Limits of recursion
 STACK = 2**29  # bytes; a recursion through C code, such as functools.cache's, takes half a kilobyte per level
@@ -112,7 +113,7 @@ def run_asserts(source: str, name: str, asserts: list[str]) -> list[Outcome]:
     """Runs assert snippets, where `name` is a proxy that asks the program's process; one Outcome each.
 
     output: of a failed assert, the repr of the value that the function returned last. error: the line that
-    failed, and in brackets the exception if it is no AssertionError.
+    failed, and in brackets and quotation marks the exception if it is no AssertionError.
     unanswered: the assert means something else here than in Python, so nobody knows whether the program is
     right. An argument or a result cannot be carried (see Mirror), or the snippet needs a name or a library
     that it does not have, or it fails and replaces something that only the program's process would see.
@@ -162,7 +163,7 @@ def protections() -> str:
 
 def outcome(result: dict, channel: str) -> Outcome:
     """Returns the Outcome that a result of run_job describes. result[channel] holds the output."""
-    lines = [line for line in result["err"].splitlines() if line.strip()]
+    lines = [line for line in result["err"][-5000:].splitlines() if line.strip()]
     last_line, exit_code = (lines[-1][:500] if lines else ""), result["exit"]
     if exit_code is None:
         return Outcome("unanswered", "", "the sandbox did not answer", True)
@@ -251,13 +252,13 @@ class Server:
 def read_outputs(fds: dict[str, int], replies: int, limits: dict) -> dict:
     """Reads outputs until the last reply, until all are closed, one is too long, or the time is up.
 
-    Returns the texts of out, err (its end only) and reply, and why it stopped: "exit" is 0 after the last
-    reply, else None; "timeout" and "overflow" are true if a limit was hit. replies: the number of lines that
-    the process writes to `reply` if all goes well.
+    Returns the texts of out, err and reply, and why it stopped: "exit" is 0 after the last reply, else None;
+    "timeout" and "overflow" are true if a limit was hit. replies: the number of lines that the process writes
+    to `reply` if all goes well.
     """
     deadline = time.monotonic() + limits["wall"]
     data, waiting = {name: bytearray() for name in fds}, {fd: name for name, fd in fds.items()}
-    exit_code, timeout, overflow, answered = None, "", 0, 0
+    exit_code, timeout, overflow, answered, reads = None, "", 0, 0, 0
     with selectors.DefaultSelector() as selector:
         for fd in waiting:
             selector.register(fd, selectors.EVENT_READ)
@@ -270,17 +271,18 @@ def read_outputs(fds: dict[str, int], replies: int, limits: dict) -> dict:
                 break
             for key, _ in events:
                 name, chunk = waiting[key.fd], os.read(key.fd, 2**16)
+                data[name] += chunk
                 if not chunk:
                     selector.unregister(key.fd)
                     del waiting[key.fd]
-                elif name == "err":
-                    data["err"] = (data["err"] + chunk)[-(2**14) :]
-                else:
-                    data[name] += chunk
-                    overflow = limits[name] if len(data[name]) > limits[name] else overflow
+                if len(data[name]) > limits[name]:
+                    overflow = limits[name]
                 if name == "reply":
                     answered += chunk.count(b"\n")
                     exit_code = 0 if answered >= replies else None
+                reads += 1
+                if reads > 100 and len(chunk) < 2**15:
+                    time.sleep(0.002)  # meanwhile the pipe fills: else each byte may cost a read
     texts = {name: value.decode(errors="replace") for name, value in data.items()}
     exit_code = None if overflow else exit_code
     return {**texts, "exit": exit_code, "timeout": timeout, "overflow": overflow, "starved": False}
@@ -314,7 +316,14 @@ def run_job(tasks: list[dict], stdin: str = "", replies: int = 1) -> dict:
     tasks: one for the program's process, then one for the asserts' process if there is one. replies: how
     many lines the last of them replies. If no server answers, the result's "exit" is None.
     """
-    limits = {"seconds": SECONDS, "wall": WALL, "memory": MEMORY, "out": OUTPUT, "reply": VALUE}
+    limits = {
+        "seconds": SECONDS,
+        "wall": WALL,
+        "memory": MEMORY,
+        "out": OUTPUT,
+        "err": OUTPUT,
+        "reply": VALUE,
+    }
     with job_slots:
         for _ in range(2):  # a second try, because a server may have been killed while it was idle
             server = None
@@ -1256,11 +1265,15 @@ def child_asserts(task: dict, pipes: list[int]):
     number, returned, nothing = 0, None, object()
 
     def reply(status, output="", error=""):
-        write_all(4, (json.dumps([status, output, error[:1000]]) + "\n").encode())
+        write_all(4, (json.dumps([status, output, error]) + "\n").encode())
 
     def failing_line(frames):
         lines = [line for frame, line in frames if frame.f_code.co_filename == f"test {number}"]
-        return task["asserts"][number].split("\n")[lines[-1] - 1].strip() if lines else ""
+        return task["asserts"][number].split("\n")[lines[-1] - 1].strip()[:300] if lines else ""
+
+    def quoted(text):
+        """A text in which words of the program may stand, in quotation marks."""
+        return repr(str(text)[:200])
 
     def lost():
         write_all(4, failing_line(reversed([*traceback.walk_stack(None)])).encode(errors="replace"))
@@ -1271,7 +1284,7 @@ def child_asserts(task: dict, pipes: list[int]):
     kind, error, _ = mirror.receive()
     if kind != "return":  # the program could not be loaded
         for _ in task["asserts"]:
-            reply("error", "", str(error))
+            reply("error", "", quoted(error))
         return
     ask = mirror.function(0, task["name"])
 
@@ -1303,22 +1316,22 @@ def child_asserts(task: dict, pipes: list[int]):
         except BaseException as e:
             line = failing_line(traceback.walk_tb(e.__traceback__))
             if e is mirror.raised[0]:
-                status, error = "error", f"{line} ({mirror.raised[1]!r})"
+                status, error = "error", f"{line} ({quoted(mirror.raised[1])})"
             elif isinstance(e, AssertionError):
                 status, error = "error", line
             # an attribute of the function or exception there, which the one here may lack
             elif isinstance(e, (NameError, ImportError)) or isinstance(
                 getattr(e, "obj", None), (types.FunctionType, BaseException)
             ):
-                status, error = "unanswered", f"{line} ({describe(e)})"
+                status, error = "unanswered", f"{line} ({quoted(describe(e))})"
             else:
-                status, error = "error", f"{line} ({describe(e)})"
+                status, error = "error", f"{line} ({quoted(describe(e))})"
             if NOT_ALIKE.search(snippet) or f"{task['name']}.__" in snippet:
                 status = "unanswered"
         if mirror.iterators - {"generator"} and re.search(r"isinstance|type\(|isgenerator", snippet):
             status, error = "unanswered", "the type of an iterator is not carried to another process"
         if mirror.not_carried:
-            status, error = "unanswered", repr(mirror.not_carried)  # its words may be the program's
+            status, error = "unanswered", quoted(mirror.not_carried)
         output = "" if status == "ok" or returned is nothing else short_repr(returned)
         reply(status, output, error)
 

@@ -638,6 +638,19 @@ def test_a_function_that_ends_loops_does_not_end_the_asserts_loop():
     assert [r.status for r in results] == ["error", "error"]
 
 
+def test_a_flood_of_single_bytes_costs_the_caller_few_reads(monkeypatch):
+    reads, read = [], os.read
+    monkeypatch.setattr(os, "read", lambda *args: reads.append(1) or read(*args))
+    source = "import os\nfor _ in range(50_000): os.write(1, b'x') + os.write(2, b'x')"
+    assert sandbox.run_program(source, "").output == "x" * 50_000
+    assert len(reads) < 2000
+
+
+def test_endless_errors_end_a_program():
+    result = sandbox.run_program("import os\nwhile True: os.write(2, bytes(2**16))", "")
+    assert (result.status, result.error) == ("error", f"gave out more than {sandbox.OUTPUT} bytes")
+
+
 def test_time_limits_of_the_processor_and_of_the_clock():
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(sandbox.run_program, "import time\ntime.sleep(60)", "")
