@@ -533,13 +533,6 @@ def as_arguments(value):
     return None, list(value.__reduce__()[1])
 
 
-def of_arguments(kind, _, items):
-    """The opposite: such an object. Only of data: Fraction would call a method of anything else."""
-    if all(isinstance(item, (int, str, bytes, datetime.timedelta, datetime.timezone)) for item in items):
-        return kind(*items)
-    raise NotCarried("an odd argument")
-
-
 def as_view(value):
     """The same of a view of a dict."""
     return None, gc.get_referents(value)[:1]
@@ -556,12 +549,11 @@ FIXED: dict[type, tuple[Callable, Callable]] = {
     object: (lambda _: (None, []), lambda *_: object()),
     type(...): (lambda _: (None, []), lambda *_: ...),
     type(NotImplemented): (lambda _: (None, []), lambda *_: NotImplemented),
-    slice: (as_arguments, lambda _, items: slice(*items)),
 }
-for kind in range, decimal.Decimal, fractions.Fraction:
-    FIXED[kind] = as_arguments, functools.partial(of_arguments, kind)
+for kind in range, slice, decimal.Decimal, fractions.Fraction:
+    FIXED[kind] = as_arguments, lambda _, items, kind=kind: kind(*items)
 for kind in datetime.date, datetime.time, datetime.datetime, datetime.timedelta, datetime.timezone:
-    FIXED[kind] = as_arguments, functools.partial(of_arguments, kind)
+    FIXED[kind] = as_arguments, lambda _, items, kind=kind: kind(*items)
 for view in dict.keys, dict.values, dict.items:  # made of their dict
     FIXED[type(view({}))] = as_view, lambda _, items, view=view: view(items[0])
 # Objects that can change: type → (object → its state, its items; state → an empty object)
@@ -585,13 +577,13 @@ NAMED = {kind.__name__: kind for kind in [*FIXED, *CHANGING]}
 # The only classes that the program may name to the asserts' process. Whatever calls them there, with whatever
 # a message can bring, gets data and runs nothing else. All other classes and functions stay where they are.
 CLASSES = NAMED | {kind.__name__: kind for kind in (bool, float, str, type(None))}
-for kind in vars(builtins).values():
-    if isinstance(kind, type) and issubclass(kind, BaseException):
-        CLASSES[kind.__name__] = kind
-# All that a library's exception class may define to be known there: an exception is made by its built-in base
-# and gets a fixed text, so nothing of this runs.
-HARMLESS = set("__module__ __doc__ __weakref__ __annotations__ __init__ __reduce__ __str__ __repr__".split())
-HARMLESS |= {"__firstlineno__", "__static_attributes__"}
+CLASSES |= {
+    name: e for name, e in vars(builtins).items() if isinstance(e, type) and issubclass(e, BaseException)
+}
+# All that a library's exception class may define to be known there. Exceptions are made by their built-in base
+# and get a fixed text, so nothing of this runs, unless the assert copies the exception.
+HARMLESS = "__module__ __doc__ __weakref__ __annotations__ __firstlineno__ __static_attributes__".split()
+HARMLESS += "__init__ __reduce__ __str__ __repr__".split()
 # Functions of these types; the other side gets a Python function instead.
 FUNCTIONS = [type(f) for f in (as_items, len, str.upper, int.__add__, (1).__add__, dict.fromkeys)]
 FUNCTIONS += [types.MethodType, functools.partial, type(functools.cache(len))]
@@ -688,19 +680,16 @@ class Mirror:
     def receive(self) -> tuple[str, Any, list]:
         """Receives (kind, note, values)."""
         try:
-            message = receive(self.incoming)
-        except OSError:
-            self.lost()
-        try:
-            kind, note, references, nodes, forgotten, not_carried, printed = message
+            kind, note, references, nodes, forgotten, not_carried, printed = receive(self.incoming)
             self.not_carried = str(not_carried) or self.not_carried
             if printed:
                 sys.stdout.write(printed)
             return kind, note, self.unpack(references, nodes, forgotten)
-        except NotCarried:
-            raise
-        except Exception as e:  # the program has written to the pipe itself
-            self.not_carried = f"an odd message ({type(e).__name__})"
+        except OSError:
+            self.lost()
+        except Exception as e:  # perhaps the program has written to the pipe itself
+            self.differs = True
+            self.not_carried = str(e) if isinstance(e, NotCarried) else f"an odd message ({type(e).__name__})"
             raise NotCarried(self.not_carried) from None
 
     # ------------------------------------------------------------------------------------------- sending
@@ -809,6 +798,7 @@ class Mirror:
     def unpack(self, references: list, nodes: list, forgotten: list) -> list:
         """Returns the values of a message; changes the objects that it describes anew."""
         described = {number: (name, state, items) for number, name, state, items in nodes}
+        unmade = dict(described)
         # First the objects that can change, still empty: others may refer to them, and they to themselves.
         for number, (name, state, _) in described.items():
             if number not in self.objects and name == "ndarray":
@@ -822,7 +812,7 @@ class Mirror:
                 return reference
             (number,) = reference
             if number not in self.objects:
-                name, state, items = described[number]
+                name, state, items = unmade.pop(number)  # gone if an object that does not change holds itself
                 self.share(number, self.made(number, name, state, [value_of(item) for item in items]))
             return self.objects[number]
 
@@ -843,8 +833,8 @@ class Mirror:
         """Returns an object that does not change, from its description."""
         if NAMED.get(name) in FIXED:
             return FIXED[NAMED[name]][1](state, items)
-        if name == "named" and (known := named(state, not self.is_caller)):
-            return known
+        if name == "named" and (value := named(state, not self.is_caller)):
+            return value
         if name == "exception":
             return exception_of(*state, *items)
         if name == "named tuple":
@@ -958,7 +948,7 @@ def exception_of(
             kind = known
             break
     for each in kind.__mro__[:-1]:
-        harmless = type(each) is type and set(vars(each)) <= HARMLESS
+        harmless = type(each) is type and set(vars(each)) <= {*HARMLESS}
         if CLASSES.get(each.__name__) is not each and not harmless:
             raise NotCarried(f"an exception of type {kind.__name__!r} cannot be carried to another process")
     base = built_in_base(kind)

@@ -579,6 +579,7 @@ def test_arrays_of_numpy_are_carried_and_changed_in_place():
             "assert f(lambda x: 1)",
         ),
         ("class E(Exception): pass\ndef f(): raise E(E)", "try: f()\nexcept Exception: pass"),
+        ("def f(): return [map][0]", "assert list(f()(str, [1])) == ['1']"),
         ("def f(): return 'x' * 2**24", "assert f()"),
         ("def f(): return 1", "assert f() == g()"),
         ("def f(): return 1", "import no_such_library\nassert f() == 1"),
@@ -614,7 +615,7 @@ def test_the_assert_that_ran_out_of_time_is_told():
 def test_a_program_that_cannot_be_loaded_passes_no_assert():
     snippet = "try: f()\nexcept ValueError: pass"
     (result,) = sandbox.run_asserts("def f(): pass\nraise ValueError('no')", "f", [snippet])
-    assert (result.status, result.error) == ("error", "line 2: ValueError: no")
+    assert (result.status, result.error) == ("error", "'line 2: ValueError: no'")
 
 
 @pytest.mark.parametrize("value", ["float('inf')", "float('-inf')", "float('nan')", "[1, inf]"])
@@ -1490,6 +1491,13 @@ def test_a_message_names_only_classes_of_data_and_exceptions():
     assert brought == {"", *data.split()}
 
 
+def test_an_exception_of_a_library_whose_class_has_code_makes_an_assert_unanswered():
+    source = "import subprocess\ndef f(): raise subprocess.CalledProcessError(1, 'ls')"
+    snippet = "import subprocess\ntry: f()\nexcept subprocess.CalledProcessError: pass"
+    (result,) = sandbox.run_asserts(source, "f", [snippet])
+    assert result.status == "unanswered"
+
+
 @pytest.mark.parametrize("name", ["map", "type", "callable", "eval"])
 def test_what_a_program_returns_is_not_called_in_the_asserts_process(name):
     source = f"def f(x): return {name}"
@@ -1501,13 +1509,12 @@ def test_what_a_program_returns_is_not_called_in_the_asserts_process(name):
     "node",
     [
         [5, "exception", [[["urllib.error", "HTTPError"]], ""], [None, None]],  # has methods of its own
-        [5, "Fraction", None, [[6], 1]],
         [5, "ndarray", ["O", [1], "\0" * 8], []],
     ],
-    ids=["exception", "number", "array"],
+    ids=["exception", "array"],
 )
 def test_a_message_brings_no_object_that_would_run_its_own_code(node):
     import urllib.error  # noqa: F401
 
     with pytest.raises(sandbox.NotCarried):
-        received(node, [6, "function", ["f", None], [None]])
+        received(node)
