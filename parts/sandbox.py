@@ -264,9 +264,9 @@ def read_outputs(fds: dict[str, int], replies: int, limits: dict) -> dict:
             selector.register(fd, selectors.EVENT_READ)
             os.set_blocking(fd, False)
         while waiting and not overflow:
-            seconds_left = 0 if exit_code == 0 else deadline - time.monotonic()
-            events = selector.select(max(0, seconds_left))
-            if not events:
+            seconds_left = deadline - time.monotonic()
+            events = selector.select(0 if exit_code == 0 else max(0, seconds_left))
+            if not events or seconds_left < 0:
                 timeout = "" if exit_code == 0 else f"{limits['wall']} s on the clock"
                 break
             for key, _ in events:
@@ -316,14 +316,7 @@ def run_job(tasks: list[dict], stdin: str = "", replies: int = 1) -> dict:
     tasks: one for the program's process, then one for the asserts' process if there is one. replies: how
     many lines the last of them replies. If no server answers, the result's "exit" is None.
     """
-    limits = {
-        "seconds": SECONDS,
-        "wall": WALL,
-        "memory": MEMORY,
-        "out": OUTPUT,
-        "err": OUTPUT,
-        "reply": VALUE,
-    }
+    limits = dict(seconds=SECONDS, wall=WALL, memory=MEMORY, out=OUTPUT, err=OUTPUT, reply=VALUE)
     with job_slots:
         for _ in range(2):  # a second try, because a server may have been killed while it was idle
             server = None
@@ -514,10 +507,6 @@ def plain_repr(value: Any) -> str:
 # ------------------------------------------------------------------------------------------ shared objects
 
 
-class NotCarried(Exception):
-    """Raised where an object cannot be carried to the other process."""
-
-
 def as_items(value):
     """The description of an object that is all its items: no state, the items."""
     return None, list(value)
@@ -580,14 +569,18 @@ CLASSES = NAMED | {kind.__name__: kind for kind in (bool, float, str, type(None)
 CLASSES |= {
     name: e for name, e in vars(builtins).items() if isinstance(e, type) and issubclass(e, BaseException)
 }
-# All that a library's exception class may define to be known there. Exceptions are made by their built-in base
-# and get a fixed text, so nothing of this runs, unless the assert copies the exception.
-HARMLESS = "__module__ __doc__ __weakref__ __annotations__ __firstlineno__ __static_attributes__".split()
-HARMLESS += "__init__ __reduce__ __str__ __repr__".split()
+# All that a library's exception class may define to be known there. An exception is made by its built-in base
+# and gets a fixed text, so nothing of this runs unless the assert copies the exception.
+HARMLESS = set("__module__ __doc__ __weakref__ __annotations__ __init__ __reduce__ __str__ __repr__".split())
+HARMLESS |= {"__firstlineno__", "__static_attributes__"}  # of Python 3.13
 # Functions of these types; the other side gets a Python function instead.
 FUNCTIONS = [type(f) for f in (as_items, len, str.upper, int.__add__, (1).__add__, dict.fromkeys)]
 FUNCTIONS += [types.MethodType, functools.partial, type(functools.cache(len))]
 FUNCTIONS += [operator.itemgetter, operator.attrgetter, operator.methodcaller]
+
+
+class NotCarried(Exception):
+    """Raised where an object cannot be carried to the other process."""
 
 
 class Mirror:
@@ -934,7 +927,7 @@ def change(value: Any, state: Any, items: list):
 
 
 def exception_of(
-    ancestors: list, text: str, attributes: dict | None, cause: BaseException | None, *arguments
+    ancestors: list, text: str, attributes: dict | None, cause: Any, *arguments
 ) -> BaseException:
     """Returns an exception of the first of these classes that this process knows.
 
@@ -948,7 +941,7 @@ def exception_of(
             kind = known
             break
     for each in kind.__mro__[:-1]:
-        harmless = type(each) is type and set(vars(each)) <= {*HARMLESS}
+        harmless = type(each) is type and set(vars(each)) <= HARMLESS
         if CLASSES.get(each.__name__) is not each and not harmless:
             raise NotCarried(f"an exception of type {kind.__name__!r} cannot be carried to another process")
     base = built_in_base(kind)
@@ -1304,20 +1297,16 @@ def child_asserts(task: dict, pipes: list[int]):
                 # |inf - x| <= tolerance * inf holds for every x
                 status, error = "error", "the function returned an infinity or NaN"
         except BaseException as e:
-            line = failing_line(traceback.walk_tb(e.__traceback__))
-            if e is mirror.raised[0]:
-                status, error = "error", f"{line} ({quoted(mirror.raised[1])})"
-            elif isinstance(e, AssertionError):
-                status, error = "error", line
-            # an attribute of the function or exception there, which the one here may lack
-            elif isinstance(e, (NameError, ImportError)) or isinstance(
-                getattr(e, "obj", None), (types.FunctionType, BaseException)
-            ):
-                status, error = "unanswered", f"{line} ({quoted(describe(e))})"
-            else:
-                status, error = "error", f"{line} ({quoted(describe(e))})"
-            if NOT_ALIKE.search(snippet) or f"{task['name']}.__" in snippet:
-                status = "unanswered"
+            came, error = e is mirror.raised[0], failing_line(traceback.walk_tb(e.__traceback__))
+            if came or not isinstance(e, AssertionError):
+                error += f" ({quoted(mirror.raised[1] if came else describe(e))})"
+            # a name, or an attribute of the function or exception there, which the one here may lack
+            owner = getattr(e, "obj", None)
+            lacks = isinstance(e, (NameError, ImportError)) or isinstance(
+                owner, (types.FunctionType, BaseException)
+            )
+            replaces = NOT_ALIKE.search(snippet) or f"{task['name']}.__" in snippet
+            status = "unanswered" if replaces or (lacks and not came) else "error"
         if mirror.iterators - {"generator"} and re.search(r"isinstance|type\(|isgenerator", snippet):
             status, error = "unanswered", "the type of an iterator is not carried to another process"
         if mirror.not_carried:

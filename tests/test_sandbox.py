@@ -647,6 +647,12 @@ def test_a_flood_of_single_bytes_costs_the_caller_few_reads(monkeypatch):
     assert len(reads) < 2000
 
 
+def test_a_program_that_writes_all_the_time_is_out_of_time(monkeypatch):
+    monkeypatch.setattr(sandbox, "WALL", 1)
+    source = "import os, time\nwhile True: os.write(1, b'x') and time.sleep(0.0005)"
+    assert sandbox.run_program(source, "").error == "took more than 1 s on the clock"
+
+
 def test_endless_errors_end_a_program():
     result = sandbox.run_program("import os\nwhile True: os.write(2, bytes(2**16))", "")
     assert (result.status, result.error) == ("error", f"gave out more than {sandbox.OUTPUT} bytes")
