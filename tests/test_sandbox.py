@@ -644,13 +644,16 @@ def test_a_flood_of_single_bytes_costs_the_caller_few_reads(monkeypatch):
     monkeypatch.setattr(os, "read", lambda *args: reads.append(1) or read(*args))
     source = "import os\nfor _ in range(50_000): os.write(1, b'x') + os.write(2, b'x')"
     assert sandbox.run_program(source, "").output == "x" * 50_000
-    assert len(reads) < 2000
+    assert len(reads) < 500
 
 
 def test_a_program_that_writes_all_the_time_is_out_of_time(monkeypatch):
-    monkeypatch.setattr(sandbox, "WALL", 1)
-    source = "import os, time\nwhile True: os.write(1, b'x') and time.sleep(0.0005)"
-    assert sandbox.run_program(source, "").error == "took more than 1 s on the clock"
+    out, other_end = os.pipe()
+    os.write(other_end, b"x")
+    monkeypatch.setattr(os, "read", lambda *_: b"x")  # there is always more to read
+    result = sandbox.read_outputs({"out": out}, 1, {"wall": 0.1, "out": 500})
+    assert result["timeout"] and not result["overflow"]
+    os.close(out), os.close(other_end)
 
 
 def test_endless_errors_end_a_program():
