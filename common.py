@@ -23,13 +23,14 @@ from parts.programs import check, find_program
 # ---------------------------------------------------------------------------------------------- the objective
 
 
-def advantages(rewards, normalize=True):
+def advantages(rewards, normalize=True, values=None):
     """A_k = (r_k − mean) / std over the g dialogues of a problem (Eq. 3); 0 in a group of equal rewards.
 
     rewards: float [G, g]. std: of the population. normalize=False: no division by std (Dr. GRPO, arXiv
-    2503.20783).
+    2503.20783). values: float [G, n], centered and scaled in place of the rewards, by their mean and std.
     """
-    centered = rewards - rewards.mean(dim=1, keepdim=True)
+    values = rewards if values is None else values
+    centered = values - rewards.mean(dim=1, keepdim=True)
     std = rewards.std(dim=1, keepdim=True, correction=0)
     # Equal rewards may differ by rounding; dividing that by a tiny std would turn noise into a signal.
     flat = std <= 1e-6 * rewards.abs().amax(dim=1, keepdim=True)

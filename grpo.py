@@ -16,9 +16,9 @@ turn t earns γ^(n−t)·R); AdamW with a constant learning rate; the loss is a 
 gradient's norm is clipped at 1; all weights are trained. --lora RANK trains an adapter instead; the same
 model with the adapter switched off is then the teacher, and the reference model of --beta.
 
-Not in the paper, and off by default: --dispute P, so that a right answer must also be kept when the teacher
-disputes it; --predict-teacher λ, which adds the log-likelihood of the hints (the sister paper, arXiv
-2602.16066, has such a term); --leaks drop; and --test, a test curve.
+Not in the paper, and off by default: --dispute P, which lets the teacher dispute some right answers, and
+rewards the reply that keeps them; --predict-teacher λ, which adds the log-likelihood of the hints (the sister
+paper, arXiv 2602.16066, has such a term); --leaks drop; and --test, a test curve.
 """
 
 import math
@@ -70,11 +70,8 @@ def settings():
 
 
 def reward(dialogue, gamma, t=1):
-    """r = γ^(n−t)·R: R = 1 for a dialogue solved at turn n, else 0. t = 1: the reward of the dialogue.
-
-    R is 0 too if the student gave up its right answer (--dispute). The reply to that earns as turn n does.
-    """
-    return gamma ** max(0, dialogue.solved - t) if dialogue.succeeded else 0.0
+    """r = γ^(n−t)·R: R = 1 for a dialogue solved at turn n, else 0. t = 1: the reward of the dialogue."""
+    return 0.0 if dialogue.solved is None else gamma ** (dialogue.solved - t)
 
 
 def checked_reward(dialogue, gamma, t=1):
@@ -96,18 +93,25 @@ def turn_advantages(group, args):
     --per-turn-return each turn has its own, normalized over all turns of the group. Their mean knows no turn
     number, so late turns of solved dialogues gain most. A group whose dialogues have equal rewards gets 0.
     With --leaks drop, dialogues with a leak are no part of the group, and get 0.
+
+    The reply to a dispute earns what its dialogue did if it keeps the right answer, else 0. The turns before
+    it keep their reward: solving was right, whatever came of it.
     """
     if args.leaks == "drop" and any(d.leaks for d in group):
         clean = [d for d in group if not d.leaks]
         rest = iter(turn_advantages(clean, args) if clean else [])
         return [[0.0] * d.turns if d.leaks else next(rest) for d in group]
+    turns = [d.solved or d.turns for d in group]  # without a reply to a dispute
     rewards = torch.tensor([[checked_reward(d, args.gamma) for d in group]])  # [1, g]
     each = advantages(rewards, not args.no_std)[0].tolist()
-    if not (args.per_turn_return and any(each)):
-        return [[a] * d.turns for d, a in zip(group, each)]
-    returns = [[checked_reward(d, args.gamma, t) for t in range(1, d.turns + 1)] for d in group]
-    each = iter(advantages(torch.tensor([sum(returns, [])]), not args.no_std)[0].tolist())
-    return [[next(each) for _ in of_dialogue] for of_dialogue in returns]
+    of_turns = [[a] * n for a, n in zip(each, turns)]
+    if args.per_turn_return and any(each):
+        returns = [[checked_reward(d, args.gamma, t) for t in range(1, n + 1)] for d, n in zip(group, turns)]
+        values = iter(advantages(torch.tensor([sum(returns, [])]), not args.no_std)[0].tolist())
+        of_turns = [[next(values) for _ in of_dialogue] for of_dialogue in returns]
+    kept = torch.tensor([[d.succeeded for d in group]])  # [1, g]
+    of_replies = advantages(rewards, not args.no_std, values=rewards * kept)[0].tolist()
+    return [a + [b] * (d.turns - len(a)) for d, a, b in zip(group, of_turns, of_replies)]
 
 
 def main():

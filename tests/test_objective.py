@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from common import Dialogue, advantages, as_tensors, grpo_loss, masked_logprobs, sft_loss
-from grpo import check_sane, reward
+from grpo import check_sane, reward, turn_advantages
 from parts.runs import BadInput
 from parts.sharded import micro_batches
 
@@ -146,14 +146,20 @@ def test_advantages_are_the_hand_computed_ones():
 
 
 def test_reward_is_discounted_by_the_turn_of_success():
-    rewards = [reward(Dialogue("", solved=n, statuses=["correct"]), 0.7) for n in (1, 2, 3, 4)]
+    rewards = [reward(Dialogue("", solved=n), 0.7) for n in (1, 2, 3, 4)]
     assert rewards == pytest.approx([1, 0.7, 0.49, 0.343]) and reward(Dialogue(""), 0.7) == 0
 
 
-def test_reward_stands_only_if_the_right_answer_is_kept_in_a_dispute():
-    for reply, r in (("correct", 0.7), ("wrong", 0), ("no attempt", 0)):
-        disputed = Dialogue("", solved=2, statuses=["wrong", "correct", reply])
-        assert reward(disputed, 0.7) == pytest.approx(r)
+def test_only_the_reply_to_a_dispute_pays_for_a_right_answer_that_is_given_up():
+    class Args:
+        gamma, no_std, per_turn_return, leaks = 0.5, True, False, "keep"
+
+    kept = Dialogue("", solved=2, statuses=["wrong", "correct", "correct"])
+    given_up = Dialogue("", solved=1, statuses=["correct", "wrong"])
+    unsolved = Dialogue("", statuses=["wrong", "wrong"])  # rewards 0.5, 1, 0: mean 0.5
+    assert turn_advantages([kept, given_up, unsolved], Args) == [[0, 0, 0], [0.5, -0.5], [-0.5, -0.5]]
+    Args.per_turn_return = True  # returns 0.5, 1; 1; 0, 0: mean 0.5
+    assert turn_advantages([kept, given_up, unsolved], Args) == [[0, 0.5, 0], [0.5, -0.5], [-0.5, -0.5]]
 
 
 def test_no_dialogues_make_a_row_without_student_tokens_that_still_has_a_gradient(shape):
