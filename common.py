@@ -221,7 +221,7 @@ class Problem:
     domain: str  # "math" | "code"
     prompt: str
     answer: str | None = None  # math: the right answer
-    tests: list = field(default_factory=list)  # code: the tests that decide
+    tests: list | str = field(default_factory=list)  # code: the tests that decide, or the file of them
     asserts: list = field(default_factory=list)  # code: assert statements, which decide too
     func_name: str | None = None
     public_tests: list = field(default_factory=list)  # code: for the teacher's report; else three `tests`
@@ -279,7 +279,8 @@ def grade_code(problem, text):
     source = find_program(text, problem.func_name)
     if source is None:
         return Verdict("no attempt")
-    return Verdict(*check(source, problem.func_name, problem.tests, problem.asserts, problem.public_tests))
+    tests = sources.unpack(problem.tests)
+    return Verdict(*check(source, problem.func_name, tests, problem.asserts, problem.public_tests))
 
 
 def leaks(problem: Problem, hint: str, verdict: Verdict | None = None) -> int:

@@ -241,7 +241,8 @@ def faults_of(problem):
             return [("no rule can judge the answer", problem.answer[:80])]
         turns = [answer_turn(problem)] + [problem.solution] * (boxed(problem.solution or "") is not None)
     else:
-        tests = [t for t in problem.tests + problem.public_tests if t["testtype"] == "functional"]
+        tests = sources.unpack(problem.tests) + problem.public_tests
+        tests = [t for t in tests if t["testtype"] == "functional"]
         lines = dict.fromkeys(line for test in tests for line in test["input"].split("\n") if line.strip())
         if wrong := [line for line in lines if not is_literal(line)]:
             return [("an input is neither JSON nor a Python literal", line[:80]) for line in wrong]

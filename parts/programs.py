@@ -364,7 +364,7 @@ class Result(NamedTuple):
 
 
 class NotCached(Exception):
-    """Carries an outcome past the cache: the machine may be at fault, or the output is too long to keep."""
+    """Carries an outcome past the cache: the machine may be at fault, or it is too long to keep."""
 
 
 @lru_cache(maxsize=50_000)
@@ -377,7 +377,7 @@ def outcome(source: str, func_name: str | None, testtype: str, test_input: str) 
         result = sandbox.run_program(source, test_input)
     else:
         result = sandbox.call_function(source, func_name, test_input)
-    if result.again or len(result.output) > 10_000:
+    if result.again or len(test_input) + len(result.output) > 10_000:
         raise NotCached(result)
     return result
 

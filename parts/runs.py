@@ -17,6 +17,7 @@ import subprocess
 import sys
 import weakref
 import zlib
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 
@@ -357,11 +358,15 @@ def read_jsonl(path: Path | str) -> list:
     return rows
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file that appears only when it is complete."""
+def write_atomically(path: Path, text: str | Iterable[str]) -> None:
+    """Writes a file that appears only when it is complete. text: may come in pieces, each written at once."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.writelines([text] if isinstance(text, str) else text)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def checksums(script: str) -> dict[str, str]:

@@ -2,14 +2,17 @@
 
 A problem line is a dict with fields of `Problem` in common.py: id, domain, prompt, and an answer or tests.
 A data set is read once. Its problem lines are then cached in a file under ~/.cache/sml. Rows that cannot
-become a problem are left out and counted by reason.
+become a problem are left out and counted by reason. Long tests are kept packed beside that file, one file for
+each problem, which all releases of a data set share. They are unpacked when a program is judged.
 """
 
 import ast
 import base64
 import gzip
+import hashlib
 import io
 import json
+import math
 import os
 import pickle
 import re
@@ -40,6 +43,7 @@ class Source:
     to_line: Callable  # row → problem line without id; raises Unusable, or KeyError if the row lacks a field
     load_kwargs: dict = field(default_factory=dict)  # more arguments of datasets.load_dataset
     files: tuple = ()  # files of the hub's repository, read directly instead of by load_dataset
+    other: tuple = ()  # the other configurations, whose files in a local copy are not read
     side: str = ""  # take "train" or "test" problems only; a problem's text decides its side, in any copy
     max_problems: int = 10**9
 
@@ -63,16 +67,29 @@ def load(source: str, judgeable: str, problem_class: type) -> list:
     return list(problems.values())
 
 
+NOT_LINES = {b"[": "a JSON array", b"\x1f\x8b": "compressed with gzip", b"PAR1": "a Parquet file"}
+
+
 def read_lines(path: Path, problem_class: type) -> tuple[dict, list]:
-    """Returns {line number: problem} of a file, and [(line number, reason)] of the lines that are none."""
+    """Returns {line number: problem} of a file, and [(line number, reason)] of the lines that are none.
+
+    Raises BadInput if the file does not consist of lines.
+    """
     problems, faults, ids = {}, [], set()
     with path.open("rb") as file:
+        beginning = file.read(100).removeprefix(b"\xef\xbb\xbf").lstrip()
+        file.seek(0)
+        for start, kind in NOT_LINES.items():
+            if beginning.startswith(start):
+                raise BadInput(f"{path}: is {kind}; give a text file with one JSON object a line (JSONL)")
         for number, text in enumerate(file, 1):
             try:
                 text = text.decode("utf-8-sig")
                 if not text.strip():
                     continue
                 problem = problem_class(**json.loads(text))
+                if isinstance(problem.tests, str):
+                    problem.tests = str(path.parent / problem.tests)
                 check_problem(problem)
                 if problem.id in ids:
                     raise ValueError(f"id {problem.id!r} occurs twice; ids must differ")
@@ -101,15 +118,18 @@ def check_problem(problem: Any) -> None:
     for name in ("answer", "func_name", "solution"):
         if not isinstance(getattr(problem, name), str | None):
             raise ValueError(f"{name!r} must be a text, or left out")
+    packed = isinstance(problem.tests, str) and problem.tests.endswith(PACKED)
+    if packed and not Path(problem.tests).is_file():
+        raise ValueError(f"its tests are gone ({problem.tests}); remove this file, so that it is made anew")
     for name in ("tests", "asserts", "public_tests", "shards"):
-        if not isinstance(getattr(problem, name), list):
+        if not isinstance(getattr(problem, name), list) and not (packed and name == "tests"):
             raise ValueError(f"{name!r} must be a list")
     if not all(map(is_text, problem.asserts + problem.shards)):
         raise ValueError("each of 'asserts' and 'shards' must be a text")
     for snippet in problem.asserts:
         if not asserts_something(snippet):
             raise ValueError(f"an entry of 'asserts' asserts nothing: {snippet.strip()[:80]!r}")
-    tests = problem.tests + problem.public_tests
+    tests = problem.public_tests + ([] if packed else problem.tests)
     for test in tests:
         if not isinstance(test, dict) or not {"input", "output", "testtype"} <= test.keys():
             raise ValueError("each test needs 'input', 'output' and 'testtype'")
@@ -122,7 +142,7 @@ def check_problem(problem: Any) -> None:
     if problem.domain == "math" and (match := re.search(r"[\a\b\t\v\f\r]", problem.answer)):
         # JSON reads \frac as a form feed and "rac".
         raise ValueError(f"'answer' has the control character {match[0]!r}; double the backslashes in JSON")
-    if problem.domain == "code" and not problem.tests + problem.asserts:
+    if problem.domain == "code" and not (problem.tests or problem.asserts):
         raise ValueError("a code problem needs 'tests' or 'asserts'")
     calls_function = problem.asserts or any(test["testtype"] == "functional" for test in tests)
     if problem.domain == "code" and calls_function and not is_text(problem.func_name):
@@ -186,24 +206,32 @@ def problem_file(source: str, judgeable: str, problem_class: type) -> Path:
 
     Makes the cached file if it is missing.
     """
-    name, _, local = source.partition(":")
+    name, colon, local = source.partition(":")
     if name not in SOURCES:
-        if not Path(source).is_file():
+        path = Path(source).expanduser()
+        if not path.is_file():
+            reason = "is a folder" if path.is_dir() else "is no regular file, so it cannot be read twice"
             known = f"one of {', '.join(SOURCES)}, or NAME:PATH for a local copy"
-            raise BadInput(f"{source}: no such file; give a file of problem lines (JSONL), or {known}")
-        return Path(source)
-    files = local_files(local, SOURCES[name]) if local else []
+            raise BadInput(
+                f"{source}: {reason if path.exists() else 'no such file'}; "
+                f"give a file of problem lines (JSONL), or {known}"
+            )
+        return path
+    if colon and not local:
+        raise BadInput(f"{source}: no path after the colon; give a local copy, or {name} to read the hub")
+    files = local_files(name, local) if local else []
     # The file's name holds a checksum, so that a change of this code or of a local copy makes a new file.
     modules = sys.modules[__name__], answers, programs, sandbox
     content = b"".join(Path(module.__file__).read_bytes() for module in modules)
-    content += b"".join(f"{file}{file.stat().st_mtime_ns}".encode() for file in files)
+    content += b"".join(f"{f}{f.stat().st_mtime_ns}".encode() for f in files if f.exists())
     folder = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "sml"
     cached = folder / f"{name}-{judgeable}-{zlib.crc32(content):08x}.jsonl".replace("/", "-")
     if rank_and_size()[0] == 0 and not cached.exists():
         folder.mkdir(parents=True, exist_ok=True)
         rows = local_rows(files) if local else hub_rows(name, SOURCES[name])
         lines = import_lines(name, local or SOURCES[name].hub, rows, judgeable, problem_class)
-        write_atomically(cached, "".join(json.dumps(line) + "\n" for line in lines))
+        packed = ({**line, "tests": pack(line.get("tests", []), folder)} for line in lines)
+        write_atomically(cached, (json.dumps(line) + "\n" for line in packed))
     barrier()  # the other processes wait for the file
     if not cached.exists():
         raise BadInput(
@@ -215,92 +243,211 @@ def problem_file(source: str, judgeable: str, problem_class: type) -> Path:
 
 def import_lines(
     name: str, origin: str, rows: Iterable[dict], judgeable: str, problem_class: type
-) -> list[dict]:
-    """Returns the problem lines of a data set; prints how many rows were left out, by reason.
+) -> Iterator[dict]:
+    """Yields the problem lines of a data set; then prints how many rows were left out, by reason.
 
-    origin: the local path or hub name of the rows, for messages. Raises BadInput if a row lacks a field, or
-    if there is no problem at all.
+    origin: the local path or hub name of the rows, for messages. Raises BadInput if there is no problem.
     """
-    source, lines, left_out = SOURCES[name], {}, Counter()
+    source, prompts, left_out, lacking = SOURCES[name], set(), Counter(), None
     for number, row in enumerate(tqdm(rows, desc=name, unit="row", mininterval=1, leave=False), 1):
         try:
-            line = {"id": f"{name.split('/')[0]}-{number}", **source.to_line(row)}
+            line = {"id": f"{name.split('/')[0]}-{number}", **row_to_line(source, row)}
             side = "test" if zlib.crc32(line["prompt"].encode()) % 5 == 0 else "train"
             if source.side not in ("", side):
                 raise Unusable(f"not on the {source.side} side")
-            if line["prompt"] in lines:
+            if line["prompt"] in prompts:
                 raise Unusable("the same problem again")
             if line["domain"] == "math" and judgeable == "rule" and not answers.judgeable(line["answer"]):
                 raise Unusable("the answer cannot be judged by a rule")
             check_problem(problem_class(**line))
             check_solution(line)
-            lines[line["prompt"]] = line
-        except KeyError as e:
-            raise BadInput(
-                f"{origin}, row {number}: no field {e}; the rows must be as in the data set {source.hub}"
-            ) from None
         except (Unusable, ValueError) as e:
             left_out[str(e)] += 1
-        except (TypeError, AttributeError, SyntaxError, zlib.error, pickle.UnpicklingError) as e:
-            left_out[f"malformed ({type(e).__name__})"] += 1
-        if len(lines) == source.max_problems:
+            if lacking is None and str(e).startswith("no field"):
+                lacking = number
+            continue
+        prompts.add(line["prompt"])
+        yield line
+        if len(prompts) == source.max_problems:
             break
     reasons = "".join(f"; {count} left out: {reason}" for reason, count in left_out.most_common())
-    if not lines:
+    if not prompts and lacking:
+        schema = f"the rows must be as in the data set {source.hub}"
+        raise BadInput(f"{origin}, row {lacking}: makes no problem of {name}{reasons}; {schema}")
+    if not prompts:
         raise BadInput(f"{origin}: makes no problem of {name}{reasons or '; there are no rows'}")
-    print(f"{name}: {len(lines)} problems{reasons}", file=sys.stderr)
-    return list(lines.values())
+    print(f"{name}: {len(prompts)} problems{reasons}", file=sys.stderr)
+
+
+def row_to_line(source: Source, row: Any) -> dict:
+    """Returns the problem line of a row, without id. Raises Unusable, whatever is wrong with the row."""
+    try:
+        line = source.to_line(row)
+    except KeyError as e:
+        raise Unusable(f"no field {e}") from None
+    except Exception as e:  # base64, zlib, pickle, ast and JSON raise many classes on a damaged row
+        reason = str(e) if isinstance(e, Unusable | ValueError) else f"malformed ({type(e).__name__})"
+        raise Unusable(reason) from None
+    if not is_text(line["prompt"]):
+        raise Unusable("no prompt")
+    return line
+
+
+PACKED = ".json.gz"  # the end of the name of a file of packed tests
+
+
+def pack(tests: list, folder: Path) -> list | str:
+    """Returns short tests as they are. Writes long ones to a file in `folder` and returns its relative path.
+
+    The content names the file, so that the releases of a data set share it.
+    """
+    text = json.dumps(tests).encode()
+    if len(text) < 10_000:
+        return tests
+    file = folder / "tests" / f"{hashlib.sha256(text).hexdigest()[:32]}{PACKED}"
+    if not file.exists():
+        file.parent.mkdir(exist_ok=True)
+        part = file.with_name(f"{file.name}.{os.getpid()}.part")
+        part.write_bytes(gzip.compress(text, compresslevel=1))
+        part.replace(file)
+    return str(file.relative_to(folder))
+
+
+def unpack(tests: list | str) -> list:
+    """Returns the tests of a problem, which are a list or the path of the file that holds it packed."""
+    return json.loads(gzip.decompress(Path(tests).read_bytes())) if isinstance(tests, str) else tests
 
 
 # ----------------------------------------------------------------------------------------------- reading rows
 
-FORMATS = (".jsonl", ".json", ".parquet", ".jsonl.gz", ".json.gz")
+FORMATS = (".jsonl", ".json", ".parquet", ".arrow", ".jsonl.gz", ".json.gz")
+# Files that `datasets` writes beside the rows.
+NO_ROWS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json")
+SPLITS = ("train", "test", "validation", "valid", "val", "dev")
 
 
-def local_files(local: str, source: Source) -> list[Path]:
-    """Returns the files to read of a local copy: a single file, or a folder as the hub clones it.
+def local_files(name: str, local: str) -> list[Path]:
+    """Returns the files to read of a local copy of the data set `name`.
 
-    Of a folder: the files that `source` names; else those of its configuration and split, as far as paths
-    name them; else all.
+    local: a file, or a folder: a clone from the hub, the hub's cache, or what `save_to_disk` wrote. Of a
+    folder only the files of the right configuration and split are read. Raises BadInput if a file is missing
+    or names another split: else other problems would be read, and nobody would notice.
     """
-    path = Path(local)
+    source, path = SOURCES[name], Path(local).expanduser().absolute()
     if not path.exists():
         raise BadInput(f"{path}: no such file; give a local copy of the data set after the colon")
-    if not path.is_dir():
-        return [path]
-    files = sorted(f for f in path.rglob("*") if f.name.endswith(FORMATS) and ".cache" not in f.parts)
+    config, split = source.load_kwargs.get("name", ""), source.load_kwargs.get("split", "test")
+    found = files_below(path)
+    named = {file.name.removesuffix(".gz"): file for file in found}
+    if source.files and all(file in named for file in source.files):
+        return [named[file] for file in source.files]
+    # The folder's own name counts if it is nothing but a split or a configuration.
+    folder = path if path.is_dir() else path.parent
+    root = folder.parent if folder.name in (*SPLITS, config, *source.other) else folder
+    words = {file: path_words(file, root) for file in found}
+    files = [f for f in found if config and f"_{config}_" in words[f]]
+    siblings = {file for s in SOURCES.values() if s.hub == source.hub for file in s.files}
+    if source.files and not files and (path.is_dir() or path.name.removesuffix(".gz") in siblings):
+        missing = ", ".join(file for file in source.files if file not in named)
+        parquet = f" (or a folder {config} of Parquet files)" * bool(config)
+        raise BadInput(f"{path}: {name} needs {missing}{parquet}, which is not there")
     if not files:
-        raise BadInput(f"{path}: holds no {', '.join(FORMATS)} file")
-    named = [f for name in source.files for f in files if f.name.removesuffix(".gz") == name]
-    if source.files and named:
-        return named
-    # "main" and "test" are both in main/test-00000-of-00001.parquet
-    for word in (source.load_kwargs.get("name"), source.load_kwargs.get("split", "test")):
-        matches = [f for f in files if word and word in re.split(r"[/._-]", str(f.relative_to(path)))]
-        files = matches or files
+        files = [f for f in found if not any(f"_{other}_" in words[f] for other in source.other)]
+    splits = {f: next((word for word in words[f].split("_")[::-1] if word in SPLITS), "") for f in files}
+    if any(splits.values()):
+        files = [f for f in files if splits[f] == split]
+    if not files:
+        only = ", ".join(str(f.relative_to(folder)) for f in found[:3]) + ", …" * (len(found) > 3)
+        wanted = f"{config} {split}" if source.other and config else split
+        raise BadInput(f"{path}: {name} needs the {wanted} file, such as {split}.jsonl; found only {only}")
+    files = all_shards(files)
+    needed = files if source.max_problems == 10**9 else files[:1]  # else perhaps no other is reached
+    if missing := [file.name for file in needed if not file.exists()]:
+        raise BadInput(f"{path}: {name} needs {', '.join(missing[:5])}, which is not there")
     return files
 
 
-def local_rows(files: list[Path]) -> Iterator[dict]:
-    """Yields the rows of Parquet files, of JSON lines or of JSON lists; the last two may be gzipped."""
-    for path in files:
-        try:
-            if path.suffix == ".parquet":
-                import pyarrow.parquet  # comes with datasets
+def files_below(path: Path) -> list[Path]:
+    """Returns the files of rows in a folder, sorted; of a single file, the file. Raises BadInput if none."""
+    if not path.is_dir():
+        return [path]
+    if (path / "snapshots").is_dir():  # the hub's cache may hold several revisions
+        main = path / "refs" / "main"
+        snapshots = sorted((path / "snapshots").iterdir(), key=lambda folder: folder.stat().st_mtime)
+        path = path / "snapshots" / main.read_text().strip() if main.exists() else snapshots[-1]
+    files = []
+    for file in sorted(path.rglob("*")):
+        hidden = any(part.startswith((".", "__")) for part in file.relative_to(path).parts)
+        cache = file.name.startswith("cache-") and file.suffix == ".arrow"  # of Dataset.map and the like
+        if file.name.endswith(FORMATS) and file.name not in NO_ROWS and not hidden and not cache:
+            files.append(file)
+    if not files:
+        raise BadInput(f"{path}: holds no {', '.join(FORMATS)} file")
+    return files
 
-                for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
-                    yield from batch.to_pylist()
+
+def path_words(file: Path, root: Path) -> str:
+    """The words of a path, lower case, each between "_"; then the split that save_to_disk notes beside it."""
+    text, state = str(file.relative_to(root)), file.parent / "state.json"
+    if file.suffix == ".arrow" and state.is_file():
+        text += f"/{parsed(state.read_text()).get('_split')}"
+    return "_".join(["", *re.split(r"\W|_", text.lower()), ""])
+
+
+def all_shards(files: list[Path]) -> list[Path]:
+    """The files, with the missing ones of a series such as test-00000-of-00003.parquet."""
+    shards = {}
+    for file in files:
+        if match := re.fullmatch(r"(.*)-\d{5}-of-(\d{5})(\.[\w.]+)", file.name):
+            names = [f"{match[1]}-{n:05}-of-{match[2]}{match[3]}" for n in range(int(match[2]))]
+            shards |= dict.fromkeys(file.with_name(name) for name in names)
+        else:
+            shards[file] = None
+    return list(shards)
+
+
+def local_rows(files: list[Path]) -> Iterator[dict]:
+    """Yields the rows of Parquet or Arrow files, of JSON lines or of JSON lists; the last two may be gzipped.
+
+    A row of LiveCodeBench may take 100 MB, so that only few are held at once. Raises BadInput.
+    """
+    for path in files:
+        where = path
+        try:
+            with path.open("rb") as file:
+                if file.read(40).startswith(b"version https://git-lfs"):
+                    raise ValueError("it is a Git LFS pointer; run git lfs pull in its folder")
+            if path.suffix in (".parquet", ".arrow"):
+                for batch in batches(path):
+                    for start in range(len(batch)):
+                        yield from batch.slice(start, 1).to_pylist()
                 continue
             with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig") as file:
-                is_list = file.read(1) == "["  # the suffix .json does not tell a JSON list from JSON lines
+                # The suffix .json does not tell a JSON list from JSON lines.
+                first = next((line for line in file if line.strip()), "")
                 file.seek(0)
-                if is_list:
+                if first.lstrip().startswith("["):
                     yield from json.load(file)
-                else:
-                    # lstrip: in joined files, a byte order mark may stand before any line
-                    yield from (json.loads(line.lstrip("\ufeff")) for line in file if line.strip())
-        except (OSError, EOFError, ValueError, zlib.error) as e:
-            raise BadInput(f"{path}: cannot be read ({first_line(e)})") from None
+                    continue
+                for number, line in enumerate(file, 1):
+                    where = f"{path}, line {number}"
+                    if line.strip("\ufeff \t\r\n"):
+                        # In joined files, a byte order mark may stand before any line.
+                        yield json.loads(line.lstrip("\ufeff"))
+        except Exception as e:  # of gzip, zlib, JSON and pyarrow
+            reason = e.msg if isinstance(e, json.JSONDecodeError) and where != path else first_line(e)
+            raise BadInput(f"{where}: cannot be read ({reason})") from None
+
+
+def batches(path: Path) -> Iterator:
+    """Yields the record batches of a Parquet file or of an Arrow file (of `save_to_disk`)."""
+    import pyarrow.parquet  # comes with datasets
+
+    if path.suffix == ".parquet":
+        yield from pyarrow.parquet.ParquetFile(path, buffer_size=2**20).iter_batches(batch_size=8)
+    else:
+        with pyarrow.memory_map(str(path)) as file:
+            yield from pyarrow.ipc.open_stream(file)
 
 
 def hub_rows(name: str, source: Source) -> Iterator[dict]:
@@ -315,7 +462,9 @@ def hub_rows(name: str, source: Source) -> Iterator[dict]:
         if not source.files:
             kwargs = {"split": "test", **source.load_kwargs}
             yield from datasets.load_dataset(source.hub, **kwargs, streaming=True)
-    except (OSError, ValueError, RuntimeError) as e:
+    except BadInput:
+        raise
+    except Exception as e:  # a lost connection raises classes of httpx, fsspec, aiohttp and others
         raise BadInput(
             f"data set {source.hub} cannot be read from the hub ({first_line(e)}); "
             f"check the network, or give a local copy: {name}:PATH"
@@ -336,11 +485,18 @@ def math_row(row: dict) -> dict:
 
 
 def answer_text(answer: Any) -> str:
-    """Returns an answer, a string or a number, as text; raises Unusable if there is none."""
-    text = str(answer).strip() if isinstance(answer, str | int | float) else ""
-    if not text:
+    """Returns an answer, a string or a finite number, as text; raises Unusable if there is none."""
+    is_number = isinstance(answer, int | float) and not isinstance(answer, bool) and math.isfinite(answer)
+    if not is_number and not is_text(answer):
         raise Unusable("no answer")
-    return text
+    return str(answer).strip()
+
+
+def text_of(row: dict, name: str) -> str:
+    """Returns a field that must be a text: in an f-string, None would become the text "None"."""
+    if not is_text(row[name]):
+        raise Unusable(f"{name!r} is no text")
+    return row[name]
 
 
 def parsed(value: Any) -> Any:
@@ -366,12 +522,12 @@ def humaneval_assert(name: str, prompt: str, test: str) -> str:
 
 def humaneval_row(row: dict) -> dict:
     """Problem line of a row of HumanEval."""
-    name, prompt = row["entry_point"], row["prompt"]
+    name, prompt = row["entry_point"], text_of(row, "prompt")
     return {
         "domain": "code",
         "prompt": f"Complete this program; keep the name `{name}`.\n\n{prompt}",
         "func_name": name,
-        "asserts": [humaneval_assert(name, prompt, row["test"])],
+        "asserts": [humaneval_assert(name, prompt, text_of(row, "test"))],
         "solution": prompt + row["canonical_solution"],
     }
 
@@ -396,13 +552,13 @@ def opencode_row(row: dict) -> dict:
     The row needs score 1 and at least three tests, of which the first eight are taken.
     """
     asserts = [text.strip() for text in json.loads(row["unit_tests"])][:8]
-    if float(row["average_test_score"]) < 1:
+    if not float(row["average_test_score"]) >= 1:  # it may be NaN
         raise Unusable("its program fails its tests")
     if len(asserts) < 3:
         raise Unusable("fewer than three tests")
     source = program_of(row["output"])
     name = called_function(source, asserts)
-    prompt = f"{row['input']}\n\nThe function must be called `{name}`."
+    prompt = f"{text_of(row, 'input')}\n\nThe function must be called `{name}`."
     return {"domain": "code", "prompt": prompt, "func_name": name, "asserts": asserts, "solution": source}
 
 
@@ -427,7 +583,7 @@ def livecode_row(row: dict) -> dict:
         instruction = f"Start from this code:\n```python\n{starter_code}\n```"
     return {
         "domain": "code",
-        "prompt": f"{row['question_content']}\n\n{instruction}",
+        "prompt": f"{text_of(row, 'question_content')}\n\n{instruction}",
         "tests": public + parsed(private),
         "public_tests": public,
         "func_name": parsed(row["metadata"]).get("func_name"),
@@ -450,7 +606,7 @@ def lost_row(task: str, joined: bool, row: dict) -> dict:
     else:
         name, public = parsed(row["metadata"])["func_name"], parsed(row["public_test_cases"])
         line = {"domain": "code", "prompt": row["prompt"], "public_tests": public, "func_name": name}
-        line["asserts"] = [humaneval_assert(name, row["prompt"], row["test"])]
+        line["asserts"] = [humaneval_assert(name, row["prompt"], text_of(row, "test"))]
     if line.get("func_name"):  # only the full text shows the function's name
         shards[0] += f" (The function must be called `{line['func_name']}`.)"
     bullets = "\n".join(f"- {shard}" for shard in shards)
@@ -472,13 +628,22 @@ SOURCES = {
     "opencodeinstruct": Source(
         "nvidia/OpenCodeInstruct", opencode_row, {"name": "train", "split": "train"}, max_problems=2000
     ),
-    **{f"livecodebench/v{n}": Source(LIVECODE, livecode_row, files=LIVECODE_FILES[:n]) for n in range(1, 7)},
+    **{
+        f"livecodebench/v{n}": Source(
+            LIVECODE,
+            livecode_row,
+            {"name": f"release_v{n}"},
+            files=LIVECODE_FILES[:n],
+            other=tuple(f"release_v{other}" for other in range(1, 7) if other != n),
+        )
+        for n in range(1, 7)
+    },
     "lost-in-conversation/math": lost_source("math", joined=False),
     "lost-in-conversation/code": lost_source("code", joined=False),
     "lost-in-conversation/math-joined": lost_source("math", joined=True),
     "lost-in-conversation/code-joined": lost_source("code", joined=True),
-    "gsm8k/train": Source("openai/gsm8k", gsm8k_row, {"name": "main", "split": "train"}),
-    "gsm8k/test": Source("openai/gsm8k", gsm8k_row, {"name": "main", "split": "test"}),
+    "gsm8k/train": Source("openai/gsm8k", gsm8k_row, {"name": "main", "split": "train"}, other=("socratic",)),
+    "gsm8k/test": Source("openai/gsm8k", gsm8k_row, {"name": "main", "split": "test"}, other=("socratic",)),
     "math-500": Source("HuggingFaceH4/MATH-500", math_row),
     "humaneval": Source("openai/openai_humaneval", humaneval_row),
 }
