@@ -334,8 +334,9 @@ def local_files(name: str, local: str) -> list[Path]:
     or names another split: else other problems would be read, and nobody would notice.
     """
     source, path = SOURCES[name], Path(local).expanduser().absolute()
-    if not path.exists():
-        raise BadInput(f"{path}: no such file; give a local copy of the data set after the colon")
+    if not path.is_dir() and not path.is_file():
+        reason = "is no regular file" if path.exists() else "no such file"
+        raise BadInput(f"{path}: {reason}; give a local copy of the data set after the colon")
     config, split = source.load_kwargs.get("name", ""), source.load_kwargs.get("split", "test")
     found = files_below(path)
     named = {file.name.removesuffix(".gz"): file for file in found}
@@ -390,7 +391,8 @@ def path_words(file: Path, root: Path) -> str:
     """The words of a path, lower case, each between "_"; then the split that save_to_disk notes beside it."""
     text, state = str(file.relative_to(root)), file.parent / "state.json"
     if file.suffix == ".arrow" and state.is_file():
-        text += f"/{parsed(state.read_text()).get('_split')}"
+        split = re.search(r'"_split": "(\w+)', state.read_text(errors="replace"))
+        text += f"/{split[1]}" if split else ""
     return "_".join(["", *re.split(r"\W|_", text.lower()), ""])
 
 
@@ -415,14 +417,16 @@ def local_rows(files: list[Path]) -> Iterator[dict]:
         where = path
         try:
             with path.open("rb") as file:
-                if file.read(40).startswith(b"version https://git-lfs"):
-                    raise ValueError("it is a Git LFS pointer; run git lfs pull in its folder")
+                beginning = file.read(40)
+            if beginning.startswith(b"version https://git-lfs"):
+                raise ValueError("it is a Git LFS pointer; run git lfs pull in its folder")
             if path.suffix in (".parquet", ".arrow"):
                 for batch in batches(path):
                     for start in range(len(batch)):
                         yield from batch.slice(start, 1).to_pylist()
                 continue
-            with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig") as file:
+            gzipped = beginning.startswith(b"\x1f\x8b")  # some files are, and are not called .gz
+            with (gzip.open if gzipped else open)(path, "rt", encoding="utf-8-sig") as file:
                 # The suffix .json does not tell a JSON list from JSON lines.
                 first = next((line for line in file if line.strip()), "")
                 file.seek(0)
