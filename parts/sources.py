@@ -422,8 +422,8 @@ def local_rows(files: list[Path]) -> Iterator[dict]:
                 raise ValueError("it is a Git LFS pointer; run git lfs pull in its folder")
             if path.suffix in (".parquet", ".arrow"):
                 for batch in batches(path):
-                    for start in range(len(batch)):
-                        yield from batch.slice(start, 1).to_pylist()
+                    for i in range(len(batch)):
+                        yield from batch.slice(i, 1).to_pylist()
                 continue
             gzipped = beginning.startswith(b"\x1f\x8b")  # some files are, and are not called .gz
             with (gzip.open if gzipped else open)(path, "rt", encoding="utf-8-sig") as file:
@@ -448,7 +448,7 @@ def batches(path: Path) -> Iterator:
     import pyarrow.parquet  # comes with datasets
 
     if path.suffix == ".parquet":
-        yield from pyarrow.parquet.ParquetFile(path, buffer_size=2**20).iter_batches(batch_size=8)
+        yield from pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1)
     else:
         with pyarrow.memory_map(str(path)) as file:
             yield from pyarrow.ipc.open_stream(file)
