@@ -348,10 +348,9 @@ def local_files(name: str, local: str) -> list[Path]:
     words = {file: path_words(file, root) for file in found}
     files = [f for f in found if config and f"_{config}_" in words[f]]
     siblings = {file for s in SOURCES.values() if s.hub == source.hub for file in s.files}
-    if source.files and not files and (path.is_dir() or path.name.removesuffix(".gz") in siblings):
+    if siblings and source.other and not files and (path.is_dir() or siblings & named.keys()):
         missing = ", ".join(file for file in source.files if file not in named)
-        parquet = f" (or a folder {config} of Parquet files)" * bool(config)
-        raise BadInput(f"{path}: {name} needs {missing}{parquet}, which is not there")
+        raise BadInput(f"{path}: {name} needs {missing} (or a folder {config} of Parquet files)")
     if not files:
         files = [f for f in found if not any(f"_{other}_" in words[f] for other in source.other)]
     splits = {f: next((word for word in words[f].split("_")[::-1] if word in SPLITS), "") for f in files}

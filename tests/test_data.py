@@ -335,6 +335,8 @@ def test_an_answer_whose_backslash_json_took_is_refused(command, tmp_path):
 
 def rows_of(name, text):
     """A row of the data set `name`, whose problem holds `text`."""
+    if name.startswith("lost"):
+        return {**LOST[0], "question": text}
     if name.startswith("gsm8k"):
         return {"question": text, "answer": "So it is\n#### 42"}
     return {**LIVECODE, "question_content": text} if name.startswith("live") else {**OMNI, "problem": text}
@@ -387,7 +389,6 @@ def texts(source):
             ["v6/test-00000-of-00001.parquet"],
             "needs test.jsonl",
         ),  # the newest 175 problems
-        ("lost-in-conversation/math", ["sharded_translation.json"], "needs lost_in_conversation.json"),
     ],
 )
 def test_a_folder_without_the_right_file_is_refused_and_the_file_named(folder, name, files, missing):
@@ -419,6 +420,16 @@ def test_a_single_file_whose_name_says_otherwise_is_refused(folder, name, file):
         ("gsm8k/test", ["train.jsonl", "test.jsonl", "test_socratic.jsonl"], ["test.jsonl"]),
         ("gsm8k/train", ["data/train.jsonl", "data/test.jsonl"], ["data/train.jsonl"]),
         ("gsm8k/test", ["rows.jsonl"], ["rows.jsonl"]),
+        (
+            "lost-in-conversation/math",
+            ["data/sharded_instructions_600.json"],
+            ["data/sharded_instructions_600.json"],
+        ),
+        (
+            "lost-in-conversation/math",
+            ["lost_in_conversation.json", "more.json"],
+            ["lost_in_conversation.json"],
+        ),
         (
             "math-500",
             ["test.jsonl", "._test.jsonl", ".ipynb_checkpoints/test-checkpoint.jsonl"],
