@@ -30,7 +30,11 @@ integers up to 20: in Omni-MATH 83 % of the stated ones are found, and of three 
 4.8 % are flagged. Three sentences miss the aim of 1 % in two sets, counters just miss it in Omni-MATH.
 Rewritten answers (1/2, 0.5, 3,690, sqrt(2)): 190 of 196 found in Omni-MATH, 41 of 41 in OlympiadBench. Of
 4,644 hints of the toy world 0 are flagged. A sentence takes 0.7 to 1.6 ms on average on a busy machine, three
-sentences up to 5 ms. Hints of language models were not read.
+sentences up to 5 ms.
+
+Sixty hints of SmolLM2-135M-Instruct on easy sums, read one by one: ten give the answer away, and the rule
+found nine of these. It flags one more, which repeats the problem's sum. (The tenth, "The final answer is 54
+based on logic", is found since.)
 """
 
 import itertools
@@ -64,7 +68,7 @@ CLAIM = re.compile(
 )
 LETTER = re.compile(r"(?<![\\a-zA-Z])(?!sqrt|sin|cos|tan|log|ln|pi)[a-zA-Z]")
 CLAUSE_END = re.compile(
-    r"[.!?](?=\s|$)|[,;:\n)(]|\b(?:because|since|so|which|when|if|and|but|not|instead|as|after|is|are|here)\b",
+    r"[.!?](?=\s|$)|[,;:\n)(]|\b(?:because|since|so|which|when|if|and|but|not|instead|as|after|is|are|here|based)\b",
     re.I,
 )
 NO_NOUNS = set(
