@@ -1,10 +1,10 @@
 """Not part of the method: the counts that every stage logs, and the numbers that the report shows.
 
 - Accuracy within n turns: the share of problems that are solved at turn n or before.
-- "±": half a 95 % interval of the mean over problems (bootstrap). Seeds and samples are averaged first. The
-  difference of two labels is taken problem by problem (paired), because both met the same problems.
-- "seeds ±": half a 95 % interval over seeds, for the same problems (Student's t over the seeds' means or
-  differences).
+- "±": half a 95 % interval of the mean over seeds and problems, both taken as random (`interval`). With one
+  seed, only over problems: then it says nothing about how much seeds of training differ. In brackets: over
+  problems alone, for the seeds at hand. The difference of two labels is taken problem by problem and seed by
+  seed (paired), because both met the same problems. A range in place of "±" is an interval near 0 or 100 %.
 - Tokens: all tokens of the dialogue after the problem, including those of the teacher and the template.
 - pass@k: the chance that at least one of k first turns is right (unbiased estimate, Chen et al., 2021).
 - Log-loss of the right answer: mean negative log-likelihood per token of a turn that states the answer,
@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -368,34 +369,64 @@ def by_problem(runs: list[TestRun], numbers: Callable) -> Tensor:
     return problem_means((d.problem, list(numbers(d).values())) for run in runs for d in run.dialogues)
 
 
-def interval(x: Tensor, resamples: int = 2000) -> tuple[Tensor, Tensor, Tensor]:
-    """(mean, low, high), each [n]: 95 % percentile bootstrap over problems. x: float64 [problems, n]."""
-    picks = torch.randint(len(x), (resamples, len(x)), generator=torch.Generator().manual_seed(0))
-    counts = torch.zeros(resamples, len(x), dtype=x.dtype)
-    counts.scatter_add_(1, picks, torch.ones_like(picks, dtype=x.dtype))
-    means = counts @ x / len(x)  # counts are whole numbers: sums of 0s and 1s are exact on any machine
-    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=x.dtype), dim=0)
-    return x.mean(0), low, high
+# 97.5 % quantiles of Student's t for 1 … 10 degrees of freedom, and of the normal distribution
+STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+NORMAL = 1.96
 
 
-# 97.5 % quantiles for 1 … 9 degrees of freedom
-STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+def interval(x: Tensor, shares: Tensor | bool = False, paired: bool = False) -> tuple[Tensor, ...]:
+    """(mean, low, high, alone), each [n]: means with 95 % intervals over seeds and problems.
 
+    x: float64 [seeds, problems, n]; of one seed, problems alone vary. alone: half the interval over problems
+    alone, for these seeds. shares: [n], whether a column holds shares, whose interval is Wilson's. paired: x
+    holds differences of shares, whose variance is taken as if one more problem differed (Agresti and Min,
+    2005). So neither interval is empty where all values are equal.
 
-def seed_interval(means: Tensor) -> Tensor:
-    """[n]: half the 95 % interval of the mean over 2 to 10 seeds (Student's t). means: float64 [seeds, n]."""
-    n = len(means)
-    return STUDENT_T[n - 2] * means.std(0, correction=1) / n**0.5
-
-
-def estimates(names: Iterable, x: Tensor, seeds: list[Tensor] = ()) -> dict:
-    """{name: {"mean", "low", "high"}}, a name a column of x; with 2 to 10 seeds also "seeds", the half width.
-
-    x: float64 [problems, n]. seeds: each seed's means over problems, [n].
+    The variances over seeds and over problems are added, and the noise of single values, which both contain,
+    is taken off once; the degrees of freedom are Satterthwaite's. Simulated with 500 problems and three seeds
+    that differ by a standard deviation of 4 points, this covers the true mean in 94 % of 2,000 cases, an
+    interval over problems alone in 70 %, a bootstrap over seeds and problems in 91 %. With seeds that differ
+    by 10 points, these are 95, 36 and 81 %: resampled, three seeds vary too little.
     """
-    columns = dict(zip(("mean", "low", "high"), interval(x)))
-    if 2 <= len(seeds) <= 10:
-        columns["seeds"] = seed_interval(torch.stack(seeds))
+    seeds, problems, _ = x.shape
+    mean, problem_means, seed_means = x.mean((0, 1)), x.mean(0), x.mean(1)
+    over_problems = (problem_means.var(0, correction=int(problems > 1)) + paired / problems) / problems
+    over_seeds = seed_means.var(0, correction=int(seeds > 1)) / seeds  # 0 of one seed
+    residuals = (x - problem_means - seed_means[:, None] + mean).square().mean((0, 1))
+    noise = residuals / max(1, (seeds - 1) * (problems - 1))
+    variance = torch.maximum(over_problems + over_seeds - noise, torch.maximum(over_problems, over_seeds))
+    inverse_freedom = sum(
+        (part / variance).nan_to_num().square() / max(1, n - 1)
+        for part, n in ((over_problems, problems), (over_seeds, seeds))
+    )
+    t = student_t(inverse_freedom)
+    half = t * variance.sqrt()
+    # So many independent draws would have this variance; where all values are equal, one for each problem.
+    draws = torch.where(variance > 1e-12, mean * (1 - mean) / variance, problems)
+    low, high = (
+        torch.where(torch.as_tensor(shares), *bounds)
+        for bounds in zip(wilson(mean, draws, t), (mean - half, mean + half))
+    )
+    return mean, low, high, NORMAL * over_problems.sqrt()
+
+
+def student_t(inverse_freedom: Tensor) -> Tensor:
+    """97.5 % quantiles of Student's t for 1 / (degrees of freedom), which need not be whole numbers."""
+    steps = [0, *(1 / n for n in range(len(STUDENT_T), 0, -1))]
+    return torch.from_numpy(numpy.interp(inverse_freedom, steps, [NORMAL, *reversed(STUDENT_T)]))
+
+
+def wilson(mean: Tensor, draws: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """(low, high) of Wilson's interval of a share: it stays within 0–1, and is right near both."""
+    center = (mean + t**2 / (2 * draws)) / (1 + t**2 / draws)
+    half = t / (1 + t**2 / draws) * (mean * (1 - mean) / draws + t**2 / (4 * draws**2)).clamp(0).sqrt()
+    return (center - half).clamp(min=0), (center + half).clamp(max=1)
+
+
+def estimates(names: Iterable, x: Tensor, shares: Tensor | bool = True, paired: bool = False) -> dict:
+    """{name: {"mean", "low", "high"}}, a name a column of x; of several seeds also "alone". As `interval`."""
+    keys = ("mean", "low", "high", "alone")[: 3 + (len(x) > 1)]
+    columns = dict(zip(keys, interval(x, shares, paired)))
     return {name: {key: column[i].item() for key, column in columns.items()} for i, name in enumerate(names)}
 
 
@@ -422,6 +453,9 @@ def dialogue_numbers(dialogue, turns: int, budget: int, sharded: bool = False) -
     return numbers
 
 
+COUNTS = ("turns", "tokens", *KINDS)  # how the names of the numbers that are no shares begin
+
+
 # ------------------------------------------------------------------------------------------ runs of one label
 
 
@@ -431,7 +465,7 @@ def pass_at(k: int, n: int, right: int) -> float:
 
 
 def pass_curves(runs: list[TestRun]) -> Tensor:
-    """float64 [problems, k]: pass@1, 2, … of first turns, mean over runs; k up to the fewest samples."""
+    """float64 [runs, problems, k]: pass@1, 2, … of first turns; k up to the fewest samples."""
     curves = []
     for run in runs:
         firsts = defaultdict(list)
@@ -441,7 +475,7 @@ def pass_curves(runs: list[TestRun]) -> Tensor:
         most = min(n for n, _ in counts)
         curves.append([[pass_at(k, n, right) for k in range(1, most + 1)] for n, right in counts])
     most = min(len(curve[0]) for curve in curves)
-    return torch.stack([torch.tensor(curve, dtype=torch.float64)[:, :most] for curve in curves]).mean(0)
+    return torch.stack([torch.tensor(curve, dtype=torch.float64)[:, :most] for curve in curves])
 
 
 def loss_curves(runs: list[TestRun], turns: int) -> tuple[list, list]:
@@ -460,7 +494,7 @@ def loss_change(runs: list[TestRun]) -> dict[str, float]:
     problem_of = {d.id: d.problem for run in runs for d in run.dialogues}
     rows = [row for run in runs for row in run.losses]
     x = problem_means((problem_of[row["id"]], [row["losses"][-1] - row["losses"][0]]) for row in rows)
-    return estimates(["change"], x)["change"]
+    return estimates(["change"], x[None], shares=False)["change"]  # seeds may have measured other problems
 
 
 def judge_numbers(runs: list[TestRun]) -> dict[str, float | None]:
@@ -504,20 +538,19 @@ def measure(labels: dict[str, list[TestRun]], against: str) -> dict:
     budget = round(sum(costs) / len(costs))  # tokens that four turns cost `against`, or the first label
     numbers = functools.partial(dialogue_numbers, turns=turns, budget=budget, sharded=bool(first.sharded))
     names = list(numbers(first.dialogues[0]))
-    means = {label: by_problem(runs, numbers) for label, runs in labels.items()}
-    seeds = {label: [by_problem([run], numbers).mean(0) for run in runs] for label, runs in labels.items()}
+    shares = torch.tensor([not name.startswith(COUNTS) for name in names])
+    x = {label: torch.stack([by_problem([r], numbers) for r in runs]) for label, runs in labels.items()}
     arms = {}
     for label, runs in labels.items():
-        arms[label] = estimates(names, means[label], seeds[label]) | measure_arm(runs, turns)
+        arms[label] = estimates(names, x[label], shares) | measure_arm(runs, turns)
         if against in labels and label != against:
-            ours, theirs = seeds[label], seeds[against]
-            if len(theirs) == 1:  # all seeds of training started from the same base, which was played once
-                theirs = theirs * len(ours)
-            differences = [a - b for a, b in zip(ours, theirs)] if len(ours) == len(theirs) else []
-            arms[label]["gain"] = estimates(names, means[label] - means[against], differences)
+            ours, theirs = x[label], x[against]  # [seeds, problems, n]
+            if len(ours) != len(theirs):  # as of a base that was played once: no seed has its counterpart
+                theirs = theirs.mean(0, keepdim=True)
+            arms[label]["gain"] = estimates(names, ours - theirs, shares=False, paired=True)
     settings = ("problems", "teacher", "informed", "sharded", "disputed")
     test = {name: getattr(first, name) for name in settings}
-    test |= {"size": len(means[first.label]), "turns": turns, "budget": budget, "against": against}
+    test |= {"size": x[first.label].shape[1], "turns": turns, "budget": budget, "against": against}
     return test | {"arms": arms}
 
 
@@ -527,14 +560,14 @@ def measure_arm(runs: list[TestRun], turns: int) -> dict:
     solved, curves = [d for d in dialogues if d.solved], pass_curves(runs)
     arm = {"runs": [run.folder for run in runs], "dialogues": len(dialogues), "solved": len(solved)}
     arm["counts"] = summary(dialogues, turns)
-    arm["pass"] = estimates(range(1, curves.shape[1] + 1), curves)
+    arm["pass"] = estimates(range(1, curves.shape[-1] + 1), curves)
     if solved:
         arm["tokens a solved"] = sum(tokens_by_turn(d)[-1] for d in dialogues) / len(solved)
     replied = [d for d in solved if d.turns > d.solved]  # in others the context had no room for a dispute
     if runs[0].disputed and replied:
         statuses = "correct", "no attempt"
         x = problem_means((d.problem, [float(d.statuses[-1] == s) for s in statuses]) for d in replied)
-        arm |= {"dispute": estimates(("kept", "no attempt"), x), "replies": len(replied)}
+        arm |= {"dispute": estimates(("kept", "no attempt"), x[None]), "replies": len(replied)}
     if losses := sum(len(run.losses) for run in runs):
         keep, unsolved = loss_curves(runs, turns)
         arm["log-loss"] = {"solved keep": keep, "unsolved only": unsolved, "dialogues": losses}

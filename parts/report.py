@@ -121,12 +121,19 @@ PAPER = {  # Table 1, Gemma-3-12B trained on Omni-MATH, % solved: (problems, sha
 SISTER = {"within 1": "33", "within 4": "45", "within 10": "53"}
 
 
-def cell(estimate: dict, scale: int = 100, digits: int = 1, seeds: bool = False) -> str:
-    """Mean ± half the interval over problems; with `seeds` also over seeds. scale: 100 for percent, or 1."""
-    half = scale / 2 * (estimate["high"] - estimate["low"])
-    text = f"{scale * estimate['mean']:z.{digits}f} ± {half:.{digits}f}"  # z: no "-0.0"
-    if seeds and "seeds" in estimate:
-        text += f" (seeds ± {scale * estimate['seeds']:.{digits}f})"
+def cell(estimate: dict, scale: int = 100, digits: int = 1, alone: bool = False) -> str:
+    """Mean ± half the 95 % interval; the interval as a range where "±" would leave 0–1.
+
+    scale: 100 for percent, or 1. alone: with several seeds, half the interval over problems alone follows.
+    """
+    mean, low, high = (scale * estimate[key] for key in ("mean", "low", "high"))
+    half, text = round((high - low) / 2, digits), f"{mean:z.{digits}f}"  # z: no "-0.0"
+    if mean - half < 0 <= low or high <= scale < mean + half:
+        text += f" ({low:.{digits}f}–{high:.{digits}f})"
+    elif half:  # else "± 0.0"
+        text += f" ± {half:.{digits}f}"
+    if alone and "alone" in estimate:
+        text += f" [{scale * estimate['alone']:.{digits}f}]"
     return text
 
 
@@ -142,7 +149,7 @@ def table_1(tests: dict, against: str) -> dict[str, list[dict]]:
         columns, rows = labels[start : start + 5], []
         for name, test in tests.items():
             arms, within = test["arms"], f"within {test['turns']}"
-            ours = {label: cell(arms[label][within], seeds=True) for label in columns if label in arms}
+            ours = {label: cell(arms[label][within]) for label in columns if label in arms}
             numbers = PAPER.get((test["problems"], bool(test["sharded"])), ()) if test["informed"] else ()
             paper = {label: number for label, number in zip(paper_labels, numbers) if label in ours}
             if ours:  # with empty cells for other arms, because grid() takes the columns' order from the rows
@@ -159,10 +166,10 @@ def accuracy_rows(test: dict) -> list[dict]:
     columns = [f"within {n}" for n in sorted({1, min(4, test["turns"]), test["turns"]})]
     against, rows = test["against"], []
     for label, arm in test["arms"].items():
-        row = {"model": label} | {within: cell(arm[within], seeds=True) for within in columns}
+        row = {"model": label} | {within: cell(arm[within], alone=True) for within in columns}
         questions = cell(arm["question"], scale=1, digits=2)
         if "gain" in arm:
-            row |= {f"− {against}, {within}": cell(arm["gain"][within], seeds=True) for within in columns}
+            row |= {f"− {against}, {within}": cell(arm["gain"][within], alone=True) for within in columns}
             if base := test["arms"][against]["question"]["mean"]:
                 questions += f" ({arm['question']['mean'] / base:.1f} ×)"
         row["questions a dialogue"] = questions
@@ -492,7 +499,8 @@ SECTIONS = (  # heading, picture, how the titles of its tables begin, caption
     ("Teachers", "fig2.png", "Teacher at", "Each line is a model that was tested with several teachers (the "
      "paper's Fig. 2). The legend names the teacher in its RL."),
     ("Log-loss", "fig3.png", "Log-loss", "Log-loss of the right answer after each teacher turn (the paper's "
-     "Fig. 3). Solved dialogues keep their last value, or are dropped (then only hard problems remain)."),
+     "Fig. 3), ± over problems. Solved dialogues keep their last value, or are dropped (then only hard "
+     "problems remain)."),
     ("Gain and transfer", "fig4.png", "–", "Points gained over the base, problem by problem (the paper's "
      "Fig. 4). On a domain that was not trained on, this is transfer."),
     ("Training", "fig5.png", "Sizes", "Questions and reward during RL (the paper's Fig. 5), means of the "
@@ -502,7 +510,7 @@ SECTIONS = (  # heading, picture, how the titles of its tables begin, caption
     ("Equal tokens", "budget.png", "Solved at", "Problems solved with equal numbers of tokens. pass@k: at "
      "least one of k first turns is right, without any hint."),
     ("Disputed answers", None, "Right answers", "The student's replies after the teacher disputed its right "
-     "answer."),
+     "answer; ± over problems."),
     ("Leaks", None, "Hints that give", "Hints that give the answer away, by the rule of parts/leaks.py, and "
      "the dialogues that were solved after one. The last column counts those as unsolved."),
     ("What went wrong", None, "What went", "Repeated turns: a share of the turns that follow another. Empty: "
@@ -556,7 +564,16 @@ def apart(tests: list[TestRun], against: str) -> list[str]:
     return notes
 
 
-NOTE = "± is half the 95 % interval over problems, in percentage points; “seeds ±” is that over seeds."
+def interval_note(tests: dict) -> str:
+    """What "±" means in this report: over what the intervals are."""
+    seeds = {label: len(arm["runs"]) for test in tests.values() for label, arm in test["arms"].items()}
+    single = [label for label, n in seeds.items() if n == 1]
+    if len(single) == len(seeds):
+        over = "over problems (one seed: how much seeds of training differ is not in it)"
+    else:
+        over = "over seeds and problems; in brackets, for these seeds, over problems alone"
+        over += f" (one seed, so only over problems: {', '.join(single)})" if single else ""
+    return f"± is half the 95 % interval {over}. Near 0 and 100 %, a range is the interval."
 
 
 def headline(tests: dict) -> str:
@@ -565,11 +582,11 @@ def headline(tests: dict) -> str:
     for name, test in main_tests(tests).items():
         label = "mt-rl" if "mt-rl" in test["arms"] else list(test["arms"])[-1]
         arm, within = test["arms"][label], f"within {test['turns']}"
-        sentence = f"{name}: {label} solves {cell(arm[within], seeds=True)} % {within} turns"
+        sentence = f"{name}: {label} solves {cell(arm[within])} % {within} turns"
         if "gain" in arm:
-            sentence += f", {cell(arm['gain'][within], seeds=True)} points above {test['against']}"
+            sentence += f", {cell(arm['gain'][within])} points above {test['against']}"
         sentences.append(f"{sentence}.")
-    return " ".join([*sentences, NOTE])
+    return " ".join([*sentences, interval_note(tests)] if tests else sentences)
 
 
 FLAGGED = (

@@ -61,29 +61,68 @@ def row_of(found, title, label="base"):
 # ------------------------------------------------------------------------------------------------- statistics
 
 
-def test_intervals_cover_the_truth_in_95_of_100_runs():
+def covered(truth, x, **kind):
+    """In what share of simulations the interval holds the truth. x: [seeds, problems, simulations]."""
+    _, low, high, _ = measures.interval(x.double(), **kind)
+    return ((low <= truth) & (truth <= high)).double().mean().item()
+
+
+def test_intervals_of_shares_cover_the_truth_in_95_of_100_runs_also_near_0():
     generator = torch.Generator().manual_seed(1)
-    for rate in (0.1, 0.5):
-        runs = (torch.rand(500, 1000, generator=generator) < rate).double()  # 1,000 runs of 500 problems
-        _, low, high = measures.interval(runs)
-        assert abs(((low <= rate) & (rate <= high)).double().mean() - 0.95) <= 0.02
+    for rate in (0.005, 0.1, 0.5):
+        runs = torch.rand(1, 500, 1000, generator=generator) < rate  # one seed, 500 problems
+        assert abs(covered(rate, runs, shares=True) - 0.95) <= 0.03
 
 
 def test_intervals_of_paired_differences_cover_the_truth_and_are_narrower():
     generator = torch.Generator().manual_seed(2)
-    hard = torch.rand(500, 1000, generator=generator)  # what the two models share
-    first, second = ((hard * 0.8 + torch.rand(500, 1000, generator=generator) * 0.2) < t for t in (0.4, 0.5))
-    truth = second.double().mean() - first.double().mean()
-    _, low, high = measures.interval(second.double() - first.double())
-    assert abs(((low <= truth) & (truth <= high)).double().mean() - 0.95) <= 0.02
-    alone = measures.interval(second.double())
+    hard = torch.rand(1, 500, 1000, generator=generator)  # what the two models share
+    first, second = (
+        ((hard * 0.8 + torch.rand(1, 500, 1000, generator=generator) * 0.2) < t).double() for t in (0.4, 0.5)
+    )
+    assert abs(covered(second.mean() - first.mean(), second - first, paired=True) - 0.95) <= 0.02
+    (_, low, high, _), alone = measures.interval(second - first), measures.interval(second)
     assert (high - low).mean() < (alone[2] - alone[1]).mean()
 
 
-def test_intervals_over_three_seeds_cover_the_truth_in_95_of_100_runs():
-    means = 0.6 + 0.05 * torch.randn(3, 1000, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    covered = (means.mean(0) - 0.6).abs() <= measures.seed_interval(means)
-    assert abs(covered.double().mean() - 0.95) <= 0.02
+def test_intervals_cover_the_mean_over_seeds_that_differ():
+    """The seeds' means have a standard deviation of 4 points; the problems are not equally hard."""
+    generator = torch.Generator().manual_seed(3)
+    ease = 0.2 + 0.8 * torch.rand(1, 500, 200, generator=generator)
+    rates = ease + 0.04 * torch.randn(3, 1, 200, generator=generator)
+    x = (torch.rand(3, 500, 200, generator=generator) < rates).double()
+    mean, *_, alone = measures.interval(x)
+    assert covered(0.6, x, shares=True) >= 0.92
+    assert ((mean - 0.6).abs() <= alone).double().mean() < 0.8  # over problems alone
+
+
+def test_the_interval_of_seeds_that_differ_by_a_constant_holds_the_mean_of_each():
+    problems = torch.linspace(0.3, 0.5, 500, dtype=torch.float64)  # all alike: they add almost nothing
+    x = torch.stack([problems - 0.1, problems, problems + 0.1])[..., None]
+    mean, low, high, alone = measures.interval(x)
+    half = measures.STUDENT_T[1] * 0.1 / 3**0.5
+    assert mean.item() == pytest.approx(0.4) and alone < 0.006
+    assert [low.item(), high.item()] == pytest.approx([0.4 - half, 0.4 + half], abs=1e-3)
+
+
+def test_no_interval_is_empty_where_no_problem_is_solved_or_none_differs():
+    none = torch.zeros(3, 500, 1, dtype=torch.float64)
+    share, difference = measures.estimates("x", none)["x"], measures.estimates("x", none, False, True)["x"]
+    assert report.cell(share) == "0.0 (0.0–0.8)" and report.cell(difference) == "0.0 ± 0.4"
+    assert report.cell(measures.estimates("x", none + 1)["x"]) == "100.0 (99.2–100.0)"
+    assert report.cell(measures.estimates("x", 2 + none, shares=False)["x"], scale=1) == "2.0"
+
+
+def test_the_report_says_over_what_its_intervals_are():
+    one, more = run_of([dialogue("a"), dialogue("b")]), [run_of([dialogue("a"), dialogue("b")], "rl")] * 2
+    for runs, words in (
+        ([one], "over problems (one seed"),
+        ([*more], "over seeds and problems; in brackets"),
+    ):
+        measured = {"t": measures.measure({runs[0].label: runs}, "base")}
+        assert words in report.headline(measured)
+    mixed = {"t": measures.measure({"base": [one], "rl": more}, "base")}
+    assert "(one seed, so only over problems: base)" in report.headline(mixed)
 
 
 def test_pass_at_k_is_the_share_of_all_choices_of_k_samples_that_hold_a_right_one():
@@ -96,7 +135,7 @@ def test_pass_at_k_is_the_share_of_all_choices_of_k_samples_that_hold_a_right_on
 def test_pass_at_k_of_runs_is_the_mean_of_each_runs_own_up_to_the_samples_of_every_problem():
     first = run_of([dialogue("a", ("correct",)), dialogue("a"), dialogue("b"), dialogue("b"), dialogue("b")])
     second = run_of([dialogue("a"), dialogue("a"), dialogue("b"), dialogue("b")])
-    assert measures.pass_curves([first, second]).tolist() == [[0.25, 0.5], [0.0, 0.0]]
+    assert measures.pass_curves([first, second]).mean(0).tolist() == [[0.25, 0.5], [0.0, 0.0]]
 
 
 def test_tokens_are_those_of_both_sides_behind_the_problem():
@@ -109,7 +148,7 @@ def test_equal_tokens_are_what_four_turns_cost_the_base():
     base, other = [dialogue("a", ("wrong",) * 4)], [dialogue("a", ("wrong",) * 3 + ("correct",))]
     found = tables([run_of(other, "mt-rl"), run_of(base)])
     assert row_of(found, "Solved at equal tokens")["tokens"] == "20"
-    assert row_of(found, "Solved at equal tokens", "mt-rl")["solved with them, %"] == "100.0 ± 0.0"
+    assert row_of(found, "Solved at equal tokens", "mt-rl")["solved with them, %"].startswith("100.0 (")
 
 
 def test_accuracy_within_n_turns_is_averaged_over_samples_and_seeds_of_a_problem():
@@ -120,14 +159,20 @@ def test_accuracy_within_n_turns_is_averaged_over_samples_and_seeds_of_a_problem
         [0.0] * 4,
     ]
     cell = row_of(tables(seeds), "Within n turns on t: 2 problems, up to 4 turns")["within 1"]
-    assert cell.startswith("25.0 ± ") and "(seeds ± " in cell
+    assert cell.startswith("25.0 (") and cell.endswith("]")
+
+
+def shown_gain(differences):
+    """How a table shows a mean of paired differences, [seeds][problems]."""
+    x = torch.tensor(differences, dtype=torch.float64)[..., None]
+    return report.cell(measures.estimates("x", x, shares=False, paired=True)["x"], alone=True)
 
 
 def test_differences_are_paired_problem_by_problem():
     solved = [("correct",), ("wrong",) * 4] * 10
     base = run_of([dialogue(f"{i}", statuses) for i, statuses in enumerate(solved)])
     same = run_of([dialogue(f"{i}", statuses) for i, statuses in reversed(list(enumerate(solved)))], "mt-rl")
-    assert row_of(tables([base, same]), "Within n turns", "mt-rl")["− base, within 4"] == "0.0 ± 0.0"
+    assert row_of(tables([base, same]), "Within n turns", "mt-rl")["− base, within 4"] == "0.0 ± 10.5"
 
 
 def test_differences_between_seeds_are_those_of_equal_seeds_in_whatever_order_the_folders_are_given():
@@ -138,7 +183,7 @@ def test_differences_between_seeds_are_those_of_equal_seeds_in_whatever_order_th
         runs.append(run_of([dialogue("p", a), dialogue("q", b)], "mt-rl", settings={"seed": seed}))
     bases = [run_of(r.dialogues, settings=r.settings) for r in reversed(runs)]
     gain = row_of(tables(runs + bases), "Within n turns", "mt-rl")["− base, within 4"]
-    assert gain == "0.0 ± 0.0 (seeds ± 0.0)"
+    assert gain == shown_gain([[0.0, 0.0]] * 3)
 
 
 def test_the_two_averages_of_the_log_loss():
@@ -156,13 +201,12 @@ def test_the_change_of_the_log_loss_weighs_problems_alike_whatever_seeds_they_we
 
 
 def test_differences_have_an_interval_over_seeds():
-    """Of three seeds that solve none, one and two more of two problems: a half, ± t · 0.5 / √3."""
+    """Of three seeds that solve none, one and two more of two problems."""
     bases = [run_of([dialogue("0", ("wrong",)), dialogue("1", ("wrong",))]) for _ in range(3)]
     solved = [("wrong", "wrong"), ("wrong", "correct"), ("correct", "correct")]
     arms = [run_of([dialogue(str(i), (s,)) for i, s in enumerate(seed)], "mt-rl") for seed in solved]
-    half = measures.STUDENT_T[1] * 50 / 3**0.5
     shown = row_of(tables([*bases, *arms]), "Within n turns", "mt-rl")["− base, within 4"]
-    assert shown.startswith("50.0 ± ") and shown.endswith(f"(seeds ± {half:.1f})")
+    assert shown == shown_gain([[0.0, 0.0], [0.0, 1.0], [1.0, 1.0]]) and shown.startswith("50.0 ± ")
 
 
 def test_turns_are_attempts_questions_or_other():
@@ -180,8 +224,8 @@ def test_an_attempt_before_the_last_shard_is_premature():
     assert "premature" not in dialogue_numbers(early, 3, 0)
     run = run_of([early], sharded="scripted")
     row = row_of(tables([run]), "Turns by rule")
-    assert row["attempts, % of the turns before the last shard"] == "50.0 ± 0.0"
-    assert row["dialogues with such an attempt, %"] == "100.0 ± 0.0"
+    assert row["attempts, % of the turns before the last shard"].startswith("50.0 ± ")
+    assert row["dialogues with such an attempt, %"].startswith("100.0 (")
 
 
 def test_leaks_that_were_planted_are_all_found():
@@ -241,7 +285,7 @@ def test_right_answers_that_survive_a_dispute_are_counted_among_the_disputed():
     played = [dialogue(name, statuses) for name, statuses in zip("abcde", replies)]
     found = row_of(tables([run_of(played, disputed=True)]), "Right answers")
     assert found["right answers"] == "3"
-    assert [found[name].split(" ± ")[0] for name in ("kept, %", "no attempt, %")] == ["33.3", "33.3"]
+    assert [found[name].split(" (")[0] for name in ("kept, %", "no attempt, %")] == ["33.3", "33.3"]
 
 
 def test_a_right_answer_repeated_in_a_dispute_is_not_told_as_something_that_went_wrong():
@@ -254,7 +298,7 @@ def test_disputes_about_one_problem_in_several_seeds_are_one_of_the_intervals_pr
     played = [dialogue("a", ("correct", "correct")), dialogue("b", ("correct", "wrong"))]
     one, three = (tables([run_of(played, disputed=True)] * n) for n in (1, 3))
     kept, of_three = (row_of(found, "Right answers")["kept, %"] for found in (one, three))
-    assert kept == of_three == "50.0 ± 50.0"
+    assert kept == of_three == "50.0 ± 49.8"
 
 
 def test_hints_are_counted_where_dialogues_have_no_turn_at_all():
@@ -283,7 +327,7 @@ def test_seeds_of_a_model_are_compared_with_the_one_run_of_its_base():
     (row,) = [
         r for r in measures.measure({"base": [base], "rl": seeds}, "base")["arms"].values() if "gain" in r
     ]
-    assert row["gain"]["within 4"]["mean"] == 0.5 and row["gain"]["within 4"]["seeds"] > 1
+    assert row["gain"]["within 4"]["mean"] == 0.5 and row["gain"]["within 4"]["high"] > 1
 
 
 RUNS = [("base", ("wrong",) * 4), ("rl", ("wrong", "correct")), ("rl", ("wrong",) * 4)]
@@ -294,8 +338,9 @@ def test_teachers_at_inference_stand_beside_teachers_in_training():
     weak = run_of([dialogue("a", ("wrong",) * 4)], "rl", test="p, teacher w", teacher="w")
     trained = TrainingRun("rl", "grpo.py", "w", 8, [{"tokens": 5, "questions": 0.0, "reward": 0.5}])
     expected = {"test": "t", "model": "rl", "teacher in training": "w"}
-    expected |= {"teacher s at inference": "100.0 ± 0.0", "teacher w at inference": "0.0 ± 0.0"}
-    assert row_of(tables([strong, weak], [trained]), "Teacher at inference", "rl") == expected
+    row = row_of(tables([strong, weak], [trained]), "Teacher at inference", "rl")
+    found = {name: text.split(" (")[0] for name, text in row.items()}
+    assert found == expected | {"teacher s at inference": "100.0", "teacher w at inference": "0.0"}
     assert not any(title.startswith("Teacher at") for title in tables([strong], [trained]))
 
 
@@ -392,9 +437,9 @@ def test_results_hold_what_the_tables_show_and_no_nan(full_report):
     results = json.loads((full_report / "results.json").read_text(), parse_constant=refuse)
     arm = results["tests"]["t, teacher x"]["arms"]["mt-rl"]
     gain = arm["gain"]["within 1"]
-    shown = f"{100 * gain['mean']:z.1f} ± {50 * (gain['high'] - gain['low']):.1f} (seeds ± {100 * gain['seeds']:.1f})"
+    shown = f"{100 * gain['mean']:z.1f} ± {50 * (gain['high'] - gain['low']):.1f} [{100 * gain['alone']:.1f}]"
     assert f"| {shown} |" in (full_report / "report.md").read_text()
-    assert arm["dialogues"] == 24 and arm["log-loss"]["dialogues"] == 24 and "seeds" in arm["within 1"]
+    assert arm["dialogues"] == 24 and arm["log-loss"]["dialogues"] == 24 and "alone" in arm["within 1"]
     assert results["training"]["mt-rl"]["played"] == 9600
 
 
