@@ -20,6 +20,7 @@ import argparse
 import re
 from collections import Counter
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -113,16 +114,22 @@ def answer_turn(problem):
 def answer_losses(model, chat, dialogue, answer):
     """Log-loss of the answer turn after each teacher turn, the problem being the first: nats a token.
 
-    The end-of-turn token counts; turns after the right answer, as in a dispute, do not.
+    The tokens of the turn's opening, \\boxed{ or ```python, are left out of the mean: their loss says
+    whether the student answers or asks, not what it knows. The end-of-turn token counts; turns after the
+    right answer, as in a dispute, do not.
     """
     ids = chat.turn(answer)
-    starts = [start for start, _ in dialogue.spans[: dialogue.solved]]
-    rows = [Dialogue("", ids=dialogue.ids[:n] + ids, mask=[0] * n + [1] * len(ids)) for n in starts]
+    opening = re.match(r"\\boxed\{|```\w*\n|", answer).end()  # characters
+    starts = accumulate(map(len, chat.pieces(ids)), initial=0)
+    skipped = sum(start < opening for start in starts)
+    mask = [0] * skipped + [1] * (len(ids) - skipped)
+    contexts = [dialogue.ids[:start] for start, _ in dialogue.spans[: dialogue.solved]]
+    rows = [Dialogue("", ids=context + ids, mask=[0] * len(context) + mask) for context in contexts]
     size = max(1, 16384 // len(rows[-1].ids))  # rows of a batch, which bounds the memory
     with torch.no_grad():
         batches = [as_tensors(rows[i : i + size], model.device) for i in range(0, len(rows), size)]
         logprobs = torch.cat([masked_logprobs(model, *batch) for batch in batches])
-    return (-logprobs.view(len(rows), len(ids)).mean(1)).tolist()
+    return (-logprobs.view(len(rows), sum(mask)).mean(1)).tolist()
 
 
 # ---------------------------------------------------------------------------------------------------- judging

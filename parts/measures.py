@@ -8,8 +8,9 @@
 - Tokens: all tokens of the dialogue after the problem, including those of the teacher and the template.
 - pass@k: the chance that at least one of k first turns is right (unbiased estimate, Chen et al., 2021).
 - Log-loss of the right answer: mean negative log-likelihood per token of a turn that states the answer,
-  measured after each teacher turn. Later turns exist only for unsolved dialogues, so there are two averages:
-  solved dialogues keep their last value, or are dropped (then only the hard problems remain).
+  behind its opening (\\boxed{ or ```python), measured after each teacher turn. Later turns exist only for
+  unsolved dialogues, so there are two averages: solved dialogues keep their last value, or are dropped (then
+  only the hard problems remain).
 - Premature: attempts before the last shard of a sharded problem is revealed, as a share of those turns.
 """
 

@@ -397,6 +397,19 @@ def test_log_losses_of_a_disputed_dialogue_end_where_it_was_solved(toy):
         assert len(answer_losses(model, chat, d, problem.solution)) == measured
 
 
+def test_log_losses_are_of_the_answers_tokens_without_those_of_its_opening(toy):
+    model, chat, prompts, problems = toy
+    for domain in ("math", "code"):
+        problem = problems[domain][0]
+        d, _ = scripted(talk(problem, chat, prompts, 1), chat, {"student": [problem.solution]})
+        start, ids = d.spans[0][0], chat.turn(problem.solution)
+        assert chat.pieces(ids)[0].startswith(("\\boxed{", "```python"))  # the opening is one token
+        row = Dialogue("", ids=d.ids[:start] + ids, mask=[0] * (start + 1) + [1] * (len(ids) - 1))
+        with torch.no_grad():
+            expected = -masked_logprobs(model, *as_tensors([row], "cpu")).mean()
+        assert answer_losses(model, chat, d, problem.solution) == pytest.approx([expected.item()], abs=1e-5)
+
+
 def test_a_critic_sees_what_was_said_and_nothing_private(toy):
     _, chat, prompts, problems = toy
     for domain in ("math", "code"):
