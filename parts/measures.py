@@ -55,6 +55,7 @@ class TestRun:
     losses: list  # {"id", "solved", "losses": nats a token after each teacher turn}
     judged: list  # {"id", "types", "leaks"}
     config: dict = field(default_factory=dict)  # config.json
+    single_turn: bool = False  # whether the student sees the whole problem and nobody answers it
 
 
 @dataclass
@@ -107,7 +108,8 @@ def load_test(folder: str, make: Callable) -> TestRun:
         )
     problems, teacher = short_name(args["problems"]), teacher_name(args)
     variants = {"scripted": " (sharded)", "rephrased": f" (sharded, teacher {teacher})"}
-    variant = variants.get(args["sharded"], f", teacher {teacher}")
+    single_turn = args["turns"] == 1 and not (args["sharded"] or args["dispute"])
+    variant = " (single turn)" if single_turn else variants.get(args["sharded"], f", teacher {teacher}")
     names = ("model", "seed", "max_tokens", "temperature", "teacher_temperature", "answers")
     settings = {name: args[name] for name in names}
     settings |= {name: args.get(f"content of {args[name]}") for name in ("problems", "prompts")}
@@ -128,6 +130,7 @@ def load_test(folder: str, make: Callable) -> TestRun:
         losses=read_jsonl(path / "losses.jsonl"),
         judged=read_jsonl(path / "judged" / "judged.jsonl"),
         config=config,
+        single_turn=single_turn,
     )
 
 
@@ -174,7 +177,7 @@ def same_path(model: str) -> str:
 
 def teachers_differ(run: TestRun, other: TestRun) -> bool:
     """Whether two runs of a test had teachers of different models; not if each model taught itself."""
-    if run.sharded == "scripted":
+    if run.sharded == "scripted" or run.single_turn:
         return False
     pairs = []  # (student's path, teacher's path)
     for args in (run.config.get("arguments", {}), other.config.get("arguments", {})):
@@ -549,7 +552,7 @@ def measure(labels: dict[str, list[TestRun]], against: str) -> dict:
             if len(ours) != len(theirs):  # as of a base that was played once: no seed has its counterpart
                 theirs = theirs.mean(0, keepdim=True)
             arms[label]["gain"] = estimates(names, ours - theirs, shares=False, paired=True)
-    settings = ("problems", "teacher", "informed", "sharded", "disputed")
+    settings = ("problems", "teacher", "informed", "sharded", "disputed", "single_turn")
     test = {name: getattr(first, name) for name in settings}
     test |= {"size": x[first.label].shape[1], "turns": turns, "budget": budget, "against": against}
     return test | {"arms": arms}

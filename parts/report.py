@@ -53,7 +53,7 @@ def group_runs(runs: list[TestRun], against: str) -> dict[str, dict[str, list[Te
     most models met comes first. Seeds are sorted, because differences are taken between equal seeds.
     """
     labels = in_paper_order((run.label for run in runs), against)
-    full = {(run.teacher, run.label) for run in runs if not (run.sharded or run.disputed)}
+    full = {(r.teacher, r.label) for r in runs if not (r.sharded or r.disputed or r.single_turn)}
     models_met = Counter(teacher for teacher, _ in full)
 
     def sort_key(run):
@@ -74,10 +74,11 @@ def undisputed(tests: dict) -> dict:
 
 
 def main_tests(tests: dict) -> dict:
-    """The tests of full problems with the teacher that most models met; without any, the sharded tests."""
-    full = {name: test for name, test in undisputed(tests).items() if not test["sharded"]}
+    """The tests of full problems with the teacher that most models met; without any, all others."""
+    shown = undisputed(tests)
+    full = {name: test for name, test in shown.items() if not (test["sharded"] or test["single_turn"])}
     if not full:
-        return undisputed(tests)
+        return shown
     teacher = next(iter(full.values()))["teacher"]  # group_runs puts it first
     return {name: test for name, test in full.items() if test["teacher"] == teacher}
 
@@ -86,7 +87,7 @@ def by_teacher(tests: dict) -> dict[str, dict[str, dict]]:
     """{problems: {label: {teacher at inference: share solved in all turns}}} of labels with several."""
     solved = defaultdict(lambda: defaultdict(dict))
     for test in tests.values():
-        if not (test["sharded"] or test["disputed"]):
+        if not (test["sharded"] or test["disputed"] or test["single_turn"]):
             for label, arm in test["arms"].items():
                 solved[test["problems"]][label][test["teacher"]] = arm[f"within {test['turns']}"]
     several = defaultdict(dict)
@@ -111,13 +112,16 @@ def share_by_kind(arm: dict) -> dict[str, float]:
 # ----------------------------------------------------------------------------------------------------- tables
 
 # A table is a list of rows, a row is {column: text}.
-PAPER = {  # Table 1, Gemma-3-12B trained on Omni-MATH, % solved: (problems, sharded?) → the first five ARMS
+# Table 1, Gemma-3-12B trained on Omni-MATH, % solved: (problems, sharded?) → the first five ARMS. If
+# not sharded, in a single turn.
+PAPER = {
     ("lost-in-conversation-math", False): ("92.0", "92.5 ± 2", "94.4 ± 1", "93.2 ± 2", "94.1 ± 2"),
     ("lost-in-conversation-math", True): ("62.7", "63.3 ± 1", "63.7 ± 2", "67.1 ± 2", "69.9 ± 1"),
     ("lost-in-conversation-code", False): ("76.3", "76.7 ± 3", "77.1 ± 2", "75.8 ± 1", "76.2 ± 2"),
     ("lost-in-conversation-code", True): ("51.5", "48.9 ± 3", "51.6 ± 2", "53.0 ± 3", "54.8 ± 2"),
 }
-# Omni-MATH, % solved by the baseline of arXiv 2602.16066, the sister paper. (Fig. 1 prints no numbers.)
+# Omni-MATH, % solved by the baseline of arXiv 2602.16066, the sister paper: 500 random problems, also
+# such as no rule can grade. (Fig. 1 prints no numbers.)
 SISTER = {"within 1": "33", "within 4": "45", "within 10": "53"}
 
 
@@ -140,9 +144,12 @@ def cell(estimate: dict, scale: int = 100, digits: int = 1, alone: bool = False)
 def table_1(tests: dict, against: str) -> dict[str, list[dict]]:
     """{title: rows}: % solved in all turns, a row a test, a column an arm, five arms a table.
 
-    The paper's numbers are a row of their own below the same test with an informed teacher.
+    Tests of the same problems are neighbors: those told in full and sharded. The paper's numbers are a row of
+    their own below a test of the same protocol.
     """
     tests, tables = undisputed(tests), {}
+    problems = [test["problems"] for test in tests.values()]
+    tests = dict(sorted(tests.items(), key=lambda item: problems.index(item[1]["problems"])))
     labels = in_paper_order((label for test in tests.values() for label in test["arms"]), against)
     paper_labels = [against if against not in ARMS else "base", *ARMS[1:5]]
     for start in range(0, len(labels), 5):
@@ -150,7 +157,8 @@ def table_1(tests: dict, against: str) -> dict[str, list[dict]]:
         for name, test in tests.items():
             arms, within = test["arms"], f"within {test['turns']}"
             ours = {label: cell(arms[label][within]) for label in columns if label in arms}
-            numbers = PAPER.get((test["problems"], bool(test["sharded"])), ()) if test["informed"] else ()
+            alike = test["sharded"] or test["single_turn"]
+            numbers = PAPER.get((test["problems"], bool(test["sharded"])), ()) if alike else ()
             paper = {label: number for label, number in zip(paper_labels, numbers) if label in ours}
             if ours:  # with empty cells for other arms, because grid() takes the columns' order from the rows
                 rows.append({"test": name, **dict.fromkeys(columns, ""), **ours})
@@ -176,7 +184,8 @@ def accuracy_rows(test: dict) -> list[dict]:
         row["tokens a solved problem"] = f"{arm['tokens a solved']:.0f}" if arm["solved"] else "–"
         rows.append(row)
     if test["problems"] == "omni-math-test" and test["informed"] and not test["disputed"]:
-        rows.append({"model": "sister paper's baseline"} | {w: SISTER.get(w, "") for w in columns})
+        sister = {"model": "sister paper's baseline, on 500 random problems"}
+        rows.append(sister | {within: SISTER.get(within, "") for within in columns})
     return rows
 
 
@@ -203,7 +212,7 @@ def rows_of_arm(test: dict, arm: dict) -> dict[str, dict[str, str]]:
         "empty hints": "–" if test["sharded"] else percent(counts["empty_hints"]),
         "dialogues refused": percent(counts["refused"]),
     }
-    if not test["sharded"]:
+    if not (test["sharded"] or test["single_turn"]):
         solved = counts[f"solved_{test['turns']}"]
         rows["Hints that give the answer away, %"] = {
             "of the hints": percent(counts["leaks"]),
@@ -313,15 +322,17 @@ def gain_panels(tests: dict) -> Iterator[tuple]:
             yield name, "turns n", "percentage points gained", [base, *lines]
 
 
-def teacher_panels(tests: dict, training: dict) -> Iterator[tuple]:
-    """Fig. 2: teacher at inference × teacher in training."""
+def teacher_panels(tests: dict, training: dict, against: str) -> Iterator[tuple]:
+    """Fig. 2: teachers at inference. Left, as in the paper, the untuned student; right, trained students."""
     for name, labels in by_teacher(tests).items():
-        lines = []
+        untuned, trained = [], []
         for label in labels_to_draw(labels, (*FEW, "mt-rl-weak")):
             teacher = rl_teacher(label, training)
             note = "" if teacher == "–" else f", taught by {teacher}"
-            lines.append(percent_line(label, list(labels[label]), list(labels[label].values()), note))
-        yield name, "teacher at inference", "solved in all turns, %", lines
+            line = percent_line(label, list(labels[label]), list(labels[label].values()), note)
+            (untuned if label == against else trained).append(line)
+        for title, lines in ((f"{name}, untuned student", untuned), (f"{name}, trained students", trained)):
+            yield title, "teacher at inference", "solved in all turns, %", lines
 
 
 def loss_panels(tests: dict) -> Iterator[tuple]:
@@ -329,7 +340,7 @@ def loss_panels(tests: dict) -> Iterator[tuple]:
     titles = {"solved keep": "solved dialogues keep their value", "unsolved only": "only unsolved dialogues"}
     for name, test in tests.items():
         curves = {label: arm["log-loss"] for label, arm in test["arms"].items() if "log-loss" in arm}
-        turns, labels = range(1, test["turns"] + 1), labels_to_draw(curves, FEW)
+        turns, labels = range(1, test["turns"] + 1), labels_to_draw(curves, (*FEW, "mt-sft-10"))
         for average, title in titles.items():
             lines = [Line(label, turns, curves[label][average]) for label in labels]
             yield f"{name}\n{title}", "teacher turns", "log-loss, nats a token", lines
@@ -468,7 +479,7 @@ def draw_all(out: Path, tests: dict, training: dict, against: str) -> dict[str, 
     several_sets = len({test["problems"] for test in main_tests(tests).values()}) > 1
     pictures = {
         "fig1.png": accuracy_panels(tests),
-        "fig2.png": teacher_panels(tests, training),
+        "fig2.png": teacher_panels(tests, training, against),
         "fig3.png": loss_panels(main_tests(tests)),
         "fig4.png": gain_panels(tests) if several_sets else (),
         "fig5.png": training_panels(training),
@@ -494,13 +505,14 @@ def draw_all(out: Path, tests: dict, training: dict, against: str) -> dict[str, 
 RUNS = "Runs"
 SECTIONS = (  # heading, picture, how the titles of its tables begin, caption
     ("Solved within n turns", "fig1.png", "Table 1", "Problems solved within n turns (the paper's Fig. 1, 4, "
-     "7, 8) and in all turns (its Table 1)."),
+     "7, 8) and in all turns (its Table 1, of models trained on math). Single turn: the whole problem is "
+     "told, and nobody answers (the paper: full)."),
     ("Test by test", None, "Within n turns", "Columns with − are differences, taken problem by problem."),
-    ("Teachers", "fig2.png", "Teacher at", "Each line is a model that was tested with several teachers (the "
-     "paper's Fig. 2). The legend names the teacher in its RL."),
-    ("Log-loss", "fig3.png", "Log-loss", "Log-loss of the right answer after each teacher turn (the paper's "
-     "Fig. 3), ± over problems. Solved dialogues keep their last value, or are dropped (then only hard "
-     "problems remain)."),
+    ("Teachers", "fig2.png", "Teacher at", "Each line is a model that was tested with several teachers. The "
+     "untuned student is the left of the paper's Fig. 2. The legend names the teacher in its RL."),
+    ("Log-loss", "fig3.png", "Log-loss", "Log-loss of the right answer's own tokens after each teacher turn "
+     "(the paper's Fig. 3, of 10-turn SFT); ± over problems. Solved dialogues keep their last value, or are "
+     "dropped (then only hard problems remain)."),
     ("Gain and transfer", "fig4.png", "–", "Points gained over the base, problem by problem (the paper's "
      "Fig. 4). On a domain that was not trained on, this is transfer."),
     ("Training", "fig5.png", "Sizes", "Questions and reward during RL (the paper's Fig. 5), means of the "
@@ -548,7 +560,7 @@ def apart(tests: list[TestRun], against: str) -> list[str]:
     """A note for each test that some models met with another teacher, so that no table compares them."""
     met = defaultdict(lambda: defaultdict(list))  # {test without its teacher: {teacher: labels}}
     for run in tests:
-        if run.sharded != "scripted":
+        if not (run.sharded == "scripted" or run.single_turn):
             met[run.problems, run.sharded, run.disputed][run.teacher].append(run.label)
     notes = []
     for (problems, *_), teachers in met.items():

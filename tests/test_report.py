@@ -360,22 +360,69 @@ def test_crowded_pictures_show_the_main_arms_and_all_unknown_ones_and_never_noth
 
 
 @pytest.mark.parametrize("base", ["base", "gemma-3-12b-it"])
-def test_the_papers_numbers_stand_below_those_of_its_tests(base):
+def test_the_papers_numbers_stand_only_below_tests_of_the_same_protocol(base):
+    """The paper's problems were sharded or told in full in a single turn; ten turns with a teacher are neither."""
     name = "lost-in-conversation-math"
-    settings = {"test": f"{name} (sharded)", "problems": name, "sharded": "scripted"}
-    runs = [run_of([dialogue()], label, **settings) for label in (base, "mt-rl", "own")]
-    found = tables([*runs, run_of([dialogue()], base, test="mine")], against=base)
+    kinds = {"ten turns": {}, "single": {"single_turn": True}, "sharded": {"sharded": "scripted"}}
+    runs = [run_of([dialogue()], base, test="mine")]
+    for test, kind in kinds.items():
+        runs += [run_of([dialogue()], label, test=test, problems=name, **kind) for label in (base, "mt-rl")]
+    found = tables([*runs, run_of([dialogue()], "own", test="sharded", **kinds["sharded"])], against=base)
     (rows,) = [rows for title, rows in found.items() if title.startswith("Table 1")]
-    assert [row["test"] for row in rows] == ["mine", f"{name} (sharded)", "in the paper"]
-    assert rows[-1] == {"test": "in the paper", base: "62.7", "mt-rl": "69.9 ± 1"}
+    shown = [(row["test"], row[base], row["mt-rl"]) for row in rows if row["test"] == "in the paper"]
+    assert shown == [("in the paper", "92.0", "94.1 ± 2"), ("in the paper", "62.7", "69.9 ± 1")]
+    below = [above["test"] for above, row in itertools.pairwise(rows) if row["test"] == "in the paper"]
+    assert below == ["single", "sharded"]
 
 
-def test_the_papers_numbers_stand_only_beside_those_of_an_informed_teacher():
-    for name, title in (("lost-in-conversation-math", "Table 1"), ("omni-math-test", "Within n turns")):
-        for informed in (True, False):
-            found = tables([run_of([dialogue()], problems=name, informed=informed)])
-            (rows,) = [rows for heading, rows in found.items() if heading.startswith(title)]
-            assert any("paper" in row.get("test", row.get("model")) for row in rows) == informed
+def test_tests_in_full_and_sharded_of_the_same_problems_are_neighbors_in_table_1():
+    kinds = [{"test": f"{p} single", "problems": p, "single_turn": True, "turns": 1} for p in "ab"]
+    kinds += [{"test": f"{p} sharded", "problems": p, "sharded": "scripted"} for p in "ab"]
+    found = tables([run_of([dialogue()], **kind) for kind in kinds])
+    (rows,) = [rows for title, rows in found.items() if title.startswith("Table 1")]
+    assert [row["test"] for row in rows] == ["a single", "a sharded", "b single", "b sharded"]
+
+
+def test_a_single_turn_is_a_test_of_its_own_whoever_the_teacher_and_in_no_picture_of_turns(tmp_path):
+    arguments = {
+        "script": "evaluate.py",
+        "model": "m",
+        "problems": "p.jsonl",
+        "teacher_model": "t",
+        "seed": 0,
+    }
+    arguments |= {"sharded": None, "dispute": 0, "teacher": "informed", "max_tokens": 8, "temperature": 1}
+    arguments |= {"teacher_temperature": 1, "answers": "rule", "prompts": None}
+    (tmp_path / "metrics.jsonl").touch()
+    names = {}
+    for turns in (1, 10):
+        (tmp_path / "config.json").write_text(json.dumps({"arguments": arguments | {"turns": turns}}))
+        run = measures.load_test(str(tmp_path), Dialogue.from_row)
+        names[run.test] = run.single_turn
+    assert names == {"p (single turn)": True, "p, teacher t": False}
+    tests = {
+        name: {"single_turn": single, "sharded": None, "disputed": False, "teacher": "t"}
+        for name, single in names.items()
+    }
+    assert list(report.main_tests(tests)) == ["p, teacher t"]
+
+
+def test_the_sister_papers_numbers_stand_only_beside_those_of_an_informed_teacher():
+    for informed in (True, False):
+        found = tables([run_of([dialogue()], problems="omni-math-test", informed=informed)])
+        (rows,) = [rows for heading, rows in found.items() if heading.startswith("Within n turns")]
+        assert any("paper" in row["model"] for row in rows) == informed
+
+
+def test_the_untuned_student_has_the_left_panel_of_fig_2():
+    runs = []
+    for label, teacher in itertools.product(("base", "mt-rl"), "sw"):
+        runs.append(run_of([dialogue()], label, test=f"t, teacher {teacher}", teacher=teacher))
+    measured = {
+        test: measures.measure(labels, "base") for test, labels in report.group_runs(runs, "base").items()
+    }
+    left, right = report.teacher_panels(measured, {}, "base")
+    assert [[line.label for line in panel[-1]] for panel in (left, right)] == [["base"], ["mt-rl"]]
 
 
 def test_a_table_leaves_out_names_that_repeat_and_fills_in_columns_that_some_rows_lack():
