@@ -2,14 +2,16 @@
 
     python sft.py --model google/gemma-3-12b-it --data runs/dialogues --out runs/mt-sft  # offline SML
     python sft.py --model google/gemma-3-12b-it --data runs/single --out runs/st-sft     # of --turns 1
+    python sft.py --model google/gemma-3-12b-it --data omni-math/train --out runs/st-sft # its solutions
 
 Trains on exactly the tokens that were sampled, end-of-turn tokens included. The teacher's tokens are only
-context. Unsolved dialogues are left out. --predict-teacher adds each dialogue a second time, as a teacher
-without private knowledge would see it, and trains on its hints (self-improvement in the sister paper, arXiv
-2602.16066). With `evaluate.py play --teacher critic` the trained model then is its own teacher. Chosen where
-the paper is silent: all weights are trained (--lora RANK: an adapter); AdamW without weight decay; a constant
-learning rate after a warm-up over a twentieth of the steps; one epoch; all student tokens of a step weigh
-the same.
+context. Unsolved dialogues are left out. The paper's single-turn SFT trains on pairs of problem and solution;
+it does not say whose solutions. They can be the model's own right turns, or those of a problem file or data
+set. --predict-teacher adds each dialogue a second time, as a teacher without private knowledge would see it,
+and trains on its hints (self-improvement in the sister paper, arXiv 2602.16066). With `evaluate.py play
+--teacher critic` the trained model then is its own teacher. Chosen where the paper is silent: all weights are
+trained (--lora RANK: an adapter); AdamW without weight decay; a constant learning rate after a warm-up over a
+twentieth of the steps; one epoch; all student tokens of a step weigh the same.
 """
 
 import math
@@ -17,12 +19,14 @@ import random
 import time
 from pathlib import Path
 
-from common import Dialogue, as_tensors, masked_logprobs, sft_loss
+from common import Dialogue, Verdict, as_tensors, load_problems, masked_logprobs, sft_loss
 from generate import load_prompts
 from parts import runs, sharded
+from parts.answers import boxed
 from parts.chat import load_chat, visible
-from parts.engines import context_of
+from parts.engines import Turn, context_of
 from parts.measures import causes, same_path, summary, trend
+from parts.sources import SOURCES
 
 
 def train(args, run, dialogues):
@@ -87,8 +91,42 @@ def load_dialogues(path):
     except (KeyError, TypeError) as e:
         raise runs.BadInput(f"{log}: a line lacks {e}; give a folder that generate.py wrote") from None
     if not dialogues:
-        raise runs.BadInput(f"{path}: holds no dialogues; give a folder that generate.py wrote")
+        raise runs.BadInput(
+            f"{path}: holds no dialogues; give a folder that generate.py wrote, or a problem file"
+        )
     return dialogues
+
+
+def solutions(source, chat, prompts):
+    """Dialogues of one turn: the student's turn is the solution of a problem. Raises BadInput without any.
+
+    source: a problem file or data set. Its solutions count as right; `evaluate.py check` lists wrong ones.
+    """
+    if chat.opened_reasoning:
+        reason = "its template opens each turn with reasoning, which solutions do not have"
+        raise runs.BadInput(f"--data {source}, {chat.name}: {reason}; use another model")
+    dialogues = []
+    for problem in load_problems(source):
+        if problem.solution:
+            dialogue = Dialogue(f"{problem.id}/0", problem.id, problem.domain)
+            prompt = prompts[problem.domain].format(problem=problem.prompt)
+            dialogue.add_teacher_turn(chat.view([{"role": "user", "content": prompt}]), prompt)
+            text = solution_turn(problem)
+            ids = chat.turn(text)
+            turn = Turn(ids, [0.0] * len(ids), "stop")
+            dialogue.add_student_turn(turn, text, Verdict("correct"), chat.end)
+            dialogues.append(dialogue)
+    if not dialogues:
+        raise runs.BadInput(f"{source}: no problem has a solution; give dialogues of `generate.py --turns 1`")
+    return dialogues
+
+
+def solution_turn(problem):
+    """The text of a solution, as a turn that can be graded: with the answer in a box, or a fenced program."""
+    text = problem.solution.strip()
+    if problem.domain == "math":
+        return text if boxed(text) else f"{text}\n\n\\boxed{{{problem.answer}}}"
+    return text if "```" in text else f"```python\n{text}\n```"
 
 
 def check_speaker(path, dialogues, chat, args):
@@ -155,7 +193,8 @@ def main():
     parser.add_argument(
         "--model", required=True, help="model to train: the student that spoke in the dialogues"
     )
-    parser.add_argument("--data", required=True, nargs="+", help="folders that generate.py wrote")
+    data = "folders that generate.py wrote; or problem files or data sets, to train on their solutions"
+    parser.add_argument("--data", required=True, nargs="+", help=data)
     parser.add_argument(
         "--other-model", action="store_true", help="the dialogues may be those of another model"
     )
@@ -165,7 +204,7 @@ def main():
         "--predict-teacher", action="store_true", help="train on the hints too, without the private knowledge"
     )
     parser.add_argument(
-        "--prompts", help="JSON file that replaces prompts of generate.py, for --predict-teacher"
+        "--prompts", help="JSON file of prompts of generate.py, for --predict-teacher and for solutions"
     )
     runs.add_training_arguments(parser, batch=32, unit="dialogues", lr=1e-5, lora_lr=1e-4, save_every=50)
     parser.add_argument("--epochs", type=runs.COUNT, default=1, help="passes over the data")
@@ -176,13 +215,16 @@ def main():
     if (run.path / "model").exists():
         return run.say(f"{run.path} is finished")
     chat, dialogues = load_chat(args.model), []
+    prompts = load_prompts(args.prompts)
     for path in args.data:
-        of_folder = load_dialogues(path)
-        check_speaker(path, of_folder, chat, args)
-        dialogues += of_folder
+        if Path(path).is_file() or path.partition(":")[0] in SOURCES:
+            dialogues += solutions(path, chat, prompts)
+        else:
+            of_folder = load_dialogues(path)
+            check_speaker(path, of_folder, chat, args)
+            dialogues += of_folder
     dialogues = successful(dialogues, run, args.leaks)
     if args.predict_teacher:
-        prompts = load_prompts(args.prompts)
         if chat.opened_reasoning:
             reason = "its template opens each turn with reasoning, which hints do not have"
             raise runs.BadInput(f"--predict-teacher, {args.model}: {reason}; use another model")

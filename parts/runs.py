@@ -397,7 +397,8 @@ class Run:
         self.config = {name: value for name, value in vars(args).items() if name not in MAY_CHANGE}
         self.config["script"] = Path(sys.argv[0]).name
         inputs = [self.config.get("problems"), self.config.get("prompts")]
-        inputs += [f"{folder}/dialogues.jsonl" for folder in self.config.get("data", ())]
+        for data in self.config.get("data", ()):  # folders, or problem files
+            inputs += [f"{data}/dialogues.jsonl", data]
         for file in inputs:
             if file and Path(file).is_file():
                 self.config[f"content of {file}"] = f"{zlib.crc32(Path(file).read_bytes()):08x}"

@@ -21,7 +21,9 @@ from conftest import OPENED, ROOT, characters
 from transformers import AutoModelForCausalLM
 
 import generate
-from common import Dialogue, as_tensors, masked_logprobs
+import sft
+from common import Dialogue, as_tensors, load_problems, masked_logprobs
+from parts.chat import load_chat
 from parts.engines import Endpoint, EngineError, Turn, load_model
 from parts.runs import revision, run_script
 
@@ -69,6 +71,30 @@ def test_sft_raises_the_likelihood_of_successful_dialogues(played, base, tmp_pat
     losses = [r["loss"] for r in rows(tmp_path / "sft", "metrics.jsonl")]
     assert sum(losses[-3:]) < sum(losses[:3])
     AutoModelForCausalLM.from_pretrained(tmp_path / "sft" / "model")
+
+
+def test_sft_on_solutions_counts_exactly_their_tokens_behind_the_problem_as_in_a_test(
+    problems, base, tmp_path
+):
+    boxless = {"id": "m", "domain": "math", "prompt": "What?", "answer": "000+20+3", "solution": " So: "}
+    both = tmp_path / "both.jsonl"
+    both.write_text(problems.read_text() + json.dumps(boxless))
+    chat, expected, counted = load_chat(base), {"m": ("What?", "So:\n\n\\boxed{000+20+3}")}, 0
+    expected |= {problem.id: (problem.prompt, problem.solution) for problem in load_problems(problems)}
+    for d in sft.solutions(both, chat, generate.load_prompts(PROMPTS)):
+        prompt, solution = expected.pop(d.problem)
+        start = len(chat.view([{"role": "user", "content": prompt}]))
+        assert d.ids[start:] == chat.turn(solution) and d.mask == [0] * start + [1] * (len(d.ids) - start)
+        counted += len(d.ids) - start
+    run("sft", model=base, data=both, out=tmp_path / "sft", lr="1e-4", threads=1, prompts=PROMPTS)
+    assert not expected and rows(tmp_path / "sft", "metrics.jsonl")[0]["tokens"] == counted  # of 25 dialogues
+
+
+def test_problems_without_solutions_are_refused(base, tmp_path, capsys):
+    (tmp_path / "p.jsonl").write_text('{"id": "m", "domain": "math", "prompt": "What?", "answer": "3"}')
+    refused(
+        capsys, "no problem has a solution", "sft", model=base, data=tmp_path / "p.jsonl", out=tmp_path / "s"
+    )
 
 
 def test_sft_on_the_teachers_turns_too_sees_more_tokens_and_the_model_can_teach_itself(
