@@ -21,7 +21,9 @@ from parts.measures import KINDS, TYPES, TestRun, TrainingRun, percent
 from parts.runs import write_atomically
 
 # The paper's arms in its order. A picture with more arms than it can hold shows six of them, or only four.
-ARMS = "base st-sft st-rl mt-sft mt-rl primed primed-rl unprimed unprimed-rl mt-rl-weak".split()
+# st-rl-32: with g = 32. mt-sft-10: on dialogues of ten turns.
+ARMS = "base st-sft st-rl mt-sft mt-rl st-rl-32 mt-sft-10".split()
+ARMS += "primed primed-rl unprimed unprimed-rl mt-rl-weak".split()
 MAIN = ("base", "st-sft", "st-rl", "mt-sft", "mt-rl", "primed-rl")
 FEW = ("base", "st-rl", "mt-sft", "mt-rl")
 
@@ -416,8 +418,10 @@ def save_figure(figure, file: Path) -> None:
     picture.save(file, optimize=True)
 
 
-# A label's color (Okabe and Ito's for the color-blind, and gray), marker and line style (for print in gray).
+# A label's color, marker and line style (for print in gray). First the colors of Okabe and Ito for the
+# color-blind; with the others, no two arms of the paper have the same, nor has a further label or two.
 COLORS = ("#000000", "#56b4e9", "#e69f00", "#009e73", "#d55e00", "#0072b2", "#cc79a7", "#999999")
+COLORS += ("#882255", "#808000", "#332288", "#ddcc77", "#8c510a", "#b2df8a")
 STYLES = ("o-", "v--", "s-.", "D:", "^-", "P--", "X-.", "*:", "<-")
 
 

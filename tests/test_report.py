@@ -352,6 +352,16 @@ def test_arms_stand_in_the_papers_order_and_unknown_ones_behind_them_as_they_com
     assert report.in_paper_order(["base", "mt-sft"], "mt-sft") == ["base", "mt-sft"]
 
 
+def test_no_two_arms_have_the_same_color():
+    assert len(set(report.COLORS)) == len(report.COLORS) >= len(report.ARMS) + 2
+
+
+def test_fig_3_has_the_10_turn_sft_of_the_paper_beside_the_main_arms():
+    arm = {"log-loss": {"solved keep": [1.0], "unsolved only": [1.0]}}
+    (*_, lines), _ = report.loss_panels({"t": {"turns": 1, "arms": dict.fromkeys(report.ARMS, arm)}})
+    assert {line.label for line in lines} == {"base", "st-rl", "mt-sft", "mt-rl", "mt-sft-10"}
+
+
 def test_crowded_pictures_show_the_main_arms_and_all_unknown_ones_and_never_nothing():
     crowd = ["base", "mt-sft", "mt-rl", "primed", "primed-rl", "mt-rl-weak", "zeta"]
     assert report.labels_to_draw(crowd) == ["base", "mt-sft", "mt-rl", "primed-rl", "zeta"]
@@ -432,7 +442,7 @@ def test_a_table_leaves_out_names_that_repeat_and_fills_in_columns_that_some_row
 
 # ------------------------------------------------------------------------------------ the folder and the page
 
-LABELS = ("zeta", "unprimed-rl", "primed-rl", "primed", "mt-rl", "mt-sft", "st-rl", "st-sft", "base")
+LABELS = ("zeta", "unprimed-rl", "primed-rl", "mt-sft-10", "mt-rl", "mt-sft", "st-rl", "st-sft", "base")
 HOSTILE = "<script>document.title='owned'</script></script><!--<img src=x onerror=\"document.title='owned'\">"
 
 

@@ -36,6 +36,7 @@ begin() { # seed, domain: sets both for the following stages
 
 dialogues() { stage "$1" python generate.py --model toy/base --problems "$problems" --samples 5 --turns "$2" --out "$dir/$1" $talk; }
 mt_sft() { dialogues dialogues 4; stage mt-sft python sft.py $sft --data "$dir/dialogues" --out "$dir/mt-sft"; }
+mt_sft_10() { dialogues dialogues-10 10; stage mt-sft-10 python sft.py $sft --data "$dir/dialogues-10" --out "$dir/mt-sft-10"; }
 st_sft() { dialogues single-turns 1; stage st-sft python sft.py $sft --data "$dir/single-turns" --out "$dir/st-sft"; }
 online() { # name, arguments …
     stage "$1" python grpo.py --model toy/base --problems "$problems" --batch 12 --out "$dir/$1" $rl $talk "${@:2}"
@@ -64,14 +65,16 @@ look() { # lane (1 or 2): the stages of one of the two lanes that run side by si
 }
 
 all() { # lane
-    local own arms="base st-sft st-rl mt-sft mt-rl primed primed-rl unprimed-rl"
+    local own arms="base st-sft st-rl mt-sft mt-rl st-rl-32 mt-sft-10 primed primed-rl unprimed-rl"
     [ "$1" = 1 ] && own=math || own=code
     for number in $(seq 0 $((${SEEDS:-1} - 1))); do
         begin "$number" $own
-        mt_sft; st_sft; online mt-rl; online st-rl --turns 1; online mt-rl-weak --teacher-model "$weak"
+        mt_sft; mt_sft_10; st_sft
+        online mt-rl; online st-rl --turns 1; online st-rl-32 --turns 1 --group 32; online mt-rl-weak --teacher-model "$weak"
         primed_rl primed; primed_rl unprimed --no-questions
         for arm in $arms; do
             play "$arm" "" --problems toy/math_test.jsonl toy/code_test.jsonl --losses 100 $([ "$arm" = base ] && echo --samples 4)
+            play "$arm" -full --problems toy/math_shards.jsonl toy/code_shards.jsonl --turns 1
             play "$arm" -sharded --problems toy/math_shards.jsonl toy/code_shards.jsonl --sharded
             [ "$own" = code ] || play "$arm" -disputed --problems toy/math_test.jsonl --dispute
         done
@@ -131,7 +134,7 @@ wait "$one" "$two"
 printf '%b' "$clear"
 
 seeds=[0-$((${SEEDS:-1} - 1))] # a glob pattern
-runs() { ls -d "$out"/seed$seeds/$1/{st-sft,mt-sft,primed,unprimed,st-rl,mt-rl,mt-rl-weak,primed-rl,unprimed-rl} 2>/dev/null; }
+runs() { ls -d "$out"/seed$seeds/$1/{st-sft,mt-sft,mt-sft-10,primed,unprimed,st-rl,st-rl-32,mt-rl,mt-rl-weak,primed-rl,unprimed-rl} 2>/dev/null; }
 case $what in
 look) report report base "Table 1:" "$out"/seed0/math/tests*/*/{math,code}_* $(runs math) ;;
 all) for domain in math code; do report "report-$domain" base "Table 1:" "$out"/seed$seeds/$domain/tests*/*/{math,code}_* $(runs $domain); done ;;
