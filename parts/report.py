@@ -51,8 +51,9 @@ def labels_to_draw(labels: Iterable[str], arms: tuple = MAIN) -> list[str]:
 def group_runs(runs: list[TestRun], against: str) -> dict[str, dict[str, list[TestRun]]]:
     """{test: {label: its runs, one a seed}}, in the order of the report.
 
-    Tests of full problems come first, then sharded, then disputed ones; in each of these, the teacher that
-    most models met comes first. Seeds are sorted, because differences are taken between equal seeds.
+    Tests of full problems come first, then those of a single turn and sharded ones, then disputed ones; in
+    each of these, the teacher that most models met comes first. Seeds are sorted, because differences are
+    taken between equal seeds.
     """
     labels = in_paper_order((run.label for run in runs), against)
     full = {(r.teacher, r.label) for r in runs if not (r.sharded or r.disputed or r.single_turn)}
@@ -60,7 +61,8 @@ def group_runs(runs: list[TestRun], against: str) -> dict[str, dict[str, list[Te
 
     def sort_key(run):
         label = labels.index(run.label)
-        return run.disputed, bool(run.sharded), -models_met[run.teacher], label, run.settings["seed"]
+        later = run.disputed, bool(run.sharded or run.single_turn)
+        return *later, -models_met[run.teacher], label, run.settings["seed"]
 
     tests = {}
     for run in sorted(runs, key=sort_key):
@@ -135,8 +137,8 @@ def cell(estimate: dict, scale: int = 100, digits: int = 1, alone: bool = False)
     mean, low, high = (scale * estimate[key] for key in ("mean", "low", "high"))
     half, text = round((high - low) / 2, digits), f"{mean:z.{digits}f}"  # z: no "-0.0"
     if mean - half < 0 <= low or high <= scale < mean + half:
-        text += f" ({low:.{digits}f}–{high:.{digits}f})"
-    elif half:  # else "± 0.0"
+        return f"{text} ({low:.{digits}f}–{high:.{digits}f})"
+    if half:  # else "± 0.0"
         text += f" ± {half:.{digits}f}"
     if alone and "alone" in estimate:
         text += f" [{scale * estimate['alone']:.{digits}f}]"
@@ -589,7 +591,7 @@ def interval_note(tests: dict) -> str:
     else:
         over = "over seeds and problems; in brackets, for these seeds, over problems alone"
         over += f" (one seed, so only over problems: {', '.join(single)})" if single else ""
-    return f"± is half the 95 % interval {over}. Near 0 and 100 %, a range is the interval."
+    return f"± is half the 95 % interval {over}. Near 0 and 100 %, the interval stands as a range."
 
 
 def headline(tests: dict) -> str:
