@@ -7,7 +7,8 @@
     python evaluate.py check mine.jsonl
 
 `play` writes a run folder OUT/NAME for each problem file NAME.jsonl. With --dispute, the teacher disputes the
-first right answer. `judge` lets a model label every student turn (the seven types of Lost in Conversation)
+first right answer. With --turns 1 nobody answers the student: the paper's Table 1 calls that full, beside
+--sharded. `judge` lets a model label every student turn (the seven types of Lost in Conversation)
 and decide for every hint whether it gives the answer away. `compare` takes such folders and those of training
 runs. A model's label is the name of the run that trained it; runs of one label are its seeds. It writes the
 paper's figures and tables by their numbers (fig1.png …, report.md, results.json) and report.html, a page to
@@ -20,7 +21,6 @@ import argparse
 import re
 from collections import Counter
 from functools import cache
-from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -120,8 +120,8 @@ def answer_losses(model, chat, dialogue, answer):
     """
     ids = chat.turn(answer)
     opening = re.match(r"\\boxed\{|```\w*\n|", answer).end()  # characters
-    starts = accumulate(map(len, chat.pieces(ids)), initial=0)
-    skipped = sum(start < opening for start in starts)
+    pieces = chat.pieces(ids)
+    skipped = sum(len("".join(pieces[:i])) < opening for i in range(len(ids)))  # tokens that begin in it
     mask = [0] * skipped + [1] * (len(ids) - skipped)
     contexts = [dialogue.ids[:start] for start, _ in dialogue.spans[: dialogue.solved]]
     rows = [Dialogue("", ids=context + ids, mask=[0] * len(context) + mask) for context in contexts]

@@ -49,13 +49,13 @@ class TestRun:
     informed: bool  # whether the teacher has private knowledge, as in the papers
     sharded: str | None
     disputed: bool
+    single_turn: bool  # whether the student sees the whole problem and nobody answers it
     turns: int
     settings: dict  # {argument: value} of all that changes the result
     dialogues: list  # of Dialogue
     losses: list  # {"id", "solved", "losses": nats a token after each teacher turn}
     judged: list  # {"id", "types", "leaks"}
     config: dict = field(default_factory=dict)  # config.json
-    single_turn: bool = False  # whether the student sees the whole problem and nobody answers it
 
 
 @dataclass
@@ -124,13 +124,13 @@ def load_test(folder: str, make: Callable) -> TestRun:
         informed=args["teacher"] == "informed",
         sharded=args["sharded"],
         disputed=bool(args["dispute"]),
+        single_turn=single_turn,
         turns=args["turns"],
         settings=settings,
         dialogues=[make(row) for row in read_jsonl(path / "dialogues.jsonl")],
         losses=read_jsonl(path / "losses.jsonl"),
         judged=read_jsonl(path / "judged" / "judged.jsonl"),
         config=config,
-        single_turn=single_turn,
     )
 
 

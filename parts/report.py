@@ -124,8 +124,7 @@ PAPER = {
     ("lost-in-conversation-code", False): ("76.3", "76.7 ± 3", "77.1 ± 2", "75.8 ± 1", "76.2 ± 2"),
     ("lost-in-conversation-code", True): ("51.5", "48.9 ± 3", "51.6 ± 2", "53.0 ± 3", "54.8 ± 2"),
 }
-# Omni-MATH, % solved by the baseline of arXiv 2602.16066, the sister paper: 500 random problems, also
-# such as no rule can grade. (Fig. 1 prints no numbers.)
+# Omni-MATH, % solved by the baseline of arXiv 2602.16066, the sister paper. (Fig. 1 prints no numbers.)
 SISTER = {"within 1": "33", "within 4": "45", "within 10": "53"}
 
 
@@ -188,8 +187,7 @@ def accuracy_rows(test: dict) -> list[dict]:
         row["tokens a solved problem"] = f"{arm['tokens a solved']:.0f}" if arm["solved"] else "–"
         rows.append(row)
     if test["problems"] == "omni-math-test" and test["informed"] and not test["disputed"]:
-        sister = {"model": "sister paper's baseline, on 500 random problems"}
-        rows.append(sister | {within: SISTER.get(within, "") for within in columns})
+        rows.append({"model": "sister paper's baseline"} | {w: SISTER.get(w, "") for w in columns})
     return rows
 
 

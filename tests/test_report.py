@@ -39,7 +39,7 @@ def dialogue(problem="p", statuses=("wrong", "correct"), said=None, limit=4, sam
 
 def run_of(dialogues, label="base", **more):
     found = {"test": "t", "problems": "t", "teacher": "base", "informed": True, "sharded": None, "turns": 4}
-    found |= {"disputed": False, "losses": [], "judged": []}
+    found |= {"disputed": False, "single_turn": False, "losses": [], "judged": []}
     found |= {"settings": {"model": label, "seed": 0}} | more
     return TestRun(f"runs/{label}", label, dialogues=dialogues, **found)
 
