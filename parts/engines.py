@@ -77,12 +77,15 @@ def load_model(path: str, device: str, dtype: str = "float32", lora: int | None 
             model = auto.from_pretrained(path, dtype=dtype)
         if lora:
             add_adapter(model, lora)
-        return model.to(device)
+        model.to(device)
     except torch.OutOfMemoryError:
         problem = f"model {path}: does not fit on {device} in {dtype}"
         raise EngineError(f"{problem}; use a smaller model or a larger GPU") from None
     except (OSError, ValueError, KeyError) as e:
         raise EngineError(why_not_loaded(path, e)) from None
+    if device != "meta":
+        check_logits(model, path)
+    return model
 
 
 def load_tokenizer(path: str):
@@ -197,13 +200,34 @@ def save_adapter(folder, weights, rank: int, path: str) -> None:
 
 
 def next_token_logits(model, hidden):
-    """Returns the logits [..., V] of the next token for hidden states [..., H].
+    """Returns the logits [..., V] of the next token for hidden states [..., H], as the model's own forward.
 
-    They are soft-capped if the model does that (Gemma 2).
+    Granite and MiniCPM divide them, Cohere and Falcon-H1 multiply them, Gemma 2 and 4 cap them.
     """
+    config = model.config.get_text_config()
+    scale = getattr(config, "logit_scale", None) or getattr(config, "lm_head_multiplier", 1.0)
+    scale = scale / getattr(config, "logits_scaling", 1.0)
     logits = model.get_output_embeddings()(hidden)
-    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    logits = logits if scale == 1 else logits * scale
+    cap = getattr(config, "final_logit_softcapping", None)
     return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+@torch.no_grad()
+def check_logits(model, path: str) -> None:
+    """Raises EngineError if decoder and next_token_logits() do not give the model's own logits.
+
+    Samplers and trainers would then use another distribution than the model's, and agree with each other.
+    """
+    problem = f"model {path}: the kit cannot compute the log-probs of its class, {type(model).__name__}"
+    ids = torch.arange(8, device=model.device)[None] + model.config.get_text_config().vocab_size // 2
+    try:
+        own = model(input_ids=ids).logits.float()
+        logits = next_token_logits(model, model.get_decoder()(input_ids=ids).last_hidden_state).float()
+    except (AttributeError, TypeError) as e:  # the decoder or the head is not what others have
+        raise EngineError(f"{problem} ({e}); use another model") from None
+    if not (logits - own).abs().max() <= 0.02 * own.abs().max():  # bfloat16 rounds by up to 0.008
+        raise EngineError(f"{problem} (it changes the logits of its LM head); use another model")
 
 
 def check_context(max_tokens, context):
