@@ -319,6 +319,8 @@ def load_cast(args, model=None, training=None, answers=None):
     memory = (0.4 if training or model else 0.85) / engines
     sleeps = bool(training and not lora)
     student = load_speaker(args, args.model, args.temperature, "--model", model, memory, sleeps, lora)
+    if (training or model) and isinstance(student.engine, VLLMEngine):
+        student.engine.check_class()
     engine = student.engine.at_temperature(args.teacher_temperature, frozen=bool(lora))
     same_model = Speaker(student.chat, engine)  # as the student, but at the teacher's temperature
     teacher = same_model if shared else load_speaker(args, path, args.teacher_temperature, memory=memory)

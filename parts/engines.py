@@ -32,6 +32,7 @@ from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from urllib.parse import parse_qsl
 
 import torch
@@ -67,14 +68,20 @@ def load_model(path: str, device: str, dtype: str = "float32", lora: int | None 
     transformers.utils.logging.disable_progress_bar()
     try:
         config = transformers.AutoConfig.from_pretrained(path)
-        # Some models exist only in a version with a vision tower.
+        # If the checkpoint's class has a vision tower, the tower is kept, though nothing here uses it. Then a
+        # saved model has the same class, and the names that vLLM knows.
+        whole = transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(config), None)
         text_only = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
-        auto = transformers.AutoModelForCausalLM if text_only else transformers.AutoModelForImageTextToText
+        if whole and (not text_only or whole.__name__ in (config.architectures or [])):
+            auto = transformers.AutoModelForImageTextToText
+        else:
+            auto = transformers.AutoModelForCausalLM
+        make_exact(config)
         if device == "meta":
             with torch.device("meta"):
                 model = auto.from_config(config, dtype=getattr(torch, dtype))
         else:
-            model = auto.from_pretrained(path, dtype=dtype)
+            model = auto.from_pretrained(path, config=config, dtype=dtype)
         if lora:
             add_adapter(model, lora)
         model.to(device)
@@ -110,6 +117,14 @@ def load_tokenizer(path: str):
         return tokenizer
     except Exception as e:  # of many classes; `tokenizers` raises Exception itself
         raise EngineError(why_not_loaded(path, e)) from None
+def make_exact(config) -> None:
+    """Changes a config so that a trainer computes what samplers do: no noise, and all of the attention."""
+    for part in (config, config.get_text_config()):
+        for name, value in list(vars(part).items()):
+            if isinstance(value, float) and ("drop" in name or "jitter" in name):
+                setattr(part, name, 0.0)
+    if getattr(config.get_text_config(), "attn_logit_softcapping", None):
+        config._attn_implementation = "eager"  # torch's own would leave out the cap (Gemma 2)
 
 
 def why_not_loaded(path: str, error: Exception) -> str:
@@ -157,18 +172,28 @@ def share_keys(model) -> None:
 # LoRA: a frozen W is replaced by W + B·A·ALPHA/rank. One ALPHA fits every rank, and all linear layers should
 # have an adapter: Schulman et al., "LoRA Without Regret", Thinking Machines Lab, 2025.
 ALPHA = 32
+# In a mixture of experts peft takes layers of these names for experts, which are one tensor in memory. The
+# layers would get no adapter, and the experts none that can be merged.
+OF_EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 
 
 def add_adapter(model, rank: int) -> None:
     """Adds a LoRA adapter to all linear layers of the decoder, and freezes all other weights.
 
-    The vision tower and the LM head get no adapter. B starts at 0, so the model still computes the same.
+    The vision tower and the LM head get no adapter, nor do the MLPs of a mixture of experts. B starts at 0,
+    so the model still computes the same. Raises EngineError if the model cannot have an adapter.
     """
     from peft import LoraConfig
 
     decoder = set(model.get_decoder().modules())
     linear = {name for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m in decoder}
-    model.add_adapter(LoraConfig(r=rank, lora_alpha=ALPHA, target_modules=linear))
+    if any(".experts." in name for name, _ in model.named_parameters()):
+        linear = {name for name in linear if name.rsplit(".", 1)[-1] not in OF_EXPERTS}
+    try:
+        model.add_adapter(LoraConfig(r=rank, lora_alpha=ALPHA, target_modules=linear))
+    except ValueError as e:  # as peft has it for Mamba
+        problem = f"model {model.name_or_path}: cannot have a LoRA adapter ({' '.join(str(e).split())})"
+        raise EngineError(f"{problem}; leave out --lora") from None
 
 
 @contextmanager
@@ -258,8 +283,8 @@ def layers_of(config):
     )
     if unknown := types - {"full_attention", "sliding_attention"}:
         raise EngineError(f"the model has layers of {', '.join(sorted(unknown))}; {INSTEAD}")
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     try:
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     except RuntimeError:  # transformers raises it if the number differs from layer to layer
         raise EngineError(UNLIKE) from None
@@ -414,10 +439,10 @@ class HFEngine:
     def sync(self, weights):
         """Copies those (name, tensor) pairs whose tensors are not the model's own."""
         self.saved.clear()  # keys and values of the old weights
-        parameters = dict(self.model.named_parameters())
+        own = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
         for name, tensor in weights:
-            if parameters[name].data_ptr() != tensor.data_ptr():
-                parameters[name].data.copy_(tensor)
+            if own[name].data_ptr() != tensor.data_ptr():
+                own[name].data.copy_(tensor)
 
     def admit(self):
         """Moves waiting turns into the free rows of the batch, and samples the first token of each.
@@ -711,15 +736,36 @@ class VLLMEngine:
         if self.sleeps:
             torch.cuda.empty_cache()
             self.llm.llm_engine.wake_up(tags=["weights"])
-        weights = ((name, tensor.to(self.dtype)) for name, tensor in weights)
-        if self.lora:
-            self.load_adapter(weights)
-        else:
-            self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
-            self.llm.apply_model(repack_head)
+        # Vectors keep their dtype: vLLM casts them, and holds a router's biases in float32.
+        weights = ((name, t.to(self.dtype) if t.ndim > 1 else t) for name, t in weights)
+        try:
+            if self.lora:
+                self.load_adapter(weights)
+            else:
+                weights = as_in_checkpoint(self.skeleton, weights)
+                self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+                self.llm.apply_model(repack_head)
+        except (ValueError, KeyError) as e:
+            reason = f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"
+            advice = "use --engine hf"
+            raise EngineError(f"vLLM cannot load the weights of {self.path} ({reason}); {advice}") from None
         self.llm.reset_prefix_cache()
         if self.sleeps:
             self.llm.llm_engine.wake_up(tags=["kv_cache"])
+
+    @cached_property
+    def skeleton(self):
+        """The model as `transformers` has it, without weights."""
+        return load_model(self.path, "meta")
+
+    def check_class(self):
+        """Raises EngineError if vLLM has changed the model's class, so that no trainer can use it any more.
+
+        It does so where it runs the code of `transformers` (SmolLM3, OLMo 3), because it compiles that.
+        """
+        if self.llm.llm_engine.model_config.using_transformers_backend():
+            reason = "vLLM runs it by the code of transformers, which it changes"
+            raise EngineError(f"model {self.path}: {reason}, so that it cannot be trained; use --engine hf")
 
     def load_adapter(self, weights):
         """Replaces adapter 1. vLLM reads it from files now, and keeps it in memory."""
@@ -728,6 +774,18 @@ class VLLMEngine:
         with tempfile.TemporaryDirectory() as folder:
             save_adapter(folder, weights, self.lora, self.path)
             self.llm.llm_engine.add_lora(LoRARequest("student", 1, folder, load_inplace=True))
+
+
+def as_in_checkpoint(model, weights):
+    """Yields (name, tensor) pairs as a checkpoint has them, of pairs as `transformers` has them in memory.
+
+    They differ for a mixture of experts, whose experts are one tensor in memory, and for some names. model:
+    of the same class, on any device; its own tensors are not used.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+
+    for name, tensor in weights:
+        yield from revert_weight_conversion(model, {name: tensor}).items()
 
 
 def repack_head(model):

@@ -114,7 +114,12 @@ def micro_batches(lengths: list[int], tokens: int) -> list[list[int]]:
 
 
 def clip_gradient(policy: Policy, max_norm: float) -> float:
-    """Scales the gradient down to max_norm if its norm is larger; returns its norm before that."""
+    """Scales the gradient down to max_norm if its norm is larger; returns its norm before that.
+
+    A weight without a gradient gets one of 0, so that it has a saved optimizer state as all others.
+    """
+    for p in trained(policy):
+        p.grad = torch.zeros_like(p) if p.grad is None else p.grad
     return whole(torch.nn.utils.clip_grad_norm_(policy.parameters(), max_norm)).item()
 
 
@@ -124,10 +129,18 @@ def whole(tensor):
 
 
 def weights(policy: Policy):
-    """(name in the model, full tensor) of each trained parameter: a generator that all processes must run."""
-    parameters = set(trained(policy))
-    named = ((name, p) for name, p in policy.model.named_parameters() if p in parameters)
-    return ((name, whole(p.detach())) for name, p in named)
+    """(name in the model, full tensor) of each trained parameter: a generator that all processes must run.
+
+    If all weights are trained, it also yields the buffers that a checkpoint has (Apertus, the routers of
+    DeepSeek and GLM): vLLM leaves whatever a reload does not bring without values.
+    """
+    model, wanted = policy.model, set(trained(policy))
+    named = dict(model.named_parameters())
+    if not hasattr(model, "peft_config"):
+        wanted |= set(policy.buffers())
+        saved = model.state_dict().keys()
+        named |= {name: buffer for name, buffer in model.named_buffers() if name in saved}
+    return ((name, whole(t.detach())) for name, t in named.items() if t in wanted)
 
 
 def save_model(run, policy: Policy, tokenizer) -> None:

@@ -25,6 +25,108 @@ SIZES = dict(
     max_position_embeddings=4096,
 )
 
+TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+# Class → its config's settings, beside SIZES
+CLASSES = {
+    "Granite": {"logits_scaling": 8.0, "embedding_multiplier": 12.0, "residual_multiplier": 0.3},
+    "MiniCPM3": {
+        "dim_model_base": 8,
+        "q_lora_rank": 16,
+        "kv_lora_rank": 16,
+        "qk_nope_head_dim": 16,
+        "qk_rope_head_dim": 16,
+        "v_head_dim": 32,
+    },
+    "Cohere2": {"logit_scale": 0.25, "sliding_window": 8},
+    "FalconH1": {
+        "lm_head_multiplier": 0.1,
+        "mamba_d_ssm": 64,
+        "mamba_n_heads": 4,
+        "mamba_d_head": 16,
+        "mamba_d_state": 16,
+        "mamba_chunk_size": 8,
+    },
+    "Gemma2": {"final_logit_softcapping": 20.0, "attn_logit_softcapping": 5.0, "sliding_window": 8},
+    "Apertus": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+    "SmolLM3": {},
+    "Mixtral": {"num_local_experts": 4},
+    "Qwen3Moe": {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "mlp_only_layers": [0],
+    },
+    "DeepseekV3": {
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "n_group": 1,
+        "topk_group": 1,
+        "moe_intermediate_size": 32,
+        "first_k_dense_replace": 1,
+        "num_key_value_heads": 4,
+        "q_lora_rank": 16,
+        "kv_lora_rank": 16,
+        "qk_nope_head_dim": 16,
+        "qk_rope_head_dim": 16,
+        "head_dim": 16,
+        "v_head_dim": 32,
+    },
+    "GraniteMoeHybrid": {
+        "logits_scaling": 4.0,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "shared_intermediate_size": 48,
+        "layer_types": ["mamba", "attention", "mamba"],
+        "mamba_n_heads": 4,
+        "mamba_d_head": 16,
+        "mamba_d_state": 16,
+        "mamba_chunk_size": 8,
+    },
+    "Qwen3_5": {  # linear attention, and a vision tower in every checkpoint
+        "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+        "linear_key_head_dim": 16,
+        "linear_value_head_dim": 16,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "vision_config": {
+            "depth": 1,
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_heads": 2,
+            "out_hidden_size": 32,
+        },
+    },
+    "Mamba": {"state_size": 8},
+    "SeedOss": {"attention_dropout": 0.1, "residual_dropout": 0.1},
+    "Phimoe": {"num_local_experts": 4, "router_jitter_noise": 0.1, "input_jitter_noise": 0.1},
+    "Gemma3nText": {
+        "vocab_size_per_layer_input": 128,
+        "hidden_size_per_layer_input": 8,
+        "num_kv_shared_layers": 1,
+        "laurel_rank": 8,
+        "altup_num_inputs": 2,
+        "activation_sparsity_pattern": [0.0, 0.0, 0.0],
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+    },
+    "Gemma4Text": {  # as the 26B: global layers have other keys than local ones, and experts
+        "vocab_size_per_layer_input": 128,
+        "hidden_size_per_layer_input": 0,
+        "attention_k_eq_v": True,
+        "num_global_key_value_heads": 1,
+        "global_head_dim": 64,
+        "enable_moe_block": True,
+        "num_experts": 4,
+        "top_k_experts": 2,
+        "moe_intermediate_size": 32,
+        "final_logit_softcapping": 20.0,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+    },
+    "HyperCLOVAX": {"logits_scaling": 0.5},
+    "Llama4Text": {"interleave_moe_layer_step": 2, "num_local_experts": 2, "intermediate_size_mlp": 48},
+}
+
 # Alternating roles are insisted on, a system message is put into the first user turn, the assistant is called model.
 GEMMA = (
     "{{ bos_token }}{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
@@ -173,6 +275,36 @@ def shapes(base, tmp_path_factory):
         tokenizer.save_pretrained(folder)
         folders[name] = str(folder)
     return folders
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A function class name → folder of its tiny random model, sharp enough that a wrong mask or factor shows."""
+    import torch
+    import transformers
+
+    special = ["<pad>", "<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"]
+    tokenizer, folders = characters(special, GEMMA, "<bos>", "<eos>"), {}
+
+    def make(name):
+        if name not in folders:
+            kind, text = "CausalLM", {"vocab_size": len(tokenizer), **SIZES, **TOKENS, **CLASSES[name]}
+            if vision := text.pop("vision_config", None):
+                kind, text = "ConditionalGeneration", {"text_config": text, "vision_config": vision}
+            config = getattr(transformers, f"{name}Config")(**text)
+            torch.manual_seed(0)
+            model = getattr(transformers, f"{name.removesuffix('Text')}For{kind}")(config)
+            for p in model.parameters():
+                p.data.mul_(10 if p.ndim > 1 else 1)
+            for name_of, buffer in model.named_buffers():
+                if "correction_bias" in name_of:  # of a router
+                    buffer.normal_()
+            folders[name] = str(tmp_path_factory.mktemp(name))
+            model.save_pretrained(folders[name])
+            tokenizer.save_pretrained(folders[name])
+        return folders[name]
+
+    return make
 
 
 @pytest.fixture(scope="session", params=["llama", "gemma", "eyes", "mistral", "qwen"])

@@ -1,67 +1,27 @@
 """Classes of models that differ from Llama's: tiny random models of the real classes, with their features switched on."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
-import transformers
-from conftest import SIZES
+from peft import PeftModel
+from safetensors.torch import load_file
+from test_lora import shake
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from common import masked_logprobs
-from parts.engines import EngineError, load_model
-
-VOCABULARY = 96
-# Class → its config's settings, beside SIZES
-CLASSES = {
-    "Granite": {"logits_scaling": 8.0, "embedding_multiplier": 12.0, "residual_multiplier": 0.3},
-    "MiniCPM3": {
-        "dim_model_base": 8,
-        "q_lora_rank": 16,
-        "kv_lora_rank": 16,
-        "qk_nope_head_dim": 16,
-        "qk_rope_head_dim": 16,
-        "v_head_dim": 32,
-    },
-    "Cohere2": {"logit_scale": 0.25, "sliding_window": 8},
-    "FalconH1": {
-        "lm_head_multiplier": 0.1,
-        "mamba_d_ssm": 64,
-        "mamba_n_heads": 4,
-        "mamba_d_head": 16,
-        "mamba_d_state": 16,
-        "mamba_chunk_size": 8,
-    },
-    "Gemma2": {"final_logit_softcapping": 20.0, "attn_logit_softcapping": 5.0, "sliding_window": 8},
-    "HyperCLOVAX": {"logits_scaling": 0.5},
-    "Llama4Text": {"interleave_moe_layer_step": 2, "num_local_experts": 2, "intermediate_size_mlp": 48},
-}
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
-    """A function class name → folder of its tiny model. Its weights are sharpened, so that a wrong mask or factor shows."""
-    folders = {}
-
-    def make(name):
-        if name not in folders:
-            config = getattr(transformers, f"{name}Config")(
-                vocab_size=VOCABULARY,
-                **{**SIZES, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, **CLASSES[name]},
-            )
-            torch.manual_seed(0)
-            model = getattr(transformers, f"{name.removesuffix('Text')}ForCausalLM")(config)
-            for p in model.parameters():
-                p.data.mul_(10 if p.ndim > 1 else 1)
-            folders[name] = str(tmp_path_factory.mktemp(name))
-            model.save_pretrained(folders[name])
-        return folders[name]
-
-    return make
+from parts import sharded
+from parts.chat import load_chat
+from parts.engines import EngineError, as_in_checkpoint, load_model
 
 
 def random_ids(rows=3, length=40):
-    return torch.randint(3, VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(0))
+    return torch.randint(5, 80, (rows, length), generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("name", ["Granite", "MiniCPM3", "Cohere2", "FalconH1", "Gemma2"])
+@pytest.mark.parametrize(
+    "name", ["Granite", "MiniCPM3", "Cohere2", "FalconH1", "Gemma2", "Gemma4Text", "Qwen3_5"]
+)
 def test_logprobs_are_those_of_the_models_own_logits(name, tiny):
     model, ids = load_model(tiny(name), "cpu"), random_ids()
     with torch.no_grad():
@@ -75,3 +35,86 @@ def test_logprobs_are_those_of_the_models_own_logits(name, tiny):
 def test_a_class_with_logits_of_its_own_kind_is_one_line(name, tiny):
     with pytest.raises(EngineError, match=f"log-probs of its class, {name.removesuffix('Text')}ForCausalLM"):
         load_model(tiny(name), "cpu")
+
+
+def saved_again(folder, tmp_path, model=None):
+    """The folder of a model that was loaded for training and saved."""
+    model = model or sharded.load_trained(folder)
+    policy = sharded.prepare(model, masked_logprobs, "cpu", "float32")
+    sharded.save_model(
+        SimpleNamespace(path=tmp_path, writes=True, say=print), policy, load_chat(folder).tokenizer
+    )
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("name", ["Qwen3_5", "Apertus", "Mixtral"])
+def test_a_saved_model_has_the_class_and_all_tensors_of_the_one_that_was_loaded(name, tiny, tmp_path):
+    before, after = (
+        load_file(f"{f}/model.safetensors") for f in (tiny(name), saved_again(tiny(name), tmp_path))
+    )
+    assert before.keys() == after.keys() and all(before[name].equal(after[name]) for name in before)
+    classes = [AutoConfig.from_pretrained(f).architectures for f in (tiny(name), tmp_path / "model")]
+    assert classes[0] == classes[1]
+
+
+@pytest.mark.parametrize("name", ["Mixtral", "DeepseekV3", "GraniteMoeHybrid", "Qwen3_5"])
+def test_vllm_gets_weights_by_the_names_of_the_checkpoint(name, tiny):
+    policy = sharded.prepare(sharded.load_trained(tiny(name)), masked_logprobs, "cpu", "float32")
+    sent = dict(as_in_checkpoint(load_model(tiny(name), "meta"), sharded.weights(policy)))
+    saved = {n: t for n, t in load_file(f"{tiny(name)}/model.safetensors").items() if "visual" not in n}
+    assert sent.keys() == saved.keys() and all(sent[name].equal(saved[name]) for name in saved)
+
+
+@pytest.mark.parametrize("name", ["Qwen3Moe", "DeepseekV3", "GraniteMoeHybrid"])
+def test_an_adapter_of_a_mixture_of_experts_is_merged_and_loaded_again(name, tiny, tmp_path):
+    model, ids = sharded.load_trained(tiny(name), lora=4), random_ids()
+    shake(model)
+    saved_again(tiny(name), tmp_path, model)
+    adapted = PeftModel.from_pretrained(load_model(tiny(name), "cpu"), tmp_path / "adapter")
+    with torch.no_grad():
+        ours, merged, peft, base = (
+            m.eval()(input_ids=ids).logits
+            for m in (model, load_model(tmp_path / "model", "cpu"), adapted, load_model(tiny(name), "cpu"))
+        )
+    assert (ours - merged).abs().max() <= 1e-3 and (ours - peft).abs().max() <= 1e-4
+    assert (ours - base).abs().max() > 0.1
+
+
+def test_a_model_that_peft_gives_no_adapter_is_one_line(tiny):
+    with pytest.raises(EngineError, match="Mamba0?: cannot have a LoRA adapter .*; leave out --lora"):
+        load_model(tiny("Mamba"), "cpu", lora=4)
+
+
+@pytest.mark.parametrize("name", ["SeedOss", "Phimoe"])
+def test_training_adds_no_dropout_or_jitter(name, tiny):
+    model, ids = sharded.load_trained(tiny(name)), random_ids()
+    with torch.no_grad():
+        sampled, trained = (
+            masked_logprobs(m, ids, torch.ones_like(ids)) for m in (model.eval(), model.train())
+        )
+    assert sampled.equal(trained)
+
+
+def test_attention_that_caps_its_scores_does_so_in_training(tiny):
+    ids = random_ids()
+    wanted = AutoModelForCausalLM.from_pretrained(tiny("Gemma2"), attn_implementation="eager")
+    ours, wanted = (m(input_ids=ids).logits for m in (load_model(tiny("Gemma2"), "cpu"), wanted))
+    assert ours.equal(wanted)
+
+
+def test_a_run_is_resumed_although_a_weight_has_never_had_a_gradient(tiny, tmp_path):
+    def trainer():
+        policy = sharded.prepare(
+            sharded.load_trained(tiny("Gemma3nText"), 4), masked_logprobs, "cpu", "float32"
+        )
+        return policy, sharded.adamw(policy, 1e-2, (0.9, 0.95), 0.0)
+
+    (policy, optimizer), (resumed, other), ids = trainer(), trainer(), random_ids()
+    run = SimpleNamespace(path=tmp_path, writes=True)
+    for step in (1, 2):
+        (-policy(ids, torch.ones_like(ids)).mean()).backward()
+        sharded.clip_gradient(policy, 1.0)
+        optimizer.step()
+        sharded.save_state(run, policy, optimizer, step)
+    assert sharded.load_state(run, resumed, other) == 2
+    assert all(p.equal(q) for p, q in zip(policy.parameters(), resumed.parameters()))

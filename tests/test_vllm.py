@@ -13,9 +13,10 @@ from test_lora import shake
 from test_processes import talkative
 
 from common import as_tensors, grade, masked_logprobs
+from parts import sharded
 from parts.chat import load_chat
 from parts.driver import Speaker, drive
-from parts.engines import HFEngine, VLLMEngine, load_model
+from parts.engines import EngineError, HFEngine, VLLMEngine, load_model
 
 pytest.importorskip(
     "vllm",
@@ -69,6 +70,45 @@ def test_logprobs_of_sampled_tokens_are_those_of_the_trainer(both):
         again = masked_logprobs(model, *as_tensors(played), 0.7)
     sampled = torch.tensor([p for d in played for p in d.sampled_logprobs])
     assert (again - sampled).abs().max() <= 1e-4
+
+
+def gap(engine, model, n=8):
+    """How far the sampler's log-probs of random dialogues are from the trainer's: the maximum, in nats."""
+    ids = torch.randint(5, 80, (n, 30), generator=torch.Generator().manual_seed(0)).tolist()
+    for i in range(n):
+        engine.submit(f"{i}", f"{i}", ids[i])
+    turns = []
+    while engine.pending:
+        turns += engine.poll()
+    rows = [(torch.tensor(ids[int(key)] + turn.ids), len(turn.ids)) for key, turn in turns]
+    mask = [(torch.arange(len(row)) >= len(row) - length).long() for row, length in rows]
+    padded, mask = (
+        torch.nn.utils.rnn.pad_sequence(x, batch_first=True) for x in ([r for r, _ in rows], mask)
+    )
+    with torch.no_grad():
+        again = masked_logprobs(model, padded, mask)
+    return (again - torch.tensor([p for _, turn in turns for p in turn.logprobs])).abs().max().item()
+
+
+@pytest.mark.parametrize("name", ["Apertus", "Granite", "Qwen3_5"])
+def test_a_sync_brings_all_that_a_class_computes_with(name, tiny):
+    model = load_model(tiny(name), "cpu")
+    policy = sharded.prepare(model, masked_logprobs, "cpu", "float32")
+    engine = VLLMEngine(tiny(name), [2], device="cpu", context=512, **OPTIONS)
+    rounding = 5e-3 if name == "Apertus" else 1e-4  # vLLM holds constants of its activation in bfloat16
+    assert gap(engine, model) <= rounding
+    for _ in range(2):
+        engine.sync(sharded.weights(policy))
+        assert gap(engine, model) <= rounding
+        with torch.no_grad():
+            for p in model.parameters():
+                p += 0.3 * p.std() * torch.randn_like(p) if p.ndim > 1 else 0
+        assert gap(engine, model) > 10 * rounding
+
+
+def test_weights_that_vllm_does_not_know_are_one_line(both):
+    with pytest.raises(EngineError, match="vLLM cannot load the weights of .*; use --engine hf"):
+        both[3].sync([("model.layers.0.nowhere.weight", torch.zeros(2, 2))])
 
 
 def test_second_turns_hit_the_prefix_cache(both):
