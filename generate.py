@@ -14,6 +14,7 @@ not fit into the context, or when the teacher's server or chat template refuses 
 """
 
 import random
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from inspect import isgeneratorfunction
@@ -25,7 +26,15 @@ from common import Dialogue, Verdict, grade, leaks, load_problems
 from parts import runs
 from parts.chat import load_chat, visible
 from parts.driver import Grade, Sample, Speaker, drive
-from parts.engines import Endpoint, HFEngine, VLLMEngine, is_address, load_model, uses_vllm
+from parts.engines import (
+    Endpoint,
+    HFEngine,
+    VLLMEngine,
+    is_address,
+    load_model,
+    transformers_engine,
+    uses_vllm,
+)
 from parts.measures import line, summary
 
 # ----------------------------------------------------------------------------------------------- the protocol
@@ -358,7 +367,11 @@ def load_speaker(
     }
     if not uses_vllm(args.engine, args.device):
         model = model or load_model(path, args.device, args.dtype, lora)
-        return Speaker(chat, HFEngine(model, chat.stops, **sampling))
+        engine = transformers_engine(model, chat.stops, **sampling)
+        if not isinstance(engine, HFEngine):
+            slower = "reads each turn's conversation anew, which takes longer than with other classes or vLLM"
+            print(f"note: the transformers engine for {type(model).__name__} {slower}", file=sys.stderr)
+        return Speaker(chat, engine)
     context = 8192 + (longest or 2 * args.turns * args.max_tokens)  # a problem, and turns of both sides
     engine = VLLMEngine(
         path,

@@ -117,6 +117,8 @@ def load_tokenizer(path: str):
         return tokenizer
     except Exception as e:  # of many classes; `tokenizers` raises Exception itself
         raise EngineError(why_not_loaded(path, e)) from None
+
+
 def make_exact(config) -> None:
     """Changes a config so that a trainer computes what samplers do: no noise, and all of the attention."""
     for part in (config, config.get_text_config()):
@@ -262,9 +264,8 @@ def check_context(max_tokens, context):
         raise EngineError(f"{problem}; lower it")
 
 
-# Ends of messages
-INSTEAD = "the transformers engine cannot sample from it; use --engine vllm or a served endpoint"
-UNLIKE = f"the model's layers have keys and values of different shapes; {INSTEAD}"
+INSTEAD = "use --engine vllm or a served endpoint"  # end of messages
+UNLIKE = "the model's layers have keys and values of different shapes; use PlainEngine"
 
 
 def layers_of(config):
@@ -276,13 +277,13 @@ def layers_of(config):
         problem = f"the model's attention is {config._attn_implementation}"
         raise EngineError(f"{problem}; load it with attn_implementation='sdpa'")
     if getattr(config, "alibi", False) or context_of(config) == math.inf:
-        raise EngineError(f"the model's attention adds a bias for distance (ALiBi); {INSTEAD}")
+        raise EngineError("the model's attention adds a bias for distance (ALiBi); use PlainEngine")
     default = "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
     types = set(
         getattr(config, "layer_types", None) or getattr(config, "attention_layers", None) or [default]
     )
     if unknown := types - {"full_attention", "sliding_attention"}:
-        raise EngineError(f"the model has layers of {', '.join(sorted(unknown))}; {INSTEAD}")
+        raise EngineError(f"the model has layers of {', '.join(sorted(unknown))}; use PlainEngine")
     try:
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -319,6 +320,7 @@ class Request:
     logprobs: list = field(default_factory=list)
 
 
+PREFILL = 2**16  # tokens that PlainEngine reads in one pass, with padding
 MIN_SHARED = 8  # tokens that a copy from another row must save, because it costs as much as to compute them
 
 
@@ -358,14 +360,14 @@ class RaggedCache:
         return 0  # forward() gives positions and masks itself, which would follow from this number
 
 
-class HFEngine:
-    """Samples turns with plain `transformers` (written for 5.x), in batches, and feeds only uncached tokens.
+class PlainEngine:
+    """Samples turns with plain `transformers` (written for 5.x) from any model that has its cache.
 
-    New turns join the batch while others are being sampled, and a turn leaves it as soon as it has ended.
-    Keys and values of a conversation are saved under its name until forget(). Tokens are picked by inverse
-    CDF, with uniform numbers that the request's key seeds. So, but for rounding, a dialogue does not depend
-    on the others in its batch, and it comes out the same if it is played again after a kill. The model is
-    left in eval(), on a CPU with the attention of share_keys().
+    One batch of turns after another, padded on the left; a turn leaves it as soon as it has ended. Each turn
+    reads its conversation anew, because the state of linear attention cannot be cut back to a prefix. Tokens
+    are picked by inverse CDF, with uniform numbers that the request's key seeds. So, but for rounding, a
+    dialogue does not depend on the others in its batch, and it comes out the same if it is played again after
+    a kill. The model is left in eval().
     """
 
     # Which requests share a batch decides how sums are rounded. So a caller must hand in all that it can, and
@@ -383,14 +385,7 @@ class HFEngine:
         self.config = model.config.get_text_config()
         self.context = context_of(self.config)
         check_context(max_tokens, self.context)
-        self.layer_types, shape = layers_of(self.config)
-        if model.device.type == "cpu" and model.config._attn_implementation == "sdpa":
-            share_keys(model)
-        # On a CPU attention over few tokens is four times slower in bfloat16.
-        dtype = torch.float32 if self.config._attn_implementation == "shared_keys" else model.dtype
-        self.kv = torch.zeros(shape, device=model.device, dtype=dtype)  # row i belongs to running[i]
         self.waiting, self.running, self.too_long = [], [], []
-        self.saved = {}  # conversation → (ids, their keys and values)
 
     @property
     def pending(self):
@@ -403,6 +398,120 @@ class HFEngine:
         else:
             uniforms = random.Random(f"{self.seed}/{key}")
             self.waiting.append(Request(key, conversation, ids[:], len(ids), uniforms))
+
+    @torch.no_grad()
+    def poll(self):
+        """Returns [(key, Turn)] of one batch of turns, the longest that wait."""
+        self.model.eval()
+        done, self.too_long = self.too_long, []
+        self.waiting.sort(key=lambda request: -len(request.ids))
+        longest = len(self.waiting[0].ids) if self.waiting else 1
+        rows = max(1, min(self.batch, PREFILL // longest))
+        active, self.waiting = self.waiting[:rows], self.waiting[rows:]
+        with without_adapter(self.model) if self.frozen else nullcontext():
+            return done + self.turns_of(active)
+
+    def turns_of(self, active):
+        """Samples the turns of these Requests to their ends; returns [(key, Turn)]."""
+        from transformers import DynamicCache
+
+        device, done, cache = self.model.device, [], DynamicCache(config=self.config)
+        longest = max((len(request.ids) for request in active), default=0)
+        new = torch.tensor([[0] * (longest - len(r.ids)) + r.ids for r in active], device=device)  # [B, T]
+        padding = torch.tensor([longest - len(r.ids) for r in active], device=device)
+        mask = (torch.arange(longest, device=device) >= padding[:, None]).long()
+        while active:
+            positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -new.shape[1] :]
+            output = self.model.get_decoder()(
+                input_ids=new,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+            )
+            tokens = self.draw(active, next_token_logits(self.model, output.last_hidden_state[:, -1]))
+            done += [self.ended(request) for request in active if self.finish(request)]
+            stay = [i for i, request in enumerate(active) if not self.finish(request)]
+            if 0 < len(stay) < len(active):
+                rows = torch.tensor(stay, device=device)
+                tokens, mask = tokens[rows], mask[rows]
+                cache.reorder_cache(rows)
+            active = [active[i] for i in stay]
+            new, mask = tokens[:, None], F.pad(mask, (0, 1), value=1)
+        return done
+
+    def draw(self, requests, logits):
+        """Appends a token to each request, by its logits [B, V]; returns the tokens [B]."""
+        u = [request.random.random() for request in requests]
+        u = torch.tensor(u, device=logits.device, dtype=torch.float64)
+        logp = (
+            F.log_softmax(logits.float() / self.temperature, dim=-1) if self.temperature else logits.float()
+        )
+        tokens = self.pick(logp, u)
+        logprobs = logp.gather(1, tokens[:, None])[:, 0] if self.temperature else torch.zeros(len(requests))
+        for request, token, logprob in zip(requests, tokens.tolist(), logprobs.tolist()):
+            request.ids.append(token)
+            request.logprobs.append(logprob)
+        return tokens
+
+    def pick(self, logp, u):
+        """Returns the tokens [B] where the cumulative distribution exceeds uniforms u [B] for the first time.
+
+        logp: log-probs [B, V]. At temperature 0 they are logits, and the largest one is taken.
+        """
+        if not self.temperature:
+            return logp.argmax(-1)
+        cdf = logp.double().exp().cumsum(-1)
+        tokens = torch.searchsorted(cdf, (u * cdf[:, -1])[:, None], right=True)[:, 0]
+        return tokens.clamp(max=logp.shape[1] - 1)
+
+    def finish(self, request) -> str | None:
+        """How a turn has ended: "stop" or "length"; None if it has not."""
+        if request.ids[-1] in self.stops:
+            return "stop"
+        return "length" if len(request.ids) - request.start == self.max_tokens else None
+
+    def ended(self, request):
+        """(key, Turn) of a turn that has ended."""
+        return request.key, Turn(request.ids[request.start :], request.logprobs, self.finish(request))
+
+    def forget(self, conversation):
+        """Does nothing: nothing of a conversation is kept."""
+
+    def at_temperature(self, temperature, frozen=False):
+        """Returns an engine with the same weights. It is this one if the settings are the same: then the
+        requests of both roles share a batch."""
+        if (temperature, frozen) == (self.temperature, self.frozen):
+            return self
+        return type(self)(self.model, self.stops, self.max_tokens, temperature, self.seed, self.batch, frozen)
+
+    def sleep(self):
+        """Does nothing: keys and values take memory only while dialogues are played."""
+
+    def sync(self, weights):
+        """Copies those (name, tensor) pairs whose tensors are not the model's own."""
+        own = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
+        for name, tensor in weights:
+            if own[name].data_ptr() != tensor.data_ptr():
+                own[name].data.copy_(tensor)
+
+
+class HFEngine(PlainEngine):
+    """As PlainEngine, but feeds only uncached tokens; for models whose layers have keys and values alone.
+
+    New turns join the batch while others are being sampled. Keys and values of a conversation are saved under
+    its name until forget(). On a CPU the model is left with the attention of share_keys().
+    """
+
+    def __init__(self, model, *args, **kwargs):
+        super().__init__(model, *args, **kwargs)
+        self.layer_types, shape = layers_of(self.config)
+        if model.device.type == "cpu" and model.config._attn_implementation == "sdpa":
+            share_keys(model)
+        # On a CPU attention over few tokens is four times slower in bfloat16.
+        dtype = torch.float32 if self.config._attn_implementation == "shared_keys" else model.dtype
+        self.kv = torch.zeros(shape, device=model.device, dtype=dtype)  # row i belongs to running[i]
+        self.saved = {}  # conversation → (ids, their keys and values)
 
     @torch.no_grad()
     def poll(self):
@@ -426,23 +535,9 @@ class HFEngine:
         if not self.saved and not self.pending:
             self.kv = self.kv[:, :, :0, :, :0].clone()
 
-    def at_temperature(self, temperature, frozen=False):
-        """Returns an engine with the same weights. It is this one if the settings are the same: then the
-        requests of both roles share a batch."""
-        if (temperature, frozen) == (self.temperature, self.frozen):
-            return self
-        return HFEngine(self.model, self.stops, self.max_tokens, temperature, self.seed, self.batch, frozen)
-
-    def sleep(self):
-        """Does nothing: keys and values take memory only while dialogues are played."""
-
     def sync(self, weights):
-        """Copies those (name, tensor) pairs whose tensors are not the model's own."""
         self.saved.clear()  # keys and values of the old weights
-        own = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
-        for name, tensor in weights:
-            if own[name].data_ptr() != tensor.data_ptr():
-                own[name].data.copy_(tensor)
+        super().sync(weights)
 
     def admit(self):
         """Moves waiting turns into the free rows of the batch, and samples the first token of each.
@@ -507,31 +602,11 @@ class HFEngine:
 
     def sample(self, first, last):
         """Feeds the uncached tokens of rows first to last - 1, and samples one token for each row."""
-        requests, device = self.running[first:last], self.model.device
+        requests = self.running[first:last]
         logits = self.forward(requests, self.kv[:, :, first : first + len(requests)])
-        u = torch.tensor(
-            [request.random.random() for request in requests], device=device, dtype=torch.float64
-        )
-        logp = (
-            F.log_softmax(logits.float() / self.temperature, dim=-1) if self.temperature else logits.float()
-        )
-        tokens = self.pick(logp, u)
-        logprobs = logp.gather(1, tokens[:, None])[:, 0] if self.temperature else torch.zeros(len(requests))
-        for request, token, logprob in zip(requests, tokens.tolist(), logprobs.tolist()):
+        for request in requests:
             request.cached = len(request.ids)
-            request.ids.append(token)
-            request.logprobs.append(logprob)
-
-    def pick(self, logp, u):
-        """Returns the tokens [B] where the cumulative distribution exceeds uniforms u [B] for the first time.
-
-        logp: log-probs [B, V]. At temperature 0 they are logits, and the largest one is taken.
-        """
-        if not self.temperature:
-            return logp.argmax(-1)
-        cdf = logp.double().exp().cumsum(-1)
-        tokens = torch.searchsorted(cdf, (u * cdf[:, -1])[:, None], right=True)[:, 0]
-        return tokens.clamp(max=logp.shape[1] - 1)
+        self.draw(requests, logits)
 
     def forward(self, requests, kv):
         """Returns the logits [B, V] after each turn's last token. kv: the turns' rows of the cache."""
@@ -565,12 +640,10 @@ class HFEngine:
         """Removes the turns that have ended from the batch, and returns them as [(key, Turn)]."""
         done, active = [], []
         for r, request in enumerate(self.running):
-            stopped = request.ids[-1] in self.stops
-            if stopped or len(request.ids) - request.start == self.max_tokens:
+            if self.finish(request):
                 kv = self.kv[:, :, r, :, : request.cached].clone()  # the last token was never fed
                 self.saved[request.conversation] = request.ids[: request.cached], kv
-                finish = "stop" if stopped else "length"
-                done.append((request.key, Turn(request.ids[request.start :], request.logprobs, finish)))
+                done.append(self.ended(request))
             else:
                 active.append(r)
         # The active turns must take the first rows, so the last of them move into the gaps.
@@ -580,6 +653,31 @@ class HFEngine:
             self.kv[:, :, gap, :, : request.cached] = self.kv[:, :, r, :, : request.cached]
         del self.running[len(active) :]
         return done
+
+
+def transformers_engine(model, stops, **kwargs):
+    """HFEngine if it can sample from the model, else PlainEngine. kwargs: of both. Raises EngineError."""
+    for engine in (HFEngine, PlainEngine):
+        try:
+            if gap(engine(model, [], max_tokens=8)) < 0.1:  # as check_sane() of grpo.py
+                return engine(model, stops, **kwargs)
+            reason = "it samples from another distribution than the model's"
+        except (EngineError, AttributeError, TypeError, ValueError) as e:  # a cache of another kind
+            reason = e
+    raise EngineError(f"no transformers engine fits {type(model).__name__} ({reason}); {INSTEAD}")
+
+
+@torch.no_grad()
+def gap(engine) -> float:
+    """How far the log-probs of a sampled turn are from those of one pass over its tokens: a mean, in nats."""
+    ids = [engine.config.vocab_size // 2 + i for i in range(8)]
+    engine.submit("probe", "probe", ids)
+    [(_, turn)] = engine.poll()
+    whole = torch.tensor([ids + turn.ids], device=engine.model.device)
+    hidden = engine.model.get_decoder()(input_ids=whole, use_cache=False).last_hidden_state
+    logp = next_token_logits(engine.model, hidden[0, len(ids) - 1 : -1]).float().log_softmax(-1)
+    again = logp.gather(1, whole[0, len(ids) :, None])[:, 0].cpu()
+    return (again - torch.tensor(turn.logprobs)).abs().mean().item()
 
 
 # ------------------------------------------------------------------------------------------------------- vLLM

@@ -12,7 +12,14 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from common import masked_logprobs
 from parts import sharded
 from parts.chat import load_chat
-from parts.engines import EngineError, as_in_checkpoint, load_model
+from parts.engines import (
+    EngineError,
+    HFEngine,
+    PlainEngine,
+    as_in_checkpoint,
+    load_model,
+    transformers_engine,
+)
 
 
 def random_ids(rows=3, length=40):
@@ -118,3 +125,44 @@ def test_a_run_is_resumed_although_a_weight_has_never_had_a_gradient(tiny, tmp_p
         sharded.save_state(run, policy, optimizer, step)
     assert sharded.load_state(run, resumed, other) == 2
     assert all(p.equal(q) for p, q in zip(policy.parameters(), resumed.parameters()))
+
+
+REFUSED = ["Qwen3_5", "GraniteMoeHybrid", "FalconH1", "DeepseekV3", "Gemma4Text"]
+
+
+def turns(engine, rows):
+    """{number: Turn} that an engine samples for conversations of different lengths."""
+    for i in rows:
+        engine.submit(i, f"{i}", random_ids()[i, 7 * i :].tolist())
+    done = {}
+    while engine.pending:
+        done |= dict(engine.poll())
+    return done
+
+
+@pytest.mark.parametrize("name", [*REFUSED, "Apertus", "Cohere2", "Gemma3nText"])
+def test_logprobs_of_the_sampler_are_those_of_the_trainer(name, tiny):
+    model = load_model(tiny(name), "cpu")
+    engine = transformers_engine(model, list(range(5, 20)), max_tokens=20, seed=1)
+    assert type(engine) is (PlainEngine if name in REFUSED else HFEngine)
+    together = turns(engine, range(3))
+    for i, turn in together.items():
+        ids = torch.tensor([random_ids()[i, 7 * i :].tolist() + turn.ids])
+        mask = (torch.arange(ids.shape[1]) >= ids.shape[1] - len(turn.ids)).long()[None]
+        with torch.no_grad():
+            again = masked_logprobs(model, ids, mask)
+        assert (again - torch.tensor(turn.logprobs)).abs().max() <= 1e-4
+        assert turns(engine, [i])[i].ids == turn.ids
+    assert len({len(turn.ids) for turn in together.values()}) > 1
+
+
+def test_the_plain_engine_says_what_the_other_says(base):
+    model = load_model(base, "cpu")
+    engines = [kind(model, [2], max_tokens=10, temperature=0.7) for kind in (HFEngine, PlainEngine)]
+    one, other = ({i: turn.ids for i, turn in turns(engine, range(3)).items()} for engine in engines)
+    assert one == other
+
+
+def test_a_cache_of_its_own_kind_is_one_line(tiny):
+    with pytest.raises(EngineError, match="no transformers engine fits MambaForCausalLM"):
+        transformers_engine(load_model(tiny("Mamba"), "cpu"), [2])
