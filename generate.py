@@ -368,7 +368,7 @@ def load_speaker(
     if not uses_vllm(args.engine, args.device):
         model = model or load_model(path, args.device, args.dtype, lora)
         engine = transformers_engine(model, chat.stops, **sampling)
-        if not isinstance(engine, HFEngine):
+        if option == "--model" and not isinstance(engine, HFEngine):
             slower = "reads each turn's conversation anew, which takes longer than with other classes or vLLM"
             print(f"note: the transformers engine for {type(model).__name__} {slower}", file=sys.stderr)
         return Speaker(chat, engine)

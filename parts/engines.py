@@ -771,7 +771,7 @@ class VLLMEngine:
         try:
             self.llm = vllm.LLM(**llm_kwargs)
             self.made.append(self.llm)
-        except (OSError, ValueError, RuntimeError) as e:
+        except (OSError, ValueError, KeyError, RuntimeError) as e:
             advice = "lower --max-tokens or --concurrent, raise --vllm-memory, or use --engine hf"
             reason = " ".join(str(e).split())[:300] or type(e).__name__
             raise EngineError(f"vLLM cannot run {path} ({reason}); {advice}") from None

@@ -57,6 +57,7 @@ CLASSES = {
         "mlp_only_layers": [0],
     },
     "DeepseekV3": {
+        "topk_method": "noaux_tc",
         "n_routed_experts": 4,
         "num_experts_per_tok": 2,
         "n_group": 1,

@@ -106,6 +106,12 @@ def test_a_sync_brings_all_that_a_class_computes_with(name, tiny):
         assert gap(engine, model) > 10 * rounding
 
 
+def test_a_class_that_vllm_changes_is_refused_before_training(tiny):
+    engine = VLLMEngine(tiny("SmolLM3"), [2], device="cpu", context=512, **OPTIONS)
+    with pytest.raises(EngineError, match="so that it cannot be trained; use --engine hf"):
+        engine.check_class()
+
+
 def test_weights_that_vllm_does_not_know_are_one_line(both):
     with pytest.raises(EngineError, match="vLLM cannot load the weights of .*; use --engine hf"):
         both[3].sync([("model.layers.0.nowhere.weight", torch.zeros(2, 2))])
