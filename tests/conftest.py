@@ -26,6 +26,7 @@ SIZES = dict(
 )
 
 TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+LAYERS = ["sliding_attention", "sliding_attention", "full_attention"]
 # Class → its config's settings, beside SIZES
 CLASSES = {
     "Granite": {"logits_scaling": 8.0, "embedding_multiplier": 12.0, "residual_multiplier": 0.3},
@@ -49,6 +50,63 @@ CLASSES = {
     "Gemma2": {"final_logit_softcapping": 20.0, "attn_logit_softcapping": 5.0, "sliding_window": 8},
     "Apertus": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
     "SmolLM3": {},
+    "Olmo3": {"sliding_window": 8, "layer_types": LAYERS},
+    "Phi3": {},
+    "Glm4": {},
+    "Glm4Moe": {
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "n_group": 1,
+        "topk_group": 1,
+        "moe_intermediate_size": 32,
+        "first_k_dense_replace": 1,
+    },
+    "Exaone4": {"sliding_window": 8, "layer_types": LAYERS},
+    "GptOss": {
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "sliding_window": 8,
+        "layer_types": LAYERS,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+    },
+    "Lfm2": {"layer_types": ["conv", "full_attention", "conv"]},
+    "NemotronH": {
+        "layer_types": ["mamba", "attention", "mamba"],
+        "mamba_num_heads": 4,
+        "mamba_head_dim": 16,
+        "ssm_state_size": 16,
+        "n_groups": 1,
+        "chunk_size": 8,
+    },
+    "KimiLinear": {
+        "num_key_value_heads": 4,
+        "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "kv_lora_rank": 16,
+        "qk_nope_head_dim": 16,
+        "qk_rope_head_dim": 16,
+        "v_head_dim": 32,
+        "linear_key_head_dim": 16,
+        "linear_num_key_heads": 2,
+    },
+    "Qwen3Next": {
+        "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+        "linear_key_head_dim": 16,
+        "linear_value_head_dim": 16,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "shared_expert_intermediate_size": 32,
+    },
+    "MiniMax": {
+        "num_local_experts": 4,
+        "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+        "block_size": 8,
+    },
     "Mixtral": {"num_local_experts": 4},
     "Qwen3Moe": {
         "num_experts": 4,
@@ -122,7 +180,7 @@ CLASSES = {
         "moe_intermediate_size": 32,
         "final_logit_softcapping": 20.0,
         "sliding_window": 8,
-        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+        "layer_types": LAYERS,
     },
     "HyperCLOVAX": {"logits_scaling": 0.5},
     "Llama4Text": {"interleave_moe_layer_step": 2, "num_local_experts": 2, "intermediate_size_mlp": 48},
@@ -295,8 +353,11 @@ def tiny(tmp_path_factory):
             config = getattr(transformers, f"{name}Config")(**text)
             torch.manual_seed(0)
             model = getattr(transformers, f"{name.removesuffix('Text')}For{kind}")(config)
+            sharp = (
+                5 if name in ("KimiLinear", "NemotronH") else 10
+            )  # at 10 their recurrence inflates rounding
             for p in model.parameters():
-                p.data.mul_(10 if p.ndim > 1 else 1)
+                p.data.mul_(sharp if p.ndim > 1 else 1)
             for name_of, buffer in model.named_buffers():
                 if "correction_bias" in name_of:  # of a router
                     buffer.normal_()
