@@ -254,6 +254,9 @@ def test_engines_share_the_card_with_what_else_is_on_it(
         def __init__(self, path, stops, memory, sleeps, **_):
             made.append((memory, sleeps))
 
+        def check_class(self):
+            pass
+
         def at_temperature(self, temperature, frozen):
             return self
 
