@@ -61,8 +61,9 @@ def load_model(path: str, device: str, dtype: str = "float32", lora: int | None 
     """Loads the `transformers` model of a local folder or hub name.
 
     On the device "meta" it has no weights. lora: rank of a LoRA adapter to add. Raises EngineError if there
-    is no such model, or if it does not fit.
+    is no such model, if the hub's connection breaks, or if the model does not fit.
     """
+    import httpx
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
@@ -88,7 +89,7 @@ def load_model(path: str, device: str, dtype: str = "float32", lora: int | None 
     except torch.OutOfMemoryError:
         problem = f"model {path}: does not fit on {device} in {dtype}"
         raise EngineError(f"{problem}; use a smaller model or a larger GPU") from None
-    except (OSError, ValueError, KeyError) as e:
+    except (OSError, ValueError, KeyError, httpx.HTTPError) as e:
         raise EngineError(why_not_loaded(path, e)) from None
     if device != "meta":
         check_logits(model, path)

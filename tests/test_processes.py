@@ -275,7 +275,7 @@ def test_engines_share_the_card_with_what_else_is_on_it(
         "max_tokens": 8,
         "concurrent": 1,
     }
-    args |= {"seed": 0, "turns": 1, "engine": "vllm", "device": "cuda", "dtype": "bfloat16"}
+    args |= {"seed": 0, "turns": 1, "dispute": 0.0, "engine": "vllm", "device": "cuda", "dtype": "bfloat16"}
     load_cast(SimpleNamespace(**args), model=losses or None, training=trains)
     assert [memory for memory, _ in made] == pytest.approx(shares)
     sleeps = trains == "later" or trains == "now" and not lora  # an engine with an adapter stays awake

@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import httpx
 import pytest
 from conftest import OPENED, cast_of, characters
 from test_dialogues import MATH, attempts, scripted, talk
@@ -11,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from common import Dialogue, Problem, Verdict, grade
 from generate import load_prompts, teacher_view
 from parts.chat import Chat, messages, visible
-from parts.engines import EngineError, Turn, load_tokenizer
+from parts.engines import EngineError, Turn, load_model, load_tokenizer
 from parts.runs import BadInput
 from sft import as_teacher
 
@@ -216,6 +217,15 @@ def test_the_tokenizer_of_a_newer_library_is_one_line(change, tmp_path):
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(EngineError, match="cannot be loaded .*update transformers and tokenizers"):
         load_tokenizer(str(tmp_path))
+
+
+def test_a_broken_connection_to_the_hub_is_one_line(monkeypatch):
+    def breaks(*_, **__):
+        raise httpx.RemoteProtocolError("peer closed connection")
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", breaks)
+    with pytest.raises(EngineError, match="from the hub"):
+        load_model("owner/name", "cpu")
 
 
 def test_a_fault_of_the_grader_is_undecided(monkeypatch):
