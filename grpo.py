@@ -86,21 +86,26 @@ def checked_reward(dialogue, gamma, t=1):
     return number
 
 
+def is_dropped(dialogue, args):
+    """Whether a dialogue is no part of its group: a hint gave the answer away (--leaks drop)."""
+    return args.leaks == "drop" and bool(dialogue.leaks)
+
+
 def turn_advantages(group, args):
     """Advantages of the student turns of one group: for each of its g Dialogues a list of floats [turns].
 
     By default a dialogue has one reward, normalized over the group (Eq. 3), and all its turns share it. With
     --per-turn-return each turn has its own, normalized over all turns of the group. Their mean knows no turn
     number, so late turns of solved dialogues gain most. A group whose dialogues have equal rewards gets 0.
-    With --leaks drop, dialogues with a leak are no part of the group, and get 0.
+    A dropped dialogue gets 0, too.
 
     The reply to a dispute earns what its dialogue did if it keeps the right answer, else 0. The turns before
     it keep their reward: solving was right, whatever came of it.
     """
-    if args.leaks == "drop" and any(d.leaks for d in group):
-        clean = [d for d in group if not d.leaks]
-        rest = iter(turn_advantages(clean, args) if clean else [])
-        return [[0.0] * d.turns if d.leaks else next(rest) for d in group]
+    if any(is_dropped(d, args) for d in group):
+        rest = [d for d in group if not is_dropped(d, args)]
+        of_rest = iter(turn_advantages(rest, args) if rest else [])
+        return [[0.0] * d.turns if is_dropped(d, args) else next(of_rest) for d in group]
     turns = [d.solved or d.turns for d in group]  # without a reply to a dispute
     rewards = torch.tensor([[checked_reward(d, args.gamma) for d in group]])  # [1, g]
     each = advantages(rewards, not args.no_std)[0].tolist()
@@ -183,8 +188,9 @@ def main():
         batch, advantages_of_tokens = [], []
         for group, of_turns in zip(groups, advantages_of_turns):
             if any(map(any, of_turns)):
-                batch += group
-                advantages_of_tokens += [per_token(a, d) for a, d in zip(of_turns, group)]
+                kept = [(d, a) for d, a in zip(group, of_turns) if not is_dropped(d, args)]
+                batch += [d for d, _ in kept]
+                advantages_of_tokens += [per_token(a, d) for d, a in kept]
         # The loss is a mean over the trained tokens of the whole step. Their number, over all processes, must
         # be known before the first micro-batch. A mean per micro-batch would weigh tokens differently.
         trained_tokens = sum(runs.all_gather(sum(map(len, advantages_of_tokens))))
