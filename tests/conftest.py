@@ -26,6 +26,14 @@ SIZES = dict(
 )
 
 TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+EXPERTS = {
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "topk_group": 1,
+    "moe_intermediate_size": 32,
+    "first_k_dense_replace": 1,
+}
 LAYERS = ["sliding_attention", "sliding_attention", "full_attention"]
 # Class → its config's settings, beside SIZES
 CLASSES = {
@@ -53,14 +61,7 @@ CLASSES = {
     "Olmo3": {"sliding_window": 8, "layer_types": LAYERS},
     "Phi3": {},
     "Glm4": {},
-    "Glm4Moe": {
-        "n_routed_experts": 4,
-        "num_experts_per_tok": 2,
-        "n_group": 1,
-        "topk_group": 1,
-        "moe_intermediate_size": 32,
-        "first_k_dense_replace": 1,
-    },
+    "Glm4Moe": {**EXPERTS},
     "Exaone4": {"sliding_window": 8, "layer_types": LAYERS},
     "GptOss": {
         "num_local_experts": 4,
@@ -116,12 +117,7 @@ CLASSES = {
     },
     "DeepseekV3": {
         "topk_method": "noaux_tc",
-        "n_routed_experts": 4,
-        "num_experts_per_tok": 2,
-        "n_group": 1,
-        "topk_group": 1,
-        "moe_intermediate_size": 32,
-        "first_k_dense_replace": 1,
+        **EXPERTS,
         "num_key_value_heads": 4,
         "q_lora_rank": 16,
         "kv_lora_rank": 16,
