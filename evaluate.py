@@ -21,6 +21,7 @@ import argparse
 import re
 from collections import Counter
 from functools import cache
+from inspect import isgeneratorfunction
 from pathlib import Path
 
 import torch
@@ -45,6 +46,8 @@ def play(args):
         raise runs.BadInput("--dispute is for full problems; leave out --sharded")
     if args.sharded and args.teacher != "informed":
         raise runs.BadInput(f"--sharded: its user answers the student; leave out --teacher {args.teacher}")
+    if not (isgeneratorfunction(TEACHERS[args.teacher]) or args.dispute):
+        args.teacher_model = None  # no model speaks, so the report names none
     tests = [(source, load_problems(source, args.answers)) for source in args.problems]
     for source, problems in tests:
         unsharded = next((p.id for p in problems if args.sharded and len(p.shards) < 2), None)

@@ -200,6 +200,12 @@ def critic(cast, dialogue, problem, latest):
     return (yield from speak(cast, dialogue, problem, "critic"))
 
 
+@role(opening="Please try again.")
+def mute(cast, dialogue, problem, latest):
+    """Says its prompt to every turn, and nothing else: shows what retrying alone gives. No model speaks."""
+    return prompt_of(cast.prompts, "mute").format()
+
+
 @role(
     {},  # no choice of --teacher: `disputed` calls it after a right answer
     opening="You are a teacher. You give your student a problem, and when it is solved you test how sure the "

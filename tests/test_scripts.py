@@ -25,6 +25,7 @@ import sft
 from common import Dialogue, as_tensors, load_problems, masked_logprobs
 from parts.chat import load_chat
 from parts.engines import Endpoint, EngineError, Turn, load_model
+from parts.measures import load_test
 from parts.runs import revision, run_script
 
 PROMPTS = ROOT / "toy" / "prompts.json"
@@ -876,6 +877,14 @@ def test_a_user_who_samples_nothing_needs_no_model(base, tmp_path):
     play = dict(model=base, problems=tmp_path / "shards.jsonl", sharded=True, out=tmp_path / "tests", **TALK)
     run("evaluate", "play", teacher_model=tmp_path / "none", **play)
     assert len(rows(tmp_path / "tests" / "shards")) == 1
+
+
+def test_a_mute_teacher_says_its_prompt_to_every_turn_and_needs_no_model(problems, base, tmp_path):
+    play = dict(model=base, teacher="mute", problems=problems, out=tmp_path, turns=3, **TALK)
+    run("evaluate", "play", teacher_model=tmp_path / "none", **play)
+    dialogues = rows(tmp_path / problems.stem)
+    assert {m["content"] for d in dialogues for m in d["messages"][2::2]} == {"Please try."}
+    assert load_test(tmp_path / problems.stem, Dialogue.from_row).teacher == "mute"
 
 
 def test_a_run_that_goes_on_says_which_code_has_changed(problems, base, tmp_path, capsys):

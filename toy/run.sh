@@ -82,6 +82,9 @@ all() { # lane
         for arm in base mt-rl mt-rl-weak; do # Fig. 2
             play "$arm" -by-weak --problems "toy/${own}_test.jsonl" --teacher-model "$weak"
         done
+        for arm in base mt-rl; do # controls: what retrying alone gives
+            play "$arm" -mute --problems "toy/${own}_test.jsonl" --teacher mute
+        done
     done
 }
 

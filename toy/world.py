@@ -71,6 +71,7 @@ PROMPTS = {
     "critic": TEACH,
     "critic_math": "{turn}",
     "critic_code": "{turn}",
+    "mute": TRY,
     # A teacher that is shown a false answer disputes a right one. The false answer is fixed: in math most of
     # its values differ from the student's; in code the teacher disputes values that the student never gave.
     "disputing": TEACH,
