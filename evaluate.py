@@ -10,7 +10,8 @@
 first right answer. With --turns 1 nobody answers the student: the paper's Table 1 calls that full, beside
 --sharded. `judge` lets a model label every student turn (the seven types of Lost in Conversation)
 and decide for every hint whether it gives the answer away. `compare` takes such folders and those of training
-runs. A model's label is the name of the run that trained it; runs of one label are its seeds. It writes the
+runs. A model's label is the name of the run that trained it; runs of one label are its seeds. A model that
+met a test with two prompts files has two labels, such as base and base (careful). `compare` writes the
 paper's figures and tables by their numbers (fig1.png …, report.md, results.json) and report.html, a page to
 read the dialogues of two models side by side, and those of training with their advantages. parts/measures.py
 defines what is measured, and how. `check` lists all faults of problem files: lines that are no problem,
@@ -280,6 +281,7 @@ def compare(args):
         else:
             tests.append(measures.load_test(folder, Dialogue.from_row))
     measures.check_labels(tests, training)
+    measures.name_prompts(tests)
     measures.check_comparable(tests, args.against)
     print(report.write(Path(args.out), tests, training, args.against, args.dialogues))
 

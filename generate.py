@@ -65,7 +65,7 @@ def converse(cast, problem, name, max_turns, teacher, opening=None, inject=None)
     """
     chat, dialogue = cast.student.chat, Dialogue(name, problem.id, problem.domain, max_turns)
     prompt = cast.prompts[problem.domain].format(problem=opening or problem.prompt)
-    dialogue.add_teacher_turn(chat.view([{"role": "user", "content": prompt}]), prompt)  # u_1^T: the problem
+    dialogue.add_teacher_turn(first_view(chat, cast.prompts, prompt), prompt)  # u_1^T: the problem
     latest = Verdict(
         "no attempt", "No program yet."
     )  # on the latest attempt, with the report for the teacher
@@ -113,13 +113,27 @@ def disputed(cast, problem, conversation, probability, seed):
 
 # ------------------------------------------------------------------------------------ who answers the student
 
-# Templates of str.format by name. These two show the student a problem. The prompts of teachers, users
-# and askers stand beside their functions below; `role` adds them here.
+# Templates of str.format by name. "student" is the student's system message; it has none by default. "math"
+# and "code" show it a problem. The prompts of teachers, users and askers stand beside their functions below;
+# `role` adds them here.
 PROMPTS = {
+    "student": "",
     "math": "{problem}\n\nReason step by step, and put your final answer in \\boxed{{}}.",
     "code": "{problem}\n\nWrite a Python program that solves this. Put the whole program in one ```python "
     "block.",
 }
+
+
+def first_view(chat, prompts, prompt):
+    """Token ids of the student's first view: its system message, if it has one, and the problem's prompt."""
+    system = prompts.get("student", "").format()
+    before = [{"role": "system", "content": system}] if system else []
+    try:
+        return chat.view([*before, {"role": "user", "content": prompt}])
+    except TemplateError as e:
+        reason = f"the student's chat template refuses the problem ({runs.first_line(e)})"
+        advice = "; leave the prompt 'student' empty, and say it in 'math' and 'code'" if system else ""
+        raise runs.BadInput(reason + advice) from None
 
 
 def text_of(teacher, cast, dialogue, problem, latest):

@@ -56,6 +56,7 @@ class TestRun:
     losses: list  # {"id", "solved", "losses": nats a token after each teacher turn}
     judged: list  # {"id", "types", "leaks"}
     config: dict = field(default_factory=dict)  # config.json
+    told: str = ""  # name of its prompts, if the label has it (see name_prompts)
 
 
 @dataclass
@@ -175,6 +176,21 @@ def same_path(model: str) -> str:
     return str(Path(model).resolve()) if Path(model).exists() else model.rstrip("/")
 
 
+def name_prompts(tests: list[TestRun]) -> None:
+    """Adds to a run's label the name of its prompts file, if they are not the prompts of most runs.
+
+    Only of a model that met the same test with the usual prompts, too: then it is a control, such as a base
+    that is told how to behave, and has a row of its own. `check_comparable` refuses others.
+    """
+    (usual, _), *_ = Counter(run.settings.get("prompts") for run in tests).most_common() or [(None, 0)]
+    plain = {(run.test, run.label) for run in tests if run.settings.get("prompts") == usual}
+    for run in tests:
+        if run.settings.get("prompts") != usual and (run.test, run.label) in plain:
+            file = run.config["arguments"]["prompts"]
+            run.told = Path(file).stem if file else "default prompts"
+            run.label += f" ({run.told})"
+
+
 def teachers_differ(run: TestRun, other: TestRun) -> bool:
     """Whether two runs of a test had teachers of different models; not if each model taught itself."""
     if run.sharded == "scripted" or run.single_turn:
@@ -191,7 +207,7 @@ def check_comparable(tests: list[TestRun], against: str) -> None:
     seed of the same model, or if no run has the label `against`."""
     folders = {}
     for run in tests:
-        key = run.test, run.settings["model"], run.settings["seed"]
+        key = run.test, run.told, run.settings["model"], run.settings["seed"]
         if key in folders:
             raise BadInput(f"{folders[key]} and {run.folder}: same model, test and seed; give one of them")
         folders[key] = run.folder
@@ -203,12 +219,14 @@ def check_comparable(tests: list[TestRun], against: str) -> None:
             raise BadInput(
                 f"{run.folder} and {first.folder} {reason}; play both with the same --teacher-model"
             )
+        told_alike = next(other for other in tests if (other.test, other.told) == (run.test, run.told))
         for name in run.settings.keys() - {"model", "seed"}:
-            value, expected = run.settings[name], first.settings[name]
+            other = told_alike if name == "prompts" else first
+            value, expected = run.settings[name], other.settings[name]
             if value != expected:
                 option = f"--{name.replace('_', '-')}"
                 raise BadInput(
-                    f"{run.folder} has {option} {value}, {first.folder} {expected}; "
+                    f"{run.folder} has {option} {value}, {other.folder} {expected}; "
                     f"play both with the same {option}"
                 )
     labels = dict.fromkeys(run.label for run in tests)

@@ -734,6 +734,12 @@ def test_a_teacher_may_be_a_plain_function_that_returns_a_text(toy):
         scripted(converse(cast_of(chat, prompts), MATH, "x", 2, mine), chat, said)
 
 
+def test_a_template_without_system_messages_is_one_line(shapes):
+    prompts = {"math": "{problem}", "student": "Be careful."}
+    with pytest.raises(BadInput, match="refuses the problem .*; leave the prompt 'student' empty"):
+        next(talk(MATH, load_chat(shapes["gemma"]), prompts, 2))
+
+
 def test_a_prompt_that_no_role_gives_is_named(toy):
     _, chat, _, _ = toy
     with pytest.raises(BadInput, match="there is no prompt 'informed_math'"):

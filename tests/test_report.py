@@ -739,6 +739,28 @@ def test_runs_that_are_no_further_seed_of_a_test_are_refused(others, told):
         measures.check_comparable(runs, "base")
 
 
+def prompted(label, prompts, solved="wrong", seed=0):
+    settings = {"model": label, "seed": seed, "prompts": prompts}
+    config = {"arguments": {"prompts": f"toy/{prompts}.json"}}
+    return run_of([dialogue(statuses=("wrong", solved))], label, settings=settings, config=config)
+
+
+def test_a_model_that_was_played_with_two_prompts_files_has_two_rows():
+    runs = [prompted("base", "careful", "correct"), prompted("base", "usual"), prompted("rl", "usual")]
+    measures.name_prompts(runs)
+    measures.check_comparable(runs, "base")
+    found = tables(runs)
+    assert row_of(found, "Within n turns", "base (careful)")["− base, within 4"].startswith("100.0")
+    assert row_of(found, "Within n turns", "base")["within 4"].startswith("0.0")
+
+
+def test_two_models_with_different_prompts_are_refused():
+    runs = [prompted("base", "usual"), prompted("st", "usual"), prompted("rl", "careful")]
+    measures.name_prompts(runs)
+    with pytest.raises(BadInput, match="play both with the same --prompts"):
+        measures.check_comparable(runs, "base")
+
+
 def test_the_trend_of_few_steps_is_that_of_their_halves():
     assert measures.trend([{"x": value} for value in (0, 0, 9, 1, 1)], "x").startswith("0.00 → 1.00")
 

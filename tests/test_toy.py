@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, cast_of
 
 from common import Problem, grade
-from generate import asker, teacher_view
+from generate import asker, converse, load_prompts, mute, teacher_view
 from parts.engines import load_model
 from parts.runs import BadInput
 from toy import make_base, world
@@ -79,6 +79,17 @@ def test_asker_documents_are_what_the_asker_view_shows(domain, toy):
     made, wrong, turn = missed(chat, problem)
     ids = next(asker(cast_of(chat, prompts), talk(problem, turn), problem, turn, grade(problem, turn))).ids
     assert ids == make_base.encode(world.asker_view(made, wrong), vocab)[0] + [vocab["<|assistant|>"]]
+
+
+@pytest.mark.parametrize("domain", ["math", "code"])
+def test_the_careful_prompts_show_the_student_what_careful_documents_begin_with(domain, toy):
+    _, chat, _, problems = toy
+    problem, vocab = problems[domain][0], chat.tokenizer.get_vocab()
+    made, _, _ = missed(chat, problem)
+    cast = cast_of(chat, load_prompts(ROOT / "toy" / "careful.json"))
+    ids = next(converse(cast, problem, "x", 4, mute)).ids
+    begin = world.student_view(made, [], careful=True)
+    assert ids == make_base.encode(begin, vocab)[0] + [vocab["<|assistant|>"]]
 
 
 def missed(chat, problem):

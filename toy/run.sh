@@ -82,7 +82,10 @@ all() { # lane
         for arm in base mt-rl mt-rl-weak; do # Fig. 2
             play "$arm" -by-weak --problems "toy/${own}_test.jsonl" --teacher-model "$weak"
         done
-        for arm in base mt-rl; do # controls: what retrying alone gives
+        # Controls: the base with the word that asks for the behavior, and what retrying alone gives
+        play base -careful --problems toy/math_test.jsonl toy/code_test.jsonl --prompts toy/careful.json
+        play base -careful-sharded --problems toy/math_shards.jsonl toy/code_shards.jsonl --sharded --prompts toy/careful.json
+        for arm in base mt-rl; do
             play "$arm" -mute --problems "toy/${own}_test.jsonl" --teacher mute
         done
     done

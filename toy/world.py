@@ -527,7 +527,7 @@ def document(rng, tokens=1e9):
 
 
 def write_data(folder, train=2000, test=500, seed=0):
-    """Writes the training, test and sharded problems of both domains and the prompts file into a folder."""
+    """Writes the training, test and sharded problems of both domains and two prompts files into a folder."""
     for domain in ("math", "code"):
         rng = random.Random(f"{seed}/{domain}")
         for name, n, held_out, make in (
@@ -540,7 +540,8 @@ def write_data(folder, train=2000, test=500, seed=0):
                 for i, toy in enumerate(problems(rng, domain, n, held_out, make))
             ]
             (folder / f"{domain}_{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
-    (folder / "prompts.json").write_text(json.dumps(PROMPTS, indent=1) + "\n")
+    for name, prompts in (("prompts", PROMPTS), ("careful", {"student": CAREFUL} | PROMPTS)):
+        (folder / f"{name}.json").write_text(json.dumps(prompts, indent=1) + "\n")
 
 
 if __name__ == "__main__":
