@@ -102,7 +102,7 @@ def load_test(folder: str, make: Callable) -> TestRun:
     path = Path(folder)
     config = read_whole_config(path / "config.json")
     args = config["arguments"]
-    if args["script"] != "evaluate.py" or not (path / "metrics.jsonl").exists():
+    if args.get("command") != "play" or not (path / "metrics.jsonl").exists():
         raise BadInput(
             f"{path} is no finished test run; "
             "give folders of `evaluate.py play`, or repeat that command to finish it"

@@ -394,13 +394,7 @@ def test_tests_in_full_and_sharded_of_the_same_problems_are_neighbors_in_table_1
 
 
 def test_a_single_turn_is_a_test_of_its_own_whoever_the_teacher_and_in_no_picture_of_turns(tmp_path):
-    arguments = {
-        "script": "evaluate.py",
-        "model": "m",
-        "problems": "p.jsonl",
-        "teacher_model": "t",
-        "seed": 0,
-    }
+    arguments = {"command": "play", "model": "m", "problems": "p.jsonl", "teacher_model": "t", "seed": 0}
     arguments |= {"sharded": None, "dispute": 0, "teacher": "informed", "max_tokens": 8, "temperature": 1}
     arguments |= {"teacher_temperature": 1, "answers": "rule", "prompts": None}
     (tmp_path / "metrics.jsonl").touch()

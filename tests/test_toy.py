@@ -14,6 +14,7 @@ from generate import asker, converse, load_prompts, mute, teacher_view
 from parts.engines import load_model
 from parts.runs import BadInput
 from toy import make_base, world
+from toy.held_out_feedback import ranges
 
 KINDS = list(dict.fromkeys(kind for _, mixture in world.LESSONS for kind in mixture))
 
@@ -117,6 +118,26 @@ def talk(problem, turn):
 
     messages = [{"role": "teacher", "content": problem.prompt}, {"role": "student", "content": turn}]
     return Dialogue("x", problem.id, problem.domain, 4, messages=messages)
+
+
+@pytest.mark.parametrize("domain", ["math", "code"])
+def test_held_out_feedback_is_a_true_range_of_the_slot_asked_for_or_of_a_wrong_one(domain, toy):
+    _, chat, _, problems = toy
+    for problem in problems[domain][:20]:
+        made, _, _ = missed(chat, problem)
+        wrong = world.attempt(domain, (made.answer[0], (made.answer[1] + 1) % 10, made.answer[2]))
+        for slot, turn in ((1, "".join(wrong)), (2, world.QUESTION[2])):
+            reply = ranges(None, told(problem, turn), problem, None)
+            assert made.answer[slot] in [
+                low + more for low in range(9) for more in (0, 1) if reply == world.RANGE[slot][low]
+            ]
+    assert ranges(None, told(problem, problem.solution + "x"), problem, None) == world.TRY
+
+
+def told(problem, turn):
+    dialogue = talk(problem, turn)
+    dialogue.statuses.append("wrong")
+    return dialogue
 
 
 def test_hints_and_ranges_of_conversations_are_true():

@@ -46,9 +46,10 @@ primed_rl() { # primed or unprimed, arguments …
     online "$1-rl" --model "$dir/$1/model" --teacher-model toy/base
 }
 play() { # arm, name of the test, arguments …
-    local model=$dir/$1/model
+    local model=$dir/$1/model script=evaluate.py
     [ "$1" = base ] && model=toy/base
-    stage "test-$1$2" python evaluate.py play --model "$model" --teacher-model toy/base --out "$dir/tests$2/$1" $talk "${@:3}"
+    [ "$2" = -ranges ] && script=toy/held_out_feedback.py
+    stage "test-$1$2" python $script play --model "$model" --teacher-model toy/base --out "$dir/tests$2/$1" $talk "${@:3}"
 }
 
 look() { # lane (1 or 2): the stages of one of the two lanes that run side by side
@@ -82,12 +83,11 @@ all() { # lane
         for arm in base mt-rl mt-rl-weak; do # Fig. 2
             play "$arm" -by-weak --problems "toy/${own}_test.jsonl" --teacher-model "$weak"
         done
-        # Controls: the base with the word that asks for the behavior, and what retrying alone gives
+        # Controls: the base with the word that asks for the behavior; retrying alone; feedback unlike that of training
         play base -careful --problems toy/math_test.jsonl toy/code_test.jsonl --prompts toy/careful.json
         play base -careful-sharded --problems toy/math_shards.jsonl toy/code_shards.jsonl --sharded --prompts toy/careful.json
-        for arm in base mt-rl; do
-            play "$arm" -mute --problems "toy/${own}_test.jsonl" --teacher mute
-        done
+        for arm in base mt-rl; do play "$arm" -mute --problems "toy/${own}_test.jsonl" --teacher mute; done
+        for arm in base st-rl mt-sft mt-rl; do play "$arm" -ranges --problems "toy/${own}_test.jsonl" --teacher ranges; done
     done
 }
 
