@@ -310,9 +310,9 @@ def fill(prompts, role_name, problem, turn_text, knowledge):
 @role(
     ASKERS,
     math="A student works on this problem:\n\n{problem}\n\nThe student's attempt is wrong:\n\n{turn}\n\nThe "
-    "right answer is: {knowledge}\n\nWrite the one question that the student should ask the teacher now to "
-    "learn most about the mistake. Write only the question, in the student's voice, and do not "
-    "give away the answer.",
+    "right answer is: {knowledge}\n{solution}\n\nWrite the one question that the student should ask the "
+    "teacher now to learn most about the mistake. Write only the question, in the student's voice, and do "
+    "not give away the answer.",
     code="A student works on this problem:\n\n{problem}\n\nThe student's attempt is wrong:\n\n{turn}"
     "\n\nTests of the program:\n{knowledge}\n\nWrite the one question that the student should ask the "
     "teacher now to learn most about the mistake. Write only the question, in the student's voice, and "

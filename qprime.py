@@ -6,8 +6,9 @@
 
 While a dialogue is played, a wrong student turn t is replaced by a question with probability P_Q(t) = 0.75^t
 (Eq. 4, first turn t = 1); the dialogue goes on from there. The asker, the frozen initial student, writes the
-question when shown the wrong attempt and the teacher's private knowledge. Training sees only the public
-dialogue. --no-questions is the control arm: dialogues and SFT without injection, for the same RL.
+question when shown the wrong attempt and the teacher's private knowledge: in math the answer, and the
+solution if the problem has one; in code the test report. Training sees only the public dialogue.
+--no-questions is the control arm: dialogues and SFT without injection, for the same RL.
 """
 
 import random

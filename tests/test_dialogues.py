@@ -631,6 +631,14 @@ def test_the_log_holds_what_the_teacher_was_privately_shown_and_nothing_where_no
     assert "returned [1, 1, 1]" in tested.knowledge[0] and "returned [2, 2, 2]" in tested.knowledge[1]
 
 
+def test_the_asker_of_math_sees_the_solution_as_the_teacher_does():
+    cast = cast_of(SimpleNamespace(view=lambda messages: messages), generate.PROMPTS)
+    d = Dialogue("x", messages=[{"role": "teacher", "content": "p"}, {"role": "student", "content": "3"}])
+    asked = next(asker(cast, d, MATH, "3", Verdict("wrong"))).ids[-1]["content"]
+    assert MATH.solution in asked
+    assert MATH.solution in teacher_view(cast, d, MATH, "informed", MATH.answer)[-1]["content"]
+
+
 def test_the_teacher_of_code_answers_a_question_about_the_attempt_whose_place_it_took(toy):
     _, chat, prompts, problems = toy
     code = problems["code"][0]
