@@ -275,12 +275,16 @@ def grade_math(problem, text):
     return Verdict("undecided" if equal is None else "correct" if equal else "wrong")
 
 
+REPORTED = 8  # public tests whose results the teacher of code sees, at most
+
+
 def grade_code(problem, text):
     source = find_program(text, problem.func_name)
     if source is None:
         return Verdict("no attempt")
     tests = sources.unpack(problem.tests)
-    return Verdict(*check(source, problem.func_name, tests, problem.asserts, problem.public_tests))
+    public = problem.public_tests
+    return Verdict(*check(source, problem.func_name, tests, problem.asserts, public, REPORTED))
 
 
 def leaks(problem: Problem, hint: str, verdict: Verdict | None = None) -> int:

@@ -8,9 +8,10 @@ frozen copy of the student. Each dialogue depends only on the seed and its own n
 started again, writes the same dialogues.
 
 Chosen where the paper is silent: temperature 1 and no top-p or top-k for the student; the private knowledge
-is appended to the student's latest turn in what the teacher sees; a teacher of code sees the report of the
-public tests on the latest program; reasoning modes are off; a dialogue ends unsolved when its next turn does
-not fit into the context, or when the teacher's server or chat template refuses it (a content filter).
+is appended to the student's latest turn in what the teacher sees; a teacher of code sees the results of all
+public tests on the latest program (at most REPORTED of common.py), and nothing of hidden ones; reasoning
+modes are off; a dialogue ends unsolved when its next turn does not fit into the context, or when the
+teacher's server or chat template refuses it (a content filter).
 """
 
 import random

@@ -89,7 +89,8 @@ def test_a_right_program_is_correct_and_a_stub_is_not(local, name, row):
 def test_hidden_tests_decide_and_the_teacher_sees_public_ones_only(local):
     (problem,) = load_problems(local("livecodebench/v1", [LIVECODE]))
     verdict = grade(problem, "```python\nclass Solution:\n    def add(self, a, b):\n        return 3\n```")
-    assert (verdict.status, verdict.report) == ("wrong", "The public tests pass; a hidden test fails.")
+    report = "Test 1: add(1, 2) returned 3, as expected."
+    assert (verdict.status, verdict.report) == ("wrong", report)
 
 
 def test_pickles_of_objects_are_refused(local, capsys, tmp_path):

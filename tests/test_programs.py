@@ -518,8 +518,8 @@ def test_nothing_is_run_after_the_first_time_out(fake_sandbox):
     tests = [functional(str(i), str(i)) for i in range(6)]
     status, report = check("slow", "f", tests, [], tests[1:])
     assert status == "timeout" and runs == ["0", "1", "2"]
-    assert report == "Test 2: f(2) stopped: took more than 6 s"
-    assert check("slow", "f", tests[2:], [], tests[:1])[1] == "A hidden test takes too long."
+    passed = "Test 1: f(1) returned 1, as expected."
+    assert report == f"{passed}\nTest 2: f(2) stopped: took more than 6 s"
 
 
 def test_results_are_kept_unless_the_machine_may_be_at_fault(fake_sandbox):
@@ -540,17 +540,22 @@ def test_long_outputs_are_not_kept(fake_sandbox):
     assert runs == ["0", "0"]
 
 
-def test_the_report_shows_public_tests_only():
+def test_the_report_shows_all_public_tests_passed_or_not():
     tests = [functional("1", "2"), functional("3", "777")]
-    assert check(F, "f", tests, [], tests[:1]) == ("wrong", "The public tests pass; a hidden test fails.")
-    assert check(F, "f", tests, [], tests) == ("wrong", "Test 2: f(3) returned 4, expected 777.")
-    assert check(F, "f", [], ["assert f(1) == 3"], []) == ("wrong", "Failed: assert f(1) == 3 (returned 2)")
-    assert check(F, "f", tests[:1], ["assert f(1) == 2"], []) == ("correct", "")
+    passed, failed = "f(1) returned 2, as expected.", "f(3) returned 4, expected 777."
+    assert check(F, "f", tests, [], tests) == ("wrong", f"Test 1: {passed}\nTest 2: {failed}")
+    assert check(F, "f", tests, [], tests[::-1]) == ("wrong", f"Test 1: {failed}\nTest 2: {passed}")
+    assert check(F, "f", tests[1:], [], tests[:1]) == ("wrong", f"Test 1: {passed}")
+    asserts = ["assert f(1) == 2", "assert f(1) == 3"]
+    report = "Passed: assert f(1) == 2\nFailed: assert f(1) == 3 (returned 2)"
+    assert check(F, "f", [], asserts, []) == ("wrong", report)
+    assert check(F, "f", tests[:1], asserts[:1], []) == ("correct", "")
 
 
-def test_three_lines_at_most_are_reported():
-    tests = [functional(str(i), "0") for i in range(1, 6)]
-    assert check(F, "f", tests, [], tests)[1].count("\n") == 2
+def test_so_many_public_tests_are_reported():
+    tests = [functional(str(i), "0") for i in range(1, 12)]
+    assert check(F, "f", tests, [], tests)[1].count("\n") == 7
+    assert check(F, "f", tests, [], tests, most=2)[1].count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -730,7 +735,11 @@ def test_an_assert_that_could_not_be_judged_is_never_right(statuses, status, mon
     assert check(F, "f", [], ["assert f(1)"] * len(outcomes), [])[0] == status
 
 
-def test_a_hidden_test_that_could_not_be_judged_is_reported_as_such(fake_sandbox):
-    fake_sandbox[1]["2"] = sandbox.Outcome("unanswered", "", "the sandbox did not answer", True)
-    tests = [functional("1", "1"), functional("2", "2")]
-    assert check("x", "f", tests, [], tests[:1]) == ("undecided", "A hidden test could not be judged.")
+@pytest.mark.parametrize("hidden", ["wrong", "error", "timeout", "unanswered"])
+def test_the_report_tells_nothing_of_hidden_tests(hidden, fake_sandbox):
+    if hidden != "wrong":
+        fake_sandbox[1]["2"] = sandbox.Outcome(hidden, "", "a hidden word")
+    tests = [functional("1", "1"), functional("2", "3")]
+    status, report = check("x", "f", tests, [], tests[:1])
+    assert status == {"unanswered": "undecided"}.get(hidden, hidden)
+    assert report == "Test 1: f(1) returned 1, as expected."
