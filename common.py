@@ -224,7 +224,8 @@ class Problem:
     tests: list | str = field(default_factory=list)  # code: the tests that decide, or the file of them
     asserts: list = field(default_factory=list)  # code: assert statements, which decide too
     func_name: str | None = None
-    public_tests: list = field(default_factory=list)  # code: for the teacher's report; else three `tests`
+    public_tests: list = field(default_factory=list)  # code: shown to the teacher; see programs.check
+    public_asserts: list = field(default_factory=list)  # code: those of `asserts` that are shown to it, too
     solution: str | None = None
     shards: list = field(default_factory=list)  # the problem in pieces, for the sharded protocol
 
@@ -282,9 +283,8 @@ def grade_code(problem, text):
     source = find_program(text, problem.func_name)
     if source is None:
         return Verdict("no attempt")
-    tests = sources.unpack(problem.tests)
-    public = problem.public_tests
-    return Verdict(*check(source, problem.func_name, tests, problem.asserts, public, REPORTED))
+    tests, public = sources.unpack(problem.tests), (problem.public_tests, problem.public_asserts)
+    return Verdict(*check(source, problem.func_name, tests, problem.asserts, *public, REPORTED))
 
 
 def leaks(problem: Problem, hint: str, verdict: Verdict | None = None) -> int:

@@ -10,7 +10,7 @@ import builtins
 import os
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Context, Decimal, localcontext
 from functools import lru_cache
 from itertools import accumulate
@@ -504,13 +504,19 @@ def parse_error(source: str) -> str | None:
 
 
 def check(
-    source: str, func_name: str | None, tests: list, asserts: list, public_tests: list, most: int = 8
+    source: str,
+    func_name: str | None,
+    tests: list,
+    asserts: list,
+    public_tests: list,
+    public_asserts: Sequence = (),
+    most: int = 8,
 ) -> tuple[str, str]:
     """(status, report) of a program. All tests and asserts decide; the report is about the public ones.
 
     status: as in Result; a program that does not parse is an error. report: the results of the public tests,
-    passed or not, at most `most`; it tells nothing of hidden tests. Without public tests, the first three
-    tests and all asserts are public. Asserts run if all tests pass. Nothing runs after the first time-out
+    and asserts, passed or not, at most `most`; it tells nothing of hidden ones. If none are public, the first
+    three tests and all asserts are. Asserts run if all tests pass. Nothing runs after the first time-out
     but public tests, up to the first time-out of one of these. No test runs twice.
     """
     results, outcomes, status = [], [], "correct"
@@ -530,18 +536,19 @@ def check(
         return "correct", ""
     if report := parse_error(source):
         return "error", report
+    if not (public_tests or public_asserts):
+        public_tests, public_asserts = tests[:3], asserts
     lines = []
-    for number, test in enumerate((public_tests or tests[:3])[:most], 1):
+    for number, test in enumerate(public_tests[:most], 1):
         result = next((result for other, result in results if other == test), None)
         result = result or run_test(source, func_name, test)
         lines.append(f"Test {number}: {result.line}")
         if result.status == "timeout":
             break
-    public_asserts = [] if public_tests else asserts
     for snippet, result in zip(asserts, outcomes):
         if snippet in public_asserts:
             lines.append(report_on_assert(snippet, result))
-    return status, "\n".join(lines[:most])
+    return status, "\n".join(lines[:most]) or "No public test has run."
 
 
 def report_on_assert(snippet: str, result: sandbox.Outcome) -> str:

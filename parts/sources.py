@@ -121,11 +121,13 @@ def check_problem(problem: Any) -> None:
     packed = isinstance(problem.tests, str) and problem.tests.endswith(PACKED)
     if packed and not Path(problem.tests).is_file():
         raise ValueError(f"its tests are gone ({problem.tests}); remove this file, so that it is made anew")
-    for name in ("tests", "asserts", "public_tests", "shards"):
+    for name in ("tests", "asserts", "public_tests", "public_asserts", "shards"):
         if not isinstance(getattr(problem, name), list) and not (packed and name == "tests"):
             raise ValueError(f"{name!r} must be a list")
     if not all(map(is_text, problem.asserts + problem.shards)):
         raise ValueError("each of 'asserts' and 'shards' must be a text")
+    if any(snippet not in problem.asserts for snippet in problem.public_asserts):
+        raise ValueError("each of 'public_asserts' must be one of 'asserts'")
     for snippet in problem.asserts:
         if not asserts_something(snippet):
             raise ValueError(f"an entry of 'asserts' asserts nothing: {snippet.strip()[:80]!r}")
@@ -552,7 +554,9 @@ def called_function(source: str, asserts: list[str]) -> str:
 def opencode_row(row: dict) -> dict:
     """Problem line of a row of OpenCodeInstruct.
 
-    The row needs score 1 and at least three tests, of which the first eight are taken.
+    The row needs score 1 and at least three tests, of which the first eight are taken. The first half of
+    these, rounded up, is public. The data set does not tell them apart; were all public, the teacher would
+    see all that decides.
     """
     asserts = [text.strip() for text in json.loads(row["unit_tests"])][:8]
     if not float(row["average_test_score"]) >= 1:  # it may be NaN
@@ -562,7 +566,8 @@ def opencode_row(row: dict) -> dict:
     source = program_of(row["output"])
     name = called_function(source, asserts)
     prompt = f"{text_of(row, 'input')}\n\nThe function must be called `{name}`."
-    return {"domain": "code", "prompt": prompt, "func_name": name, "asserts": asserts, "solution": source}
+    line = {"domain": "code", "prompt": prompt, "func_name": name, "asserts": asserts, "solution": source}
+    return {**line, "public_asserts": asserts[: (len(asserts) + 1) // 2]}
 
 
 class NoObjects(pickle.Unpickler):

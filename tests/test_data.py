@@ -93,6 +93,14 @@ def test_hidden_tests_decide_and_the_teacher_sees_public_ones_only(local):
     assert (verdict.status, verdict.report) == ("wrong", report)
 
 
+def test_the_teacher_sees_the_first_half_of_the_tests_of_opencodeinstruct(local):
+    (problem,) = load_problems(local("opencodeinstruct", [OPENCODE]))
+    shown, hidden = problem.asserts[:2], problem.asserts[2]
+    verdict = grade(problem, "```python\ndef add(a, b):\n    return 3 * (a > 0) + (a < 0)\n```")
+    assert verdict.status == "wrong" and verdict.report == "\n".join(f"Passed: {text}" for text in shown)
+    assert problem.public_asserts == shown and hidden not in verdict.report
+
+
 def test_pickles_of_objects_are_refused(local, capsys, tmp_path):
     class Evil:
         def __reduce__(self):
@@ -261,6 +269,7 @@ def test_an_import_that_yields_nothing_names_the_reasons_and_is_not_kept(local, 
         ({"tests": [{"input": 1, "output": "x", "testtype": "stdin"}]}, "must be texts"),
         ({"asserts": ["x", 5]}, "must be a text"),
         ({"asserts": "assert f(1)"}, "must be a list"),
+        ({"asserts": ["assert f()"], "public_asserts": ["assert g()"]}, "must be one of 'asserts'"),
         ({"tests": [TEST], "func_name": 5}, "'func_name' must be a text"),
         ({"asserts": ["assert f()"], "func_name": "f", "shards": [""]}, "must be a text"),
         ({"asserts": ["assert f()"], "func_name": "f", "prompt": "\ud800"}, "surrogates not allowed"),

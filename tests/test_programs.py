@@ -550,6 +550,7 @@ def test_the_report_shows_all_public_tests_passed_or_not():
     report = "Passed: assert f(1) == 2\nFailed: assert f(1) == 3 (returned 2)"
     assert check(F, "f", [], asserts, []) == ("wrong", report)
     assert check(F, "f", tests[:1], asserts[:1], []) == ("correct", "")
+    assert check(F, "f", [], asserts, [], asserts[:1]) == ("wrong", "Passed: assert f(1) == 2")
 
 
 def test_so_many_public_tests_are_reported():
