@@ -11,10 +11,11 @@ tokens (Eq. 2). Removed from GRPO: several updates per batch and, unless --beta 
 teacher is a frozen copy of the initial student, unless --teacher-model names another model. What it sees and
 says is in generate.py.
 
-Chosen where the paper is silent: one advantage for all student tokens of a dialogue (with --per-turn-return,
-turn t earns γ^(n−t)·R); AdamW with a constant learning rate; the loss is a mean over the trained tokens; the
-gradient's norm is clipped at 1; all weights are trained. --lora RANK trains an adapter instead; the same
-model with the adapter switched off is then the teacher, and the reference model of --beta.
+Chosen where the paper is silent: every student turn counts in n, a question as much as an answer; one
+advantage for all student tokens of a dialogue (with --per-turn-return, turn t earns γ^(n−t)·R); AdamW with a
+constant learning rate; the loss is a mean over the trained tokens; the gradient's norm is clipped at 1; all
+weights are trained. --lora RANK trains an adapter instead; the same model with the adapter switched off is
+then the teacher, and the reference model of --beta.
 
 Not in the paper, and off by default: --dispute P, which lets the teacher dispute some right answers, and
 rewards the reply that keeps them; --predict-teacher λ, which adds the log-likelihood of the hints (the sister

@@ -429,6 +429,12 @@ def test_the_untuned_student_has_the_left_panel_of_fig_2():
     assert [[line.label for line in panel[-1]] for panel in (left, right)] == [["base"], ["mt-rl"]]
 
 
+def test_the_sister_papers_row_says_that_its_problems_are_others():
+    found = tables([run_of([dialogue("a", ("wrong",) * 4)], problems="omni-math-test")])
+    (rows,) = [rows for title, rows in found.items() if title.startswith("Within n turns")]
+    assert "of all problems; here by default those whose answer a rule can judge" in rows[-1]["model"]
+
+
 def test_a_table_leaves_out_names_that_repeat_and_fills_in_columns_that_some_rows_lack():
     rows = [{"test": "t", "a": "1"}, {"test": "t", "b": "2"}, {"test": "u", "a": "3"}]
     assert report.grid(rows) == [["test", "a", "b"], ["t", "1", ""], ["", "", "2"], ["u", "3", ""]]
