@@ -60,12 +60,13 @@ def converse(cast, problem, name, max_turns, teacher, opening=None, inject=None)
     """One dialogue, as a coroutine: yields Sample or Grade, is sent a Turn or a Verdict, returns a Dialogue.
 
     name: the dialogue's id; its random numbers follow from the seed and this name. max_turns: N. teacher: the
-    function that answers the student (below). opening: the first piece of a sharded problem, which the
-    student is shown in place of the whole. inject: a function of qprime.py that may replace a wrong turn by a
+    function that answers the student (below). opening: the first shard of a sharded problem, which the
+    student is shown in place of the whole; the prompt that asks for an answer then comes with the last shard,
+    as it would invite early answers. inject: a function of qprime.py that may replace a wrong turn by a
     question.
     """
     chat, dialogue = cast.student.chat, Dialogue(name, problem.id, problem.domain, max_turns)
-    prompt = cast.prompts[problem.domain].format(problem=opening or problem.prompt)
+    prompt = opening or cast.prompts[problem.domain].format(problem=problem.prompt)
     dialogue.add_teacher_turn(first_view(chat, cast.prompts, prompt), prompt)  # u_1^T: the problem
     latest = Verdict(
         "no attempt", "No program yet."
@@ -90,6 +91,8 @@ def converse(cast, problem, name, max_turns, teacher, opening=None, inject=None)
         if hint is None:
             dialogue.outgrown = not dialogue.refused
             break
+        if opening and t == dialogue.limit - 1:
+            hint = cast.prompts[problem.domain].format(problem=hint)
         dialogue.add_teacher_turn(chat.between(hint), hint)
     return dialogue
 

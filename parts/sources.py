@@ -615,8 +615,8 @@ def lost_row(task: str, joined: bool, row: dict) -> dict:
         name, public = parsed(row["metadata"])["func_name"], parsed(row["public_test_cases"])
         line = {"domain": "code", "prompt": row["prompt"], "public_tests": public, "func_name": name}
         line["asserts"] = [humaneval_assert(name, row["prompt"], text_of(row, "test"))]
-    if line.get("func_name"):  # only the full text shows the function's name
-        shards[0] += f" (The function must be called `{line['func_name']}`.)"
+    if line.get("func_name"):  # only the full text shows the function's name; a first shard must not give it
+        shards[-1] += f" (The function must be called `{line['func_name']}`.)"
     bullets = "\n".join(f"- {shard}" for shard in shards)
     return {**line, "prompt": bullets if joined else line["prompt"], "shards": shards}
 

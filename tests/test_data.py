@@ -195,7 +195,7 @@ def test_code_of_lost_in_conversation_may_come_from_livecodebench_and_its_pieces
     assert grade(
         problem, "```python\nclass Solution:\n    def add(self, a, b):\n        return a + b\n```"
     ).correct
-    assert problem.shards == ["add something (The function must be called `add`.)", "two numbers"]
+    assert problem.shards == ["add something", "two numbers (The function must be called `add`.)"]
 
 
 def test_a_folder_is_read_as_the_hub_clones_it(tmp_path, monkeypatch):

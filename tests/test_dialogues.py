@@ -486,6 +486,15 @@ def test_questions_are_injected_with_the_frequencies_of_equation_4():
         assert abs(share - 0.75**t) < 4 * (0.25 / 4000) ** 0.5
 
 
+@pytest.mark.parametrize("user", ["scripted", "rephrased"])
+def test_the_prompt_that_asks_for_an_answer_comes_with_the_last_shard(user, toy):
+    prompts = {**generate.PROMPTS, "math": "{problem} Box it."}
+    said = {"student": ["8", "8", "8"], "teacher": ["Which 2nd?", "Which 3rd?"]}
+    d, _ = scripted(talk(MATH, toy[1], prompts, 3, user, opening=MATH.shards[0]), toy[1], said)
+    told = MATH.shards if user == "scripted" else [MATH.shards[0], *said["teacher"]]
+    assert [m["content"] for m in d.messages[::2]] == [*told[:2], f"{told[2]} Box it."]
+
+
 def test_a_sharded_problem_comes_in_pieces_and_ends_when_all_are_out(toy):
     _, chat, prompts, problems = toy
     said = {"student": ["Which 1st?", "\\boxed{100+10+1}", "Which 1st?"]}
