@@ -111,10 +111,11 @@ class Dialogue:
     the first is the problem. statuses, finishes, knowledge: one entry per student turn: the verdict, how
     sampling ended (Turn.finish of engines.py), and the private knowledge that the teacher saw next, or None.
     The log has it for inspection; the student never sees it. solved: the turn (1…N) of the first correct
-    answer, or None. limit: N, the most student turns; for a sharded problem, the number of its shards.
+    answer, or None. limit: N, the most student turns; for a sharded problem, the turn after the last shard.
     injected: numbers (from 1) of the turns that the asker wrote (Q-priming). leaks: numbers of the turns
-    whose reply, a hint, gave the answer away. outgrown: the dialogue ended because the next turn did not fit
-    into the context. refused: it ended because the teacher's server or chat template did not take the
+    whose reply, a hint, gave the answer away. revealed: for each reply of a user who chooses, the index of
+    the shard that it told, or 0 for none. outgrown: the dialogue ended because the next turn did not fit into
+    the context. refused: it ended because the teacher's server or chat template did not take the
     conversation.
     """
 
@@ -131,6 +132,7 @@ class Dialogue:
     injected: list = field(default_factory=list)
     knowledge: list = field(default_factory=list)
     leaks: list = field(default_factory=list)
+    revealed: list = field(default_factory=list)
     solved: int | None = None
     outgrown: bool = False
     refused: bool = False

@@ -63,6 +63,7 @@ def play(args):
     def dialogue_of(cast, problem, name):
         if args.sharded:
             user, turns = USERS[args.sharded], len(problem.shards)
+            turns *= 2 if args.sharded == "chosen" else 1  # this user may tell no shard, but not without end
             return converse(cast, problem, name, turns, user, opening=problem.shards[0])
         conversation = converse(cast, problem, name, args.turns, TEACHERS[args.teacher])
         return disputed(cast, problem, conversation, args.dispute, args.seed)

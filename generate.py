@@ -15,6 +15,7 @@ teacher's server or chat template refuses it (a content filter).
 """
 
 import random
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -85,7 +86,7 @@ def converse(cast, problem, name, max_turns, teacher, opening=None, inject=None)
             question = yield from inject(cast, dialogue, problem, text, latest)
             turn, text, verdict = question or (turn, text, verdict)
         dialogue.add_student_turn(turn, text, verdict, chat.end)
-        if dialogue.solved or t == max_turns:
+        if dialogue.solved or t == dialogue.limit:
             break
         hint = yield from text_of(teacher, cast, dialogue, problem, latest)
         if hint is None:
@@ -256,6 +257,37 @@ def scripted(cast, dialogue, problem, latest):
 def rephrased(cast, dialogue, problem, latest):
     """The lazy user, who says the next shard in the teacher model's own words."""
     return (yield from speak(cast, dialogue, problem, "rephrased", problem.shards[dialogue.turns]))
+
+
+CHOOSE = (
+    "{turn}\n\n[Only you can see this. Facts not told yet:\n{knowledge}\nWrite the number of the fact that "
+    "you tell, or 0 for none, then a colon, then what you say.]"
+)
+
+
+@role(
+    USERS,
+    opening="You are a user in a hurry, who asks an assistant for help and tells only what is needed. After "
+    "each of the assistant's turns you are shown, privately, the facts that you have not told yet. If one of "
+    "them answers the assistant's question, or helps it on best, tell this one fact, whole, in your own "
+    "words. If the assistant asks for something that is none of your facts, say that you do not know, and "
+    "tell none. Never tell two facts at once, ask nothing, be brief. Start now with your request.",
+    math=CHOOSE,
+    code=CHOOSE,
+)
+def chosen(cast, dialogue, problem, latest):
+    """The user of Lost in Conversation, who says the shard that fits the student's turn best, or none.
+
+    A reply without a number tells none. After the last shard the student has one more turn.
+    """
+    left = {i: shard for i, shard in enumerate(problem.shards) if i and i not in dialogue.revealed}
+    facts = "\n".join(f"{i}: {shard}" for i, shard in left.items())
+    reply = yield from speak(cast, dialogue, problem, "chosen", facts)
+    number, text = re.fullmatch(r"(?:\W*(\d{1,3})\W*?:)?(.*)", reply or "", re.S).groups()
+    dialogue.revealed.append(int(number or 0))
+    if left.keys() <= set(dialogue.revealed):
+        dialogue.limit = dialogue.turns + 1
+    return reply and text.strip()
 
 
 def knowledge_of(problem, latest):

@@ -109,6 +109,7 @@ def load_test(folder: str, make: Callable) -> TestRun:
         )
     problems, teacher = short_name(args["problems"]), teacher_name(args)
     variants = {"scripted": " (sharded)", "rephrased": f" (sharded, teacher {teacher})"}
+    variants["chosen"] = f" (sharded, shards chosen by {teacher})"
     single_turn = args["turns"] == 1 and not (args["sharded"] or args["dispute"])
     variant = " (single turn)" if single_turn else variants.get(args["sharded"], f", teacher {teacher}")
     names = ("model", "seed", "max_tokens", "temperature", "teacher_temperature", "answers")
@@ -555,7 +556,7 @@ def measure(labels: dict[str, list[TestRun]], against: str) -> dict:
     """
     runs = next(iter(labels.values()))
     first = runs[0]
-    turns = max(d.limit for d in first.dialogues)  # if sharded: of the problem with most shards
+    turns = max(d.limit for runs in labels.values() for run in runs for d in run.dialogues)
     costs = [tokens_by_turn(d)[:4][-1] for run in labels.get(against, runs) for d in run.dialogues]
     budget = round(sum(costs) / len(costs))  # tokens that four turns cost `against`, or the first label
     numbers = functools.partial(dialogue_numbers, turns=turns, budget=budget, sharded=bool(first.sharded))

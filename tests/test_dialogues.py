@@ -521,6 +521,25 @@ def test_a_rephrasing_user_is_told_the_next_piece_and_nothing_else(toy):
     assert view[-1]["content"] == "8 tell: 1 +"
 
 
+def test_a_user_who_chooses_tells_a_shard_or_none_and_ends_a_turn_after_the_last(shapes):
+    chat = load_chat(shapes["gemma"])
+    said = {"student": ["8"] * 5, "teacher": ["0: No idea.", "[2]: one, please", "Well.", "1: 1 and"]}
+    talking = talk(MATH, chat, {**generate.PROMPTS, "math": "{problem} Box."}, 6, "chosen", opening="What is")
+    d, asked = scripted(talking, chat, said)
+    told = ["What is", "No idea.", "one, please", "Well.", "1 and Box."]
+    assert [m["content"] for m in d.messages[::2]] == told
+    assert (d.revealed, d.turns, d.limit) == ([0, 2, 0, 1], 5, 5)
+    offered = [text for text in d.knowledge if text]
+    assert all("1: 1 +" in text for text in offered)
+    assert ["2: 1?" in text for text in offered] == [True, True, False, False]
+
+
+def test_a_user_who_never_tells_all_ends_at_the_limit(shapes):
+    chat, said = load_chat(shapes["gemma"]), {"student": ["8"] * 3, "teacher": ["no"] * 2}
+    d, _ = scripted(talk(MATH, chat, generate.PROMPTS, 3, "chosen", opening="What is"), chat, said)
+    assert (d.revealed, d.turns, d.outgrown) == ([0, 0], 3, False)
+
+
 def test_only_hints_can_leak(toy):
     _, chat, _, _ = toy
     views = {
