@@ -139,24 +139,28 @@ def answer_losses(model, chat, dialogue, answer):
 
 # ---------------------------------------------------------------------------------------------------- judging
 
-JUDGE_TURN = """You label one turn of an assistant in a conversation with a user.
+# As in Lost in Conversation, the judge of a turn sees the full problem and this turn alone.
+JUDGE_TURN = """You label one turn of an assistant, to whom a user describes a problem bit by bit.
 
-The conversation before the turn:
-{before}
+The whole problem, of which the assistant may have seen a part only:
+{problem}
 
 The turn:
 {turn}
 
 Labels:
-answer attempt: it commits itself to one complete answer or program
-clarification: it asks one thing that it needs to know
-interrogation: it asks several things at once
-discussion: it reasons or explains, and neither asks nor answers
-hedge: it gives several possible answers, or one under stated assumptions
-refusal: it declines to answer
-missing: it is empty or cannot be understood
+answer attempt: it gives one complete final answer ({answer}), which the user could take as it stands; not
+a template, a hypothesis, or a hint at what an answer may look like
+clarification: it is short, below 100 words, and asks one specific question about the user's request
+interrogation: it asks the user several questions
+discussion: it goes into the problem without a final answer, a specific question or a refusal; it may end with
+a vague question such as whether there is more to do
+hedge: it gives several possible answers, each under its own assumption
+refusal: it declines to answer, openly or not, and neither asks nor requests anything
+missing: it is empty
 
 Reply with the label alone."""
+FINAL = {"math": "a single number or expression", "code": "a whole function or program"}
 JUDGE_LEAK = """A teacher who knows the answer to a problem may give hints, but must not give the answer away.
 
 The problem:
@@ -180,8 +184,8 @@ def assess(dialogue, problem, chat):
     types, leaks, texts = [], [], [visible(m["content"]) for m in dialogue.messages]
     for i, m in enumerate(dialogue.messages):
         if m["role"] == "student":
-            before = "\n\n".join(f"[{n['role']}] {text}" for n, text in zip(dialogue.messages[:i], texts))
-            prompt = JUDGE_TURN.format(before=before, turn=texts[i])
+            final = FINAL[problem.domain]
+            prompt = JUDGE_TURN.format(problem=problem.prompt, turn=texts[i], answer=final)
             types.append((yield from ask(chat, i, prompt, measures.TYPES)))
         elif i:  # the first message is the problem
             answer, word = problem.answer or problem.solution, None
