@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 from common import Dialogue, Verdict, as_tensors, load_problems, masked_logprobs, sft_loss
-from generate import load_prompts
+from generate import first_view, load_prompts
 from parts import runs, sharded
 from parts.answers import boxed
 from parts.chat import load_chat, visible
@@ -110,7 +110,7 @@ def solutions(source, chat, prompts):
         if problem.solution:
             dialogue = Dialogue(f"{problem.id}/0", problem.id, problem.domain)
             prompt = prompts[problem.domain].format(problem=problem.prompt)
-            dialogue.add_teacher_turn(chat.view([{"role": "user", "content": prompt}]), prompt)
+            dialogue.add_teacher_turn(first_view(chat, prompts, prompt), prompt)
             text = solution_turn(problem)
             ids = chat.turn(text)
             turn = Turn(ids, [0.0] * len(ids), "stop")
