@@ -432,9 +432,10 @@ PEAK = 989e12  # bfloat16 operations a second of an H100
 
 
 def update(name, shortest=2000, longest=8000, micro_tokens=16384):
-    """Times the second of two GRPO updates, on any device and any number of processes.
+    """Times the second of two GRPO updates, on any device and any number of processes. Prints the result.
 
-    A GPU has 16 dialogues (a CPU 2) of four student turns, each an eighth of the dialogue's tokens.
+    A GPU has 16 dialogues (a CPU 2) of four student turns, each an eighth of the dialogue's tokens. Returns
+    (tokens a second, share of an H100's peak, peak memory of a process in bytes, on a GPU of its tensors).
     """
     if name not in SHAPES:
         raise runs.BadInput(f"{name}: unknown; choose one of {', '.join(SHAPES)}")
@@ -485,16 +486,21 @@ def update(name, shortest=2000, longest=8000, micro_tokens=16384):
     peak, tokens = max(runs.all_gather(peak)), sum(lengths)
     size = config.num_attention_heads * config.head_dim
     parameters = sum(math.prod(p.shape) for layer in policy.decoder.layers for p in layer.parameters())
-    # causal attention needs half of all pairs; layers with a sliding window need fewer
-    attention = sum(6 * config.num_hidden_layers * size * n**2 for n in lengths)
+    types = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+    attention = 0
+    for n, kind in itertools.product(lengths, types):
+        window = min(n, config.sliding_window) if kind == "sliding_attention" else n
+        attention += 12 * size * (n * window - window**2 / 2)  # causal: the first tokens see fewer
     head = 6 * config.vocab_size * config.hidden_size * trained_tokens
     operations = 6 * parameters * tokens + head + attention
-    share = f", {100 * operations / seconds / PEAK / processes:.0f} % of an H100's peak" if gpu else ""
+    share = operations / seconds / PEAK / processes
     if rank == 0:
+        of_peak = f", {100 * share:.0f} % of an H100's peak" if gpu else ""
         print(
             f"update, {name} on {processes} {device} in {dtype}: {tokens:,} tokens in {seconds:.1f} s, "
-            f"{tokens / seconds:,.0f} tokens/s{share}, {peak / 1e9:.1f} GB at most in a process"
+            f"{tokens / seconds:,.0f} tokens/s{of_peak}, {peak / 1e9:.1f} GB at most in a process"
         )
+    return tokens / seconds, share, peak
 
 
 def memory(config, gpus=1, micro_tokens=16384, lora=None):
@@ -537,6 +543,11 @@ def memory(config, gpus=1, micro_tokens=16384, lora=None):
     }
 
 
+def for_training(sizes):
+    """The bytes of memory() that training needs; sampling comes on top."""
+    return sum(size for use, size in sizes.items() if "vLLM" not in use and "keys" not in use)
+
+
 def print_memory(name, **kwargs):
     """Prints memory() of a shape (also by its hub name), a folder or a hub name. kwargs: of memory()."""
     shape = name.rpartition("/")[2].removesuffix("-it")
@@ -548,7 +559,7 @@ def print_memory(name, **kwargs):
     sizes = memory(config, **kwargs)
     for use, size in sizes.items():
         print(f"{size / 1e9:8.2f} GB  {use}")
-    training = sum(size for use, size in sizes.items() if "vLLM" not in use and "keys" not in use)
+    training = for_training(sizes)
     print(
         f"{training / 1e9:8.2f} GB  in all for training {name}, on each of {kwargs['gpus']} GPUs; sampling comes on top"
     )
