@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,10 +44,15 @@ SHAPE = "gemma-3-1b" if GPU else "gemma-tiny"
 bench.SHAPES["gemma-tiny"] = (Gemma3ForCausalLM, Gemma3TextConfig(vocab_size=1024, hidden_size=64, intermediate_size=128, num_hidden_layers=6,
     num_attention_heads=4, num_key_value_heads=1, head_dim=32, query_pre_attn_scalar=32, sliding_window=16, initializer_range=0.1))  # fmt: skip
 # conversations, tokens of a message, tokens of a turn; of GRPO: dialogues a group, tokens of a turn
-CONVERSATIONS, MESSAGE, TURN, GROUP, GRPO_TURN = (128, (300, 900), 128, 8, 128) if GPU else (4, (40, 80), 8, 4, 8)
+CONVERSATIONS, MESSAGE, TURN, GROUP, GRPO_TURN = (
+    (128, (300, 900), 128, 8, 128) if GPU else (4, (40, 80), 8, 4, 8)
+)
 TEMPERATURE = 0.7  # not 1, so that a temperature left out shows
 CLOSE, FAR = 0.02, 0.1  # nats a token: what rounding to bfloat16 explains, and what it does not
 LORA = 32
+# Of GRPO: large, so that a sampler or a resumed run with old weights shows, and small enough for three steps
+# of random weights. A wide model needs less: Adam changes each weight by the rate, and more of them add up.
+RATE = 2e-4 if GPU else 5e-3
 
 
 class Skip(Exception):
@@ -66,10 +71,35 @@ def report(what, expected, found, ok=None):
 report.last = time.time()
 
 
+def report_least(what, least, found, unit):
+    """Adds a row: a number that must not be smaller than another. A CPU is not judged."""
+    report(
+        what,
+        f"≥ {least:,} {unit}",
+        f"{found:,.{0 if found >= 10 else 2}f} {unit}",
+        found >= least if GPU else None,
+    )
+
+
 def report_gap(what, gap, control, gap_of_control):
     """Adds a row: |log-prob of sampler − trainer|, nats a token, and the same in a case that must fail."""
     expected, found = f"≤ {CLOSE}; {control} ≥ {FAR}", f"{gap:.4f}; {gap_of_control:.2f}"
     report(what, expected, found, gap <= CLOSE and gap_of_control >= FAR)
+
+
+def version(package):
+    """The version of an installed package, or "missing"."""
+    names = (package, f"{package}-cpu") if importlib.util.find_spec(package) else ()  # vLLM's CPU build
+    for name in names:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    return "missing"
+
+
+def need(package, wanted):
+    """Raises Skip if a package is not installed, or of another version."""
+    if not (found := version(package)).startswith(wanted):
+        raise Skip(f"{package} {wanted}* is needed; it is {found}")
 
 
 # ------------------------------------------------------------------------------------- device and attention
@@ -79,13 +109,11 @@ def environment():
     """The device, the versions, and the model that the other checks use."""
     if GPU:
         gpu = torch.cuda.get_device_properties(0)
-        found = f"{torch.cuda.device_count()} × {gpu.name}, {gpu.total_memory / 1e9:.0f} GB, CUDA {torch.version.cuda}"
-        report("device", "≥ 75 GB, bfloat16", found, gpu.total_memory >= 75e9 and torch.cuda.is_bf16_supported())
-    free = shutil.disk_usage(WORK).free / 1e9
-    report("disk of TMPDIR", "≥ 30 GB free" if GPU else "any", f"{free:.0f} GB free", free >= 30 if GPU else None)
-    wanted = {"python": "≥ 3.11", "torch": "2.13.0", "transformers": "5.16.1 … 5.19", "peft": "0.21", "vllm": "0.32"}
-    found = {"python": sys.version.split()[0], **{name: version(name) for name in list(wanted)[1:]}}
-    report("versions", ", ".join(map(" ".join, wanted.items())), ", ".join(map(" ".join, found.items())))
+        report_least(f"{torch.cuda.device_count()} × {gpu.name}", 75, gpu.total_memory / 1e9, "GB")
+        report("bfloat16 on it", "yes", str(torch.cuda.is_bf16_supported()), torch.cuda.is_bf16_supported())
+    report_least("free disk for TMPDIR", 30, shutil.disk_usage(WORK).free / 1e9, "GB")
+    found = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft", "vllm"))
+    report("versions", "torch 2.13.0, transformers 5.16 … 5.19, peft 0.21, vllm 0.32", found)
     make, config = bench.SHAPES[SHAPE]
     torch.manual_seed(0)
     with torch.device(DEVICE):
@@ -96,75 +124,28 @@ def environment():
     report("a model with random weights", SHAPE, f"{size:,.1f} M parameters")
 
 
-def version(package):
-    """The version of an installed package, or "missing"."""
-    for name in (package, f"{package}-cpu"):  # vLLM's CPU build has another name
-        if importlib.util.find_spec(package):
-            try:
-                return importlib.metadata.version(name)
-            except importlib.metadata.PackageNotFoundError:
-                continue
-    return "missing"
-
-
-def has_vllm():
-    return version("vllm").startswith("0.32.")
-
-
-def attention():
-    """Masks of the trainer, in float32; then the time of an attention layer with a window."""
+def masks():
+    """The trainer's attention, in float32: against a plain one, and with padding."""
     model = load_model(str(WORK / "model"), DEVICE)
-    window, (shorter, longer) = model.config.sliding_window, (3, 4)
+    window = model.config.sliding_window
     torch.manual_seed(1)
-    ids = torch.randint(model.config.vocab_size, (2, longer * window), device=DEVICE)
+    ids = torch.randint(model.config.vocab_size, (2, 3 * window), device=DEVICE)
     mask = torch.ones_like(ids)
-    mask[1, shorter * window :] = 0  # padding
+    mask[1, 2 * window :] = 0  # padding
     with torch.no_grad():
-        fast = masked_logprobs(model, ids, mask)
-        alone = masked_logprobs(model, ids[1:, : shorter * window], mask[1:, : shorter * window])
+        ours = masked_logprobs(model, ids, mask)
+        alone = masked_logprobs(model, ids[1:, : 2 * window], mask[1:, : 2 * window])
         with no_window(model):
             control = masked_logprobs(model, ids, mask)
         model.set_attn_implementation("eager")
         plain = masked_logprobs(model, ids, mask)
-    gap, padding, far = ((a - b).abs().mean().item() for a, b in (
-        (fast, plain), (fast[-len(alone) :], alone), (fast, control)))  # fmt: skip
-    found = f"{gap:.0e}, {padding:.0e}; {far:.2f}"
-    ok = max(gap, padding) <= 1e-3 and far >= FAR
-    report("trainer's masks: sdpa − eager, padded − alone", f"≤ 1e-3; without window ≥ {FAR}", found, ok)
+    pairs = (ours, plain), (ours[-len(alone) :], alone), (ours, control)
+    gap, padding, far = ((a - b).abs().mean().item() for a, b in pairs)
+    found, ok = f"{gap:.0e}, {padding:.0e}; {far:.2f}", max(gap, padding) <= 1e-3 and far >= FAR
+    report("masks: sdpa − eager, padded − alone", f"≤ 1e-3; without window ≥ {FAR}", found, ok)
     if not GPU:
-        raise Skip("attention is timed on a GPU only")
-    length, config = 8192, model.config
-    q, k, v = (
-        torch.randn(1, n, length, config.head_dim, device=DEVICE, dtype=torch.bfloat16)
-        for n in (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
-    )
-    many = [t.expand(-1, config.num_attention_heads, -1, -1) for t in (k, v)]
-    near = torch.ones(length, length, device=DEVICE, dtype=torch.bool).tril().triu(1 - window)
-    dense = milliseconds(lambda: F.scaled_dot_product_attention(q, *many, attn_mask=near))
-    causal = milliseconds(lambda: F.scaled_dot_product_attention(q, *many, is_causal=True))
-    found = f"dense mask {dense:.1f}, causal flash {causal:.1f} ms"
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-
-        packed = [t[0].transpose(0, 1).contiguous() for t in (q, k, v)]  # [T, heads, head size]
-        ends = torch.tensor([0, length], device=DEVICE, dtype=torch.int32)
-        options = {"window_size": (window - 1, 0), "enable_gqa": True}
-        windowed = milliseconds(lambda: varlen_attn(*packed, ends, ends, length, length, **options))
-    except (ImportError, TypeError, RuntimeError) as e:
-        raise Skip(f"{found}; this torch has no windowed flash ({runs.first_line(e)})") from None
-    report(f"a layer with a window, {length} tokens", "windowed ≤ causal", f"{found}, windowed {windowed:.1f} ms", windowed <= causal)
-
-
-def milliseconds(function):
-    """The median time of a function on the GPU."""
-    times = []
-    for _ in range(8):
-        torch.cuda.synchronize()
-        clock = time.perf_counter()
-        function()
-        torch.cuda.synchronize()
-        times.append(1000 * (time.perf_counter() - clock))
-    return sorted(times)[4]
+        raise Skip("the time of attention is measured on a GPU only")
+    time_attention(model.config, window, 8192)
 
 
 @contextmanager
@@ -179,63 +160,95 @@ def no_window(model):
         part.sliding_window = window
 
 
+def time_attention(config, window, length):
+    """The time of a layer with a window: with a dense mask, as if it had none, and with windowed flash."""
+    heads = (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
+    q, k, v = (torch.randn(1, n, length, config.head_dim, device=DEVICE, dtype=torch.bfloat16) for n in heads)
+    each = [q, *(t.expand(-1, heads[0], -1, -1) for t in (k, v))]  # a key for each query head
+    near = torch.ones(length, length, device=DEVICE, dtype=torch.bool).tril().triu(1 - window)
+    dense = milliseconds(lambda: F.scaled_dot_product_attention(*each, attn_mask=near))
+    causal = milliseconds(lambda: F.scaled_dot_product_attention(*each, is_causal=True))
+    found = f"dense mask {dense:.1f}, causal flash {causal:.1f}"
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+
+        packed = [t[0].transpose(0, 1).contiguous() for t in (q, k, v)]  # [T, heads, head size]
+        ends = torch.tensor([0, length], device=DEVICE, dtype=torch.int32)
+        kwargs = {"window_size": (window - 1, 0), "enable_gqa": True}
+        flash = milliseconds(lambda: varlen_attn(*packed, ends, ends, length, length, **kwargs))
+    except (ImportError, TypeError, RuntimeError) as e:
+        raise Skip(f"{found} ms; no windowed flash here ({runs.first_line(e)})") from None
+    report(
+        f"a layer, {length} tokens, ms",
+        "windowed ≤ causal",
+        f"{found}, windowed {flash:.1f}",
+        flash <= causal,
+    )
+
+
+def milliseconds(function):
+    """The median time of a function on the GPU."""
+    times = []
+    for _ in range(9):
+        clock = time.perf_counter()
+        function()
+        torch.cuda.synchronize()
+        times.append(1000 * (time.perf_counter() - clock))
+    return sorted(times)[4]
+
+
 # ------------------------------------------------------------------------------------------ samplers and sync
 
 
-def engine_check(kind, lora=None):
+def engine_check(name, lora=None):
     """Log-probs of a sampler beside the trainer's, before and after syncs of weights; its speed."""
-    if kind == "vllm" and not has_vllm():
-        raise Skip(f"vLLM 0.32 is not installed (found: {version('vllm')})")
-    if lora and version("peft") == "missing":
-        raise Skip("peft is not installed")
-    path, free, name = str(WORK / "model"), free_memory(), {"hf": "transformers", "vllm": "vLLM"}[kind]
-    name += " with LoRA" if lora else ""
-    if kind == "vllm":
-        engine = VLLMEngine(path, [1], TURN, TEMPERATURE, device=DEVICE, dtype="bfloat16", sleeps=not lora, lora=lora)
+    if name == "vLLM":
+        need("vllm", "0.32")
+    if lora:
+        need("peft", "0.")
+    path, free = str(WORK / "model"), free_memory()
+    if name == "vLLM":
+        kwargs = {"device": DEVICE, "dtype": "bfloat16", "sleeps": not lora, "lora": lora}
+        engine = VLLMEngine(path, [1], TURN, TEMPERATURE, **kwargs)
     else:
         engine = HFEngine(load_model(path, DEVICE, "bfloat16", lora), [1], TURN, TEMPERATURE)
-    took = free - free_memory()
-    policy = sharded.prepare(sharded.load_trained(path, lora, "bfloat16"), masked_logprobs, DEVICE, "bfloat16")
+    taken, sleeps = free - free_memory(), name == "vLLM" and GPU and not lora
+    model = sharded.load_trained(path, lora, "bfloat16")
+    policy = sharded.prepare(model, masked_logprobs, DEVICE, "bfloat16")
     if lora:
         change(policy)  # a new adapter has no effect
         engine.sync(sharded.weights(policy))
+        name += ", LoRA"
 
     first, speed = sample(engine, "first")
-    with no_window(policy.model):
+    with no_window(model):
         control = mean_gap(policy, first)
     report_gap(f"{name}: log-probs as the trainer's", mean_gap(policy, first), "without window", control)
-    if kind == "vllm" and not lora and GPU:
-        free = free_memory()
-        engine.llm.sleep(level=1)
-        freed = free_memory() - free
+    if sleeps:  # the kit uses level 2 only, which keeps nothing
+        freed = freed_by(lambda: engine.llm.sleep(level=1))
         engine.llm.wake_up()
+        report_least(f"{name}: freed by sleep of level 1", 0.8, freed / taken, "of its memory")
         again, _ = sample(engine, "again")
-        report("vLLM: sleep of level 1 frees", "≥ 80 % of its memory", f"{freed / 1e9:.1f} of {took / 1e9:.1f} GB", freed >= 0.8 * took)
-        report_gap("vLLM: after waking up from level 1", mean_gap(policy, again), "without window", control)
+        report_gap(f"{name}: awake after it", mean_gap(policy, again), "without window", control)
 
-    free = free_memory()
-    engine.sleep()
-    freed = free_memory() - free
+    freed = freed_by(engine.sleep)
     change(policy)
-    stale = mean_gap(policy, first)
+    old = mean_gap(policy, first)
     engine.sync(sharded.weights(policy))
-    second, speed_after = sample(engine, "second")
-    report_gap(f"{name}: after a sync", mean_gap(policy, second), "old weights", stale)
-    if kind == "vllm" and not lora:
-        if GPU:
-            report("vLLM: sleep of level 2 freed", "≥ 80 % of its memory", f"{freed / 1e9:.1f} of {took / 1e9:.1f} GB", freed >= 0.8 * took)
-            graphs = engine.llm.llm_engine.vllm_config.compilation_config.cudagraph_mode
-            found = f"{speed_after:,.0f} after {speed:,.0f} tokens/s; {graphs}"
-            report("vLLM: CUDA graphs after the sync", "≥ 0.8 of the speed before", found, speed_after >= 0.8 * speed)
-        else:
-            report("vLLM: sleep, CUDA graphs", "on a GPU", "skipped: a CPU has neither")
+    second, later_speed = sample(engine, "second")
+    report_gap(f"{name}: after a sync", mean_gap(policy, second), "old weights", old)
+    if sleeps:
+        report_least(f"{name}: freed by sleep of level 2", 0.8, freed / taken, "of its memory")
+        graphs = engine.llm.llm_engine.vllm_config.compilation_config.cudagraph_mode
+        report_least(f"{name}: speed after the sync ({graphs})", 0.8, later_speed / speed, "of that before")
+    elif not GPU:
+        report(f"{name}: sleep, CUDA graphs", "", "skipped: a CPU has neither")
     if lora:
         teacher, _ = sample(engine.at_temperature(TEMPERATURE, frozen=True), "teacher")
-        with without_adapter(policy.model):
+        with without_adapter(model):
             gap = mean_gap(policy, teacher)
-        report_gap(f"{name}: the teacher, without adapter", gap, "with adapter", mean_gap(policy, teacher))
-    least = {"hf": 1000, "vllm": 5000}[kind]
-    report(f"{name}: rollouts", f"≥ {least:,} tokens/s on a GPU", f"{speed_after:,.0f} tokens/s", speed_after >= least if GPU else None)
+        report_gap(f"{name}: teacher, adapter off", gap, "with adapter", mean_gap(policy, teacher))
+    report_least(f"{name}: rollouts", 5000 if "vLLM" in name else 500, later_speed, "tokens/s")
 
 
 def free_memory():
@@ -243,23 +256,32 @@ def free_memory():
     return torch.cuda.mem_get_info()[0] if GPU else 0
 
 
+def freed_by(function):
+    """The bytes of GPU memory that a function frees."""
+    free = free_memory()
+    function()
+    return free_memory() - free
+
+
 def sample(engine, label):
     """(Dialogues, sampled tokens a second): two turns in each of some conversations about random tokens.
 
-    The messages are always the same, so that keys and values of old weights, if an engine kept them, would be used.
+    The messages are always the same. So keys and values of old weights would be used, if an engine kept them.
     """
     source, clock = random.Random(0), time.perf_counter()
-    dialogues = {i: Dialogue(str(i)) for i in range(CONVERSATIONS)}
-    vocabulary = bench.SHAPES[SHAPE][1].vocab_size
+    dialogues, vocabulary = (
+        [Dialogue(str(i)) for i in range(CONVERSATIONS)],
+        bench.SHAPES[SHAPE][1].vocab_size,
+    )
     for turn in range(2):
-        for i, dialogue in dialogues.items():
-            dialogue.add("teacher", "", [source.randrange(5, vocabulary) for _ in range(source.randint(*MESSAGE))], 0)
+        for i, dialogue in enumerate(dialogues):
+            message = [source.randrange(5, vocabulary) for _ in range(source.randint(*MESSAGE))]
+            dialogue.add("teacher", "", message, 0)
             engine.submit((label, i, turn), str(i), dialogue.ids)
         while engine.pending:
             for (_, i, _), sampled in engine.poll():
                 dialogues[i].add("student", "", sampled.ids, 1, sampled.logprobs)
-    tokens = sum(sum(d.mask) for d in dialogues.values())
-    return list(dialogues.values()), tokens / (time.perf_counter() - clock)
+    return dialogues, sum(sum(d.mask) for d in dialogues) / (time.perf_counter() - clock)
 
 
 @torch.no_grad()
@@ -270,13 +292,13 @@ def mean_gap(policy, dialogues):
         rows = [dialogues[i] for i in indices]
         sampled = grpo.concatenated([d.sampled_logprobs for d in rows], DEVICE)
         gaps.append((policy(*as_tensors(rows, DEVICE), TEMPERATURE) - sampled).abs())
-    policy.reshard()  # the next pass must gather the weights anew, which may have changed
+    policy.reshard()  # so that the next pass gathers the weights anew, which may have changed
     return torch.cat(gaps).mean().item()
 
 
 @torch.no_grad()
 def change(policy):
-    """Adds noise to the trained weights, as much as they are large."""
+    """Adds noise to the trained matrices, as large as their first values."""
     for p in sharded.trained(policy):
         if p.ndim > 1:
             p += bench.SHAPES[SHAPE][1].initializer_range * torch.randn_like(p)
@@ -288,39 +310,42 @@ def change(policy):
 def update(length):
     """Speed and memory of an update on dialogues of one length."""
     length = length if GPU else length // 20
-    config = bench.SHAPES[SHAPE][1]
-    predicted = bench.for_training(bench.memory(config))
+    predicted = bench.for_training(bench.memory(bench.SHAPES[SHAPE][1]))
     speed, share, peak = bench.update(SHAPE, length, length)
-    known = GPU and torch.cuda.get_device_name().startswith(("NVIDIA H100", "NVIDIA H200"))
-    found = f"{speed:,.0f} tokens/s, {100 * share:.1f} %"
-    report(f"update, {length} tokens", "≥ 10 % of an H100's peak", found, share >= 0.1 if known else None)
-    ok = 0.7 <= peak / predicted <= 1.1 if GPU else None
-    found = f"{peak / 1e9:.1f} of {predicted / 1e9:.1f} GB" + " (on a CPU the process)" * (not GPU)
-    report("its peak memory by what bench.py memory says", "0.7 to 1.1 of it", found, ok)
+    report_least(f"update, {length} tokens: {speed:,.0f} tokens/s", 10, 100 * share, "% of an H100's peak")
+    found, ok = f"{peak / 1e9:.1f} of {predicted / 1e9:.1f} GB", 0.7 <= peak / predicted <= 1.1
+    report("its peak memory, and bench.py memory", "0.7 to 1.1 of it", found, ok if GPU else None)
 
 
-def grpo_command(out, **options):
+def grpo_command(out, engine, **options):
     """grpo.py on the toy world's problems, with a reward that random weights can earn."""
-    toy, engine = ROOT / "toy", "vllm" if has_vllm() else "hf"
-    options |= {"model": WORK / "model", "out": WORK / out, "problems": toy / "math_train.jsonl", "prompts": toy / "prompts.json"}
-    options |= {"engine": engine, "group": GROUP, "turns": 2, "max-tokens": GRPO_TURN, "device": DEVICE, "dtype": "bfloat16"}
-    words = itertools.chain.from_iterable((f"--{name}", str(value)) for name, value in options.items())
+    toy = ROOT / "toy"
+    options |= {"model": WORK / "model", "out": WORK / out, "engine": engine, "group": GROUP, "turns": 2}
+    options |= {"problems": toy / "math_train.jsonl", "prompts": toy / "prompts.json"}
+    options |= {"max_tokens": GRPO_TURN, "device": DEVICE, "dtype": "bfloat16"}
+    words = itertools.chain.from_iterable(
+        (f"--{name.replace('_', '-')}", str(value)) for name, value in options.items()
+    )
     return [__file__, DEVICE, "grpo", *words]
+
+
+def best_engine():
+    return "vllm" if version("vllm").startswith("0.32") else "hf"
 
 
 def report_gaps(what, out, steps):
     """Adds a row: the gaps of all steps of a run."""
-    rows = runs.read_jsonl(WORK / out / "metrics.jsonl")
+    rows, saved = runs.read_jsonl(WORK / out / "metrics.jsonl"), (WORK / out / "model").exists()
     gaps, speed = [row["gap_mean"] for row in rows], rows[-1]["tokens_per_second"]
+    ok = saved and len(rows) == steps and max(gaps) <= CLOSE and all(row["grad_norm"] > 0 for row in rows)
     found = f"{', '.join(f'{gap:.4f}' for gap in gaps)}; {speed:,.0f} tokens/s"
-    ok = [row["step"] for row in rows] == list(range(1, steps + 1)) and max(gaps) <= CLOSE
-    ok = ok and all(row["grad_norm"] > 0 for row in rows) and (WORK / out / "model").exists()
-    report(what, f"gaps of {steps} steps ≤ {CLOSE}", found, ok)
+    report(f"{what}, {best_engine()}", f"gaps of {steps} steps ≤ {CLOSE}", found, ok)
 
 
 def killed():
-    """A run is killed in step 4 and resumes after step 2: its third step must be played by the same weights."""
-    command = [sys.executable, *grpo_command("killed", batch=4, steps=4, lr=1e-3, **{"save-every": 2})]
+    """A run is killed in step 4 and resumes after step 2: the same weights must play its step 3."""
+    options = {"batch": 4, "steps": 4, "save_every": 2, "lr": RATE}
+    command = [sys.executable, *grpo_command("killed", best_engine(), **options)]
     process = subprocess.Popen(command)
     while len(runs.read_jsonl(WORK / "killed" / "metrics.jsonl")) < 3 and process.poll() is None:
         time.sleep(0.01)
@@ -330,10 +355,9 @@ def killed():
     first, before = mean_logprob("killed", 1), mean_logprob("killed", 3)
     subprocess.run(command, check=True)
     after = mean_logprob("killed", 3)
-    report_gaps(f"grpo.py with {command[command.index('--engine') + 1]}, killed, resumed", "killed", 4)
-    found = f"{before:.3f} before, {after:.3f} after the kill; {first:.3f}"
-    ok = abs(after - before) <= 0.2 * abs(before - first)
-    report("its step 3: mean log-prob of the tokens", "the same as before; step 1 differs", found, ok)
+    report_gaps("grpo.py, killed, resumed", "killed", 4)
+    found, ok = f"{before:.3f}, {after:.3f}; {first:.3f}", abs(after - before) <= 0.2 * abs(before - first)
+    report("mean log-prob of its step 3, twice", "equal; step 1 differs", found, ok)
 
 
 def mean_logprob(out, step):
@@ -343,15 +367,15 @@ def mean_logprob(out, step):
     return sum(logprobs) / len(logprobs)
 
 
-def torchrun(processes, lora=None):
+def torchrun(processes, **options):
     """grpo.py under torchrun."""
-    if lora and version("peft") == "missing":
-        raise Skip("peft is not installed")
+    if "lora" in options:
+        need("peft", "0.")
     out = f"torchrun-{processes}"
-    options = {"lora": lora, "lr": 1e-2} if lora else {"lr": 1e-3}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    subprocess.run([*launch, *grpo_command(out, batch=2 * processes, steps=2, **options)], check=True)
-    report_gaps(f"torchrun, {processes} process{'es' * (processes > 1)}{', LoRA' * bool(lora)}", out, 2)
+    command = grpo_command(out, best_engine(), batch=2 * processes, steps=2, **options)
+    subprocess.run([*launch, *command], check=True)
+    report_gaps(f"torchrun, processes: {processes}{', LoRA' * ('lora' in options)}", out, 2)
 
 
 # ------------------------------------------------------------------------------------------------- the table
@@ -359,68 +383,70 @@ def torchrun(processes, lora=None):
 MORE = torch.cuda.device_count() if GPU else 2
 CHECKS = {  # name: (function of no arguments, its most seconds)
     "environment": (environment, 90),
-    "attention": (attention, 90),
-    "transformers": (lambda: engine_check("hf"), 150),
-    "transformers, LoRA": (lambda: engine_check("hf", LORA), 150),
-    "vLLM": (lambda: engine_check("vllm"), 240),
-    "vLLM, LoRA": (lambda: engine_check("vllm", LORA), 180),
+    "masks": (masks, 90),
+    "transformers": (lambda: engine_check("transformers"), 150),
+    "transformers, LoRA": (lambda: engine_check("transformers", LORA), 150),
+    "vLLM": (lambda: engine_check("vLLM"), 240),
+    "vLLM, LoRA": (lambda: engine_check("vLLM", LORA), 180),
     "update, 2000": (lambda: update(2000), 90),
     "update, 8000": (lambda: update(8000), 90),
     "grpo": (killed, 300),
-    "torchrun, 1": (lambda: torchrun(1, LORA), 150),
-    **({f"torchrun, {MORE}": (lambda: torchrun(MORE), 180)} if MORE > 1 else {}),
+    "torchrun, 1": (lambda: torchrun(1, lora=LORA, lr=1e-2), 150),
+    **({f"torchrun, {MORE}": (lambda: torchrun(MORE, lr=RATE), 180)} if MORE > 1 else {}),
 }
 
 
 def run_check(name):
     """The rows of a check, which runs in a process of its own."""
-    vllm_python = ROOT / ".venv-vllm" / "bin" / "python"  # of tests/vllm.sh
-    python = vllm_python if not GPU and name.startswith("vLLM") and vllm_python.exists() else sys.executable
     log, rows, clock = WORK / f"{name}.log", WORK / f"{name}.jsonl", time.time()
-    environment = os.environ | {"GPU_CHECKS": str(WORK), "GPU_ROWS": str(rows)}
-    environment |= {} if GPU else {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    command = [str(python), __file__, DEVICE, "check", name]
+    python, variables = sys.executable, {"GPU_CHECKS": str(WORK), "GPU_ROWS": str(rows)}
+    if not GPU:
+        variables |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+        with_vllm = ROOT / ".venv-vllm" / "bin" / "python"  # of tests/vllm.sh
+        python = with_vllm if name.startswith("vLLM") and with_vllm.exists() else python
+    command, kwargs = [python, __file__, DEVICE, "check", name], {"start_new_session": True}
     with log.open("w") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, env=environment, start_new_session=True)
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=os.environ | variables, **kwargs)
     try:
         problem = "ended by itself" if process.wait(CHECKS[name][1]) else None
     except subprocess.TimeoutExpired:
         problem = f"stopped after {CHECKS[name][1]} s"
-    finally:  # also what it started
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # also what it started
     found = runs.read_jsonl(rows)
     if problem:
-        last = ([line for line in log.read_text(errors="replace").splitlines() if line.strip()] or [""])[-1]
-        row = {"what": name, "expected": "runs to its end", "found": f"{problem}: {last.strip()[:80]}", "ok": False}
-        found.append(row | {"seconds": time.time() - clock - sum(r["seconds"] for r in found)})
+        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        row = {
+            "what": name,
+            "expected": "runs to its end",
+            "found": f"{problem}: {lines[-1:]}"[:100],
+            "ok": False,
+        }
+        found.append(row | {"seconds": time.time() - clock})
     return found
 
 
 def main():
     global WORK
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the running check ends, too
     if GPU and not torch.cuda.is_available():
         raise runs.BadInput("torch finds no GPU here; `bash tests/gpu.sh cpu` tries the checks on a CPU")
     WORK, clock, table = Path(tempfile.mkdtemp(prefix="gpu-checks-")), time.time(), []
     for name in CHECKS:
         print(f"{time.time() - clock:4.0f} s  {name}", file=sys.stderr, flush=True)
         table += run_check(name)
-    columns = [("check", "expected", "found", "ok", "s")]
+    lines, words = [("check", "expected", "found", "ok", "s")], {True: "yes", False: "NO", None: "–"}
     for row in table:
-        ok = {True: "yes", False: "NO", None: "–"}[row["ok"]]
-        columns.append((row["what"], row["expected"], row["found"], ok, f"{row['seconds']:.0f}"))
-    widths = [max(map(len, column)) for column in zip(*columns)]
-    for line in columns:
+        lines.append((row["what"], row["expected"], row["found"], words[row["ok"]], f"{row['seconds']:.0f}"))
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    for line in lines:
         print("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip())
     failed = sum(row["ok"] is False for row in table)
-    print(f"{failed} of {len(table)} rows failed, in {time.time() - clock:.0f} s" + f"; logs in {WORK}" * bool(failed))
+    print(f"{failed} of {len(table)} rows failed; {time.time() - clock:.0f} s; logs: {WORK}")
     for path in WORK.iterdir():
         if path.is_dir():  # models and runs
             shutil.rmtree(path)
-    if not failed:
-        shutil.rmtree(WORK)
     sys.exit(failed > 0)
 
 
@@ -433,11 +459,13 @@ def one_check(name):
 
 
 if __name__ == "__main__":
-    match sys.argv[2:]:
-        case ["check", name]:
+    match sys.argv[1:]:
+        case [_, "check", name]:
             runs.run_script(lambda: one_check(name))
-        case ["grpo", *words]:
+        case [_, "grpo", *words]:
             grpo.reward, sys.argv = bench.every_second, ["grpo.py", *words]
             runs.run_script(grpo.main)
-        case _:
+        case [] | ["cpu"]:
             runs.run_script(main)
+        case _:
+            sys.exit("usage: bash tests/gpu.sh [cpu]")
