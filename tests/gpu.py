@@ -235,8 +235,8 @@ def engine_check(name, lora=None):
         report_least(f"{name}: freed by sleep of level 2", 0.8, freed / taken, "of its memory")
         graphs = engine.llm.llm_engine.vllm_config.compilation_config.cudagraph_mode
         report_least(f"{name}: speed after the sync ({graphs})", 0.8, later_speed / speed, "of that before")
-    elif not GPU:
-        report(f"{name}: sleep, CUDA graphs", "", "skipped: a CPU has neither")
+    elif name == "vLLM":
+        report("vLLM: sleep, CUDA graphs", "", "skipped: a CPU has neither")
     if lora:
         teacher, _ = sample(engine.at_temperature(TEMPERATURE, frozen=True), "teacher")
         with without_adapter(model):
