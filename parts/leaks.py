@@ -4,9 +4,9 @@ r"""Not part of the method: decides whether a hint gives the answer of a problem
     states("You should get 0.5.", "\\frac12", "What is 1 - 1/2?")    # True
     states("Look again at step 2.", "2", "What is 1 + 1?")           # False
 
-The rule for mathematics: words and relation signs cut the hint into values, and answers.py compares them. A
-hint states the answer if
-- it is the answer, or has it in a box; or
+The rule for mathematics: words, relation signs, dashes, … cut the hint into values, and answers.py compares
+them. A hint states the answer if
+- it is the answer, or has it in one of its last five boxes; or
 - an equal value stands in it, and the problem does not have the same words. If the answer is a number of at
   most three digits, or a few letters, the value must also be no label ("step 2", "modulo 7", "let x = 2"),
   and the next noun, if any, must occur in the problem ("2 mistakes" does not answer "How many apples …?").
@@ -43,11 +43,15 @@ import re
 from parts.answers import boxed, equal_answers
 
 MAX_HINT, MAX_COMPARED = 20_000, 12  # characters read of a hint; values compared at some cost
+FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}  # １ is 1
 
+# Dashes, arrows, curly quotation marks, emojis: all characters beyond ASCII that are no part of a value.
+SIGN = "[^\\x00-\\x7fΑ-Ωα-ω¼-¾⅐-⅞²³¹⁰-₉√∛×·⋅∙÷−–⁄∕∞°±∓∪∩∖∅∠⟨⟩′ℝ∈⌊⌋⌈⌉€£¥]"
 # Values stand between these: words, relation signs, ends of sentences and lines.
 SEPARATOR = re.compile(
-    r"""(?<![\\a-zA-Z])(?!(?:sqrt|sin|cos|tan|log|ln|pi)\b)(?:[a-zA-Z]{2,}(?:['’-][a-z]+)*|a\b|I\b)
-    |[=≈≡:?!;\n<>→]|\\(?:approx|equiv|[Rr]ightarrow|implies|Longrightarrow|to|[lg]eq?|p?mod)\b|->|[.,](?=\s|$)""",
+    r"""(?<![\\a-zA-Z])(?!(?:sqrt|sin|cos|tan|log|ln|pi)(?![a-zA-Z]))(?:[a-zA-Z]{2,}(?:['’-][a-z]+)*|a\b|I\b)
+    |[=≈≡:?!;\n<>→]|\\(?:approx|equiv|[Rr]ightarrow|implies|Longrightarrow|to|[lg]eq?|p?mod)\b|->|[.,](?=\s|$)"""
+    + f"|{SIGN}",
     re.X,
 )
 # Before a number that only counts or labels: "step 2", "modulo 7", "at least 3", "let x = 5".
@@ -56,8 +60,8 @@ LABEL = re.compile(
     |lemma|theorem|example|p?mod|modulo|exponent|base|degree|order|by|than|times|not|n't|least|most|over|plus
     |minus|add(?:ing)?|subtract(?:ing)?|first|last|next|into|at|in|every|each|digits?|the
     |(?:power|multiple|factor|divisor|out|degree|root|side|digit|exponent|each|one|some)s?\ of
-    |(?:power|go|back|add)\ to)\s*[({]*$
-    |(?:[<>]|\\[lg]eq?)\s*$
+    |(?:power|go|back|add)\ to)\s*[({“‘]*$
+    |(?:[<>≤≥≠]|\\[lg]eq?)\s*$
     |\b(?:let|if|when|where|for|set|suppose|try|at)\ \\?\w{1,6}\s*=\s*$""",
     re.I | re.X,
 )
@@ -68,8 +72,12 @@ CLAIM = re.compile(
 )
 LETTER = re.compile(r"(?<![\\a-zA-Z])(?!sqrt|sin|cos|tan|log|ln|pi)[a-zA-Z]")
 CLAUSE_END = re.compile(
-    r"[.!?](?=\s|$)|[,;:\n)(]|\b(?:because|since|so|which|when|if|and|but|not|instead|as|after|is|are|here|based)\b",
-    re.I,
+    rf"""[.!?](?=\s|$)|[,;:\n)('"]|\s[-–]\s|{SIGN}
+    |\b(?:because|since|so|which|when|if|and|but|not|instead|as|after|is|are|here|based)\b""",
+    re.I | re.X,
+)
+MARKS = re.compile(
+    r"(?:\$|\\[()\[\],;!$ ]|\*\*|`|\\q?quad\b|[ \t&]|\\displaystyle\b|\\\\|</?[a-z]+/?>|^(?:#+|[-*]) )+", re.M
 )
 NO_NOUNS = set(
     """with from left more that than into over total each them they this these those such altogether
@@ -80,8 +88,8 @@ NO_NOUNS = set(
 def states(hint: str, answer: str, prompt: str) -> bool:
     """Whether a hint states the right answer to a problem of mathematics, by equal_answers."""
     text, answer, asked = plain(hint[:MAX_HINT]), plain(answer), plain(prompt).lower()
-    boxes = re.split(r"(?=\\f?boxed)", hint[:MAX_HINT])[1:21]
-    if any(equal_answers(boxed(box) or "", answer) for box in boxes):
+    boxes = [boxed(box) or "" for box in re.split(r"(?=\\(?:boxed|fbox)(?![a-zA-Z]))", hint[:MAX_HINT])[-5:]]
+    if any(equal_answers(box, answer) for box in boxes if len(box) <= len(answer) + 60):
         return True
     return any(is_stated(text, *place, answer, asked) for place in places(text, answer))
 
@@ -105,15 +113,16 @@ def is_stated(text, start, end, answer, asked):
 def places(text, answer):
     """Yields (start, end) of the places of a text that hold the answer or a value equal to it."""
     if len(answer) > 2 and not re.fullmatch(r"-?[\d.,]+", answer):
-        yield from (m.span() for m in re.finditer(rf"(?<![\w.]){spaced(answer)}(?!\w|[.,]\d)", text))
-    same, digits, letters = {squeeze(answer): True}, len(re.findall(r"\d", answer)), LETTER.search(answer)
+        yield from (m.span() for m in re.finditer(rf"(?<![\w.]){spaced(answer)}(?!\w|[.,]\d)", text, re.I))
+    same, digits, letters = {squeeze(answer): True}, sum(map(str.isnumeric, answer)), LETTER.search(answer)
     ends = [0, *itertools.chain(*(m.span() for m in SEPARATOR.finditer(text))), len(text)]
     for start, end in zip(ends[::2], ends[1::2]):
-        value = squeeze(text[start:end]).strip(".,;:*/_")
+        end = start + len(text[start:end].rstrip(" -–'\""))
+        value = squeeze(text[start:end]).strip(".,;:*/_'\"")
         value = value.strip("()") if value.count("(") != value.count(")") else value
         if value not in same:
             # Not worth comparing: empty, too long, too few digits, or letters that the answer lacks.
-            could = 0 < len(value) <= len(answer) + 60 and 4 * len(re.findall(r"\d", value)) >= digits
+            could = 0 < len(value) <= len(answer) + 60 and 4 * sum(map(str.isnumeric, value)) >= digits
             could = could and (letters or not LETTER.search(re.sub(r"(?<=\d)[a-z]+$", "", value)))
             could = could and len(same) <= MAX_COMPARED and not (value.isdigit() and answer.isdigit())
             if could:
@@ -128,11 +137,11 @@ def holds(hint: str, solution: str | None) -> bool:
 
 
 def plain(text):
-    """A text without the marks of formulas, of text in them, and of bold type."""
+    """A text without the marks of formulas, of text in them, of bold type, headings, lists and HTML."""
+    text = text.translate(FULL_WIDTH)
     text = re.sub(r"\\(?:text|textbf|mathbf|mathrm|mbox|emph)\s*\{([^{}]*)\}", r"\1", text)
-    return re.sub(
-        r"(?:\$|\\[()\[\],;!$ ]|\*\*|`|\\q?quad\b|[ \t&]|\\displaystyle\b|\\\\)+", " ", text
-    ).strip()
+    text = MARKS.sub(" ", text).strip()
+    return re.sub(r"^ ?\d\d?[.)] ", "", text, flags=re.M) if re.search(r"^ ?1[.)] ", text, re.M) else text
 
 
 def spaced(text):

@@ -584,8 +584,28 @@ def test_a_hint_leaks_if_it_states_the_answer_in_any_form(answer, hint):
 
 @pytest.mark.parametrize(
     "hint",
+    """It’s 42—nice. | It is 42 – nice! | Is it “42”? | You get '42' then. | ‘42’ | 42… | ⇒ 42 | ✅ 42 | 42 🎉 | <b>42</b>
+    | # 42 | It is ４２ | \\fbox{42} | - 42""".split("|"),
+)
+def test_typography_around_an_answer_does_not_hide_it(hint):
+    assert leaks(asked("How many apples does she have?", "42"), hint.strip()) == 1
+
+
+def test_a_word_is_stated_in_small_or_capital_letters():
+    assert leaks(asked("Is it prime?", "yes"), "The answer is Yes!") == 1
+
+
+def test_the_numbers_of_a_list_are_no_answers():
+    problem, hint = asked("What is 1 + 2?", "3"), "1. Check the sum.\n2. Do it again.\n3. Submit."
+    assert not leaks(problem, hint) and leaks(problem, f"{hint}\n4. It is 3.")
+
+
+@pytest.mark.parametrize(
+    "hint",
     [
         "Look again at step 2.",
+        "Look again at step “2”.",
+        "You need x² – 1 and x ≤ 2 here.",
         "Look again at equation (2).",
         "You made 2 mistakes.",
         "Keep the term x^2 and work modulo 2.",
@@ -614,8 +634,11 @@ def test_what_the_problem_says_itself_is_no_leak():
     assert leaks(problem, "So the answer is 12345.")
 
 
+BOX = "\\boxed{" + r"\arctan(\arctan((x+i)^{0.3}))+" * 60 + "x}"
+
+
 @pytest.mark.parametrize(
-    "piece", ["is 9^9^9^9. ", "\\boxed{", "as", "{", "1+", "so (9^99999)! + x. ", "5 is correct "]
+    "piece", ["is 9^9^9^9. ", "\\boxed{", "as", "{", "1+", "so (9^99999)! + x. ", "5 is correct ", BOX]
 )
 def test_a_hostile_hint_costs_little(piece):
     clock = time.perf_counter()
