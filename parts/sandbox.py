@@ -116,7 +116,8 @@ def run_asserts(source: str, name: str, asserts: list[str]) -> list[Outcome]:
     failed, and in brackets and quotation marks the exception if it is no AssertionError.
     unanswered: the assert means something else here than in Python, so nobody knows whether the program is
     right. An argument or a result cannot be carried (see Mirror), or the snippet needs a name or a library
-    that it does not have, or it fails and replaces something that only the program's process would see.
+    that it does not have, or it fails and replaces something that only the program's process would see. Or it
+    passes by an inequality or a negation after an infinity or NaN came, which pass too easily.
     """
     tasks = [
         {"work": "answers", "source": source, "name": name},
@@ -1241,6 +1242,10 @@ def short_repr(value: Any) -> str:
 NOT_ALIKE = re.compile(
     r"mock\b|patch\(|setattr\(|\bstdin\b|builtins|\.seed\(|setstate\(|environ\b|chdir\(|\binspect\b"
 )
+# A snippet that may pass with an infinity or NaN whatever is right: |inf - x| <= tolerance * inf is true, and
+# |nan - x| > tolerance is false. But such a number equals no finite one, so == decides.
+ORDERS = re.compile(r"[<>!]|not|less|greater|false|operator|\b(max|min)\b", re.I)
+NAMES_INFINITY = re.compile(r"\b(inf|infinity|nan|is(inf|nan|finite))\b", re.I)
 
 
 def child_asserts(task: dict, pipes: list[int]):
@@ -1291,11 +1296,8 @@ def child_asserts(task: dict, pipes: list[int]):
         try:
             exec(compile(snippet, f"test {number}", "exec"), names)
             status = "ok"
-            if mirror.not_finite and not re.search(
-                r"\b(inf|infinity|nan|is(inf|nan|finite))\b", snippet, re.I
-            ):
-                # |inf - x| <= tolerance * inf holds for every x
-                status, error = "error", "the function returned an infinity or NaN"
+            if mirror.not_finite and ORDERS.search(snippet) and not NAMES_INFINITY.search(snippet):
+                status, error = "unanswered", "the function returned an infinity or NaN"
         except BaseException as e:
             came, error = e is mirror.raised[0], failing_line(traceback.walk_tb(e.__traceback__))
             if came or not isinstance(e, AssertionError):

@@ -625,7 +625,13 @@ def test_a_result_that_is_no_number_passes_only_asserts_that_speak_of_it(value):
         "import math\nassert f() == [1, math.inf] or math.isnan(f()) or math.isinf(f())",
     ]
     results = sandbox.run_asserts(f"def f(): return {value}", "f", asserts)
-    assert [r.status for r in results] == ["error", "ok"]
+    assert [r.status for r in results] == ["unanswered", "ok"]
+
+
+def test_a_result_with_an_infinity_passes_asserts_of_equality_and_is_undecided_by_inequalities():
+    asserts = ["assert f()['a'] == 0", "assert f()['b'] == 5", "assert f()['b'] > 5", "assert f()['a'] > 5"]
+    results = sandbox.run_asserts("def f(): return {'a': 0, 'b': float('inf')}", "f", asserts)
+    assert [r.status for r in results] == ["ok", "error", "unanswered", "error"]
 
 
 def test_a_text_that_reads_like_a_number_is_a_text():
