@@ -31,6 +31,7 @@ OPENING = re.compile(
     re.I,
 )
 LOOKAHEAD = 6  # fences tried as a block's end: the program's own strings and comments may contain fences
+MAX_FENCES = 600  # fences read, the last ones of a turn
 PREDEFINED = frozenset({*dir(builtins), *sandbox.header(), "__file__"})  # names that need no definition
 NO_PROGRAM = re.compile(r"\s*(?:>>>|[$%] |In \[|Traceback )")  # how dialogues and error messages begin
 
@@ -63,10 +64,11 @@ def code_blocks(text: str) -> Iterator[Block]:
 
     A Markdown parser is not enough: markdown-it-py misses 16 of the 52 blocks in tests/test_programs.py.
     Models write text behind the closing fence or before the opening one, forget a fence, or put one into a
-    string.
+    string. A block that is not closed is no attempt, as for LiveCodeBench (extract_code): mostly the token
+    limit has cut it off, and its beginning may parse.
     """
     lines = text.replace("\r\n", "\n").split("\n")
-    fences = [i for i, line in enumerate(lines) if "```" in line or "~~~" in line]
+    fences = [i for i, line in enumerate(lines) if "```" in line or "~~~" in line][-MAX_FENCES:]
     at = 0
     while at < len(fences):
         block, fences_read = read_block(lines, fences[at : at + 1 + LOOKAHEAD])
@@ -125,13 +127,15 @@ def parse_block(body: list[str], indent: str) -> tuple[str, ast.Module | None]:
     """(source, tree) of a block's lines; the tree is None if they are not Python.
 
     Quotation marks (>) are removed if the opening fence's indent has one. The rest is tried as it is, without
-    that indent, and without the indent that all lines share.
+    that indent, without the indent that all lines share, and with blanks for no-break spaces, with which some
+    models indent.
     """
     if ">" in indent:
         body = [re.sub(r"^[ \t]*(>[ \t]?)+", "", line) for line in body]
     source = "".join(line + "\n" for line in body)
     unindented = "".join(re.sub(rf"^[ \t]{{0,{len(indent)}}}", "", line) + "\n" for line in body)
-    for text in dict.fromkeys([source, unindented, textwrap.dedent(source)]):
+    plain = textwrap.dedent(source.replace("\xa0", " "))
+    for text in dict.fromkeys([source, unindented, textwrap.dedent(source), plain]):
         try:
             return text, parse(text)
         except (SyntaxError, ValueError, RecursionError, MemoryError):

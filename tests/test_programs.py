@@ -85,6 +85,7 @@ FENCES = {
     "in an if": block("if True:\n    def f(n):\n        return n + 1\n"),
     "lambda": block("f = lambda n: n + 1\n"),
     "decorated": block("@cache\ndef f(n):\n    return n + 1\n"),
+    "no-break spaces": block(F.replace("    ", "\xa0 \xa0 ")),
     "blank lines": "\n\n" + block("\n\n" + F + "\n\n"),
 }
 BEHIND = {  # blocks after the program that must not be taken for it
@@ -299,6 +300,13 @@ def test_hostile_turns_take_no_time(turn):
     start = time.process_time()
     find_program(turn, "f")
     assert time.process_time() - start < 5  # a bound, not a measurement: quadratic behavior takes minutes
+
+
+def test_a_flood_of_fences_is_not_read_to_its_start(monkeypatch):
+    parsed, parse = [], programs.parse
+    monkeypatch.setattr(programs, "parse", lambda text: parsed.append(1) or parse(text))
+    assert find_program("```py\n(\n" * 7000 + "```\n" + block(F), "f") == F
+    assert len(parsed) < 7000
 
 
 # ------------------------------------------------------------------------------------------------- comparing
