@@ -335,6 +335,11 @@ def tokens(text: str) -> int:
     return len(re.sub(r"\w+", "1", text).replace(" ", ""))
 
 
+def brackets(text: str) -> int:
+    """Number of opening brackets in a text. Nested ones cost the parser the most."""
+    return sum(map(text.count, "[({"))
+
+
 def same_returned(got: str, expected: str) -> bool:
     """Whether a returned value, given by its repr, agrees with the expected one.
 
@@ -344,7 +349,9 @@ def same_returned(got: str, expected: str) -> bool:
         return True
     # Parsing what a hostile program returns may cost no more than the expected value could need. Equal values
     # may take more characters (1.0000000000000002 for 1) and more tokens (1.5e-17 for 0), but not this many.
-    if len(got) > 12 * len(expected) + 100 or tokens(got) > 3 * tokens(expected) + 100:
+    if len(got) > 12 * len(expected) + 100:
+        return False
+    if any(count(got) > 3 * count(expected) + 100 for count in (tokens, brackets)):
         return False
     try:
         want = literal(expected)

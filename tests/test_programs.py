@@ -439,6 +439,13 @@ def test_a_value_of_more_objects_than_expected_is_not_parsed(unit, monkeypatch):
     assert not same_returned(hostile, expected) and len(hostile) not in parsed
 
 
+def test_a_value_of_more_brackets_than_expected_is_not_parsed(monkeypatch):
+    parsed = []
+    monkeypatch.setattr(programs, "literal", lambda text: parsed.append(len(text)) or [])
+    hostile = ("[" * 90 + "]" * 90 + ",") * 500
+    assert not same_returned(hostile, str([*range(50_000)])) and len(hostile) not in parsed
+
+
 @pytest.mark.parametrize(
     "got, expected",
     [("[1.5e-17, 1.0]", "[0,1]"), ("('\\xa0a',)", '["\u00a0a"]'), ("[(1,), (2,)]", "[[1],[2]]")],
