@@ -620,7 +620,7 @@ PROBLEM = {"id": "a", "domain": "math", "prompt": "x", "answer": "2"}
     [
         (json.dumps([PROBLEM]).encode(), "is a JSON array"),
         (b"\xef\xbb\xbf\r\n[\r\n", "is a JSON array"),
-        (gzip.compress(json.dumps(PROBLEM).encode()), "is compressed with gzip"),
+        (gzip.compress(json.dumps(PROBLEM).encode(), mtime=0), "is compressed with gzip"),
         (b"PAR1\0", "is a Parquet file"),
     ],
 )
