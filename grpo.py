@@ -65,8 +65,13 @@ def settings():
         type=runs.COUNT,
         help="optimizer steps; may be raised later; default: one pass over the problems",
     )
-    add("--test", help="problem file, or data set, that is played during training: a dialogue a problem")
-    add("--test-every", type=runs.COUNT, default=10, help="steps from one --test to the next")
+    test = (
+        "problem file, or data set, to play before the update of step 1 and of each K-th step after it, and "
+    )
+    add(
+        "--test", help=test + "of the last: a dialogue a problem. The results are in metrics.jsonl and Fig. 5"
+    )
+    add("--test-every", type=runs.COUNT, default=10, metavar="K", help="steps from one --test to the next")
     return parser.parse_args()
 
 

@@ -163,15 +163,19 @@ def successful(dialogues, run, leaks):
 
     leaks: "drop" leaves out those in which a hint gave the answer away.
     """
-    solved = [d for d in dialogues if d.succeeded and not (leaks == "drop" and d.leaks)]
-    tokens = sum(sum(d.mask) for d in solved)
-    run.say(
-        f"{len(solved)} of {len(dialogues)} dialogues were solved; training on these: {tokens} student tokens"
-    )
-    if not solved:
+    solved = [d for d in dialogues if d.solved is not None]
+    kept = [d for d in solved if d.succeeded]
+    chosen = [d for d in kept if leaks == "keep" or not d.leaks]
+    text = f"{len(solved)} of {len(dialogues)} dialogues were solved"
+    if len(kept) < len(solved):
+        text += f"; in {len(solved) - len(kept)} the student gave its answer up when that was disputed"
+    if len(chosen) < len(kept):
+        text += f"; in {len(kept) - len(chosen)} a hint gave the answer away"
+    run.say(f"{text}; training on {len(chosen)}: {sum(sum(d.mask) for d in chosen)} student tokens")
+    if not chosen:
         counts = summary(dialogues, max(d.limit for d in dialogues))
         raise runs.BadInput(f"no dialogue was solved, so there is nothing to train on: {causes(counts)}")
-    return sorted(solved, key=lambda d: d.id)  # the log has them in the order in which they ended
+    return sorted(chosen, key=lambda d: d.id)  # the log has them in the order in which they ended
 
 
 def as_teacher(d, chat, prompts):

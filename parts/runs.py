@@ -185,7 +185,10 @@ def add_dialogue_arguments(
     )
     add("--prompts", help="JSON file, name → text, that replaces prompts of generate.py")
     add("--turns", type=number(int, least=1, most=1000), default=turns, help="N, student turns at most")
-    dispute = "probability that the teacher disputes a right answer (default 0; without P: 1)"
+    dispute = (
+        "probability that the teacher disputes a right answer (default 0; without P: 1); the student then "
+    )
+    dispute += "has one more turn"
     add("--dispute", type=CHANCE, nargs="?", const=1.0, default=0.0, metavar="P", help=dispute)
     add("--out", required=True, help="run folder; an unfinished one is resumed")
     add("--temperature", type=NOT_NEGATIVE, default=temperature, help="of the student; 0: greedy")
@@ -396,7 +399,7 @@ class Run:
         self.path = Path(args.out)
         self.config = {name: value for name, value in vars(args).items() if name not in MAY_CHANGE}
         self.config["script"] = Path(sys.argv[0]).name
-        inputs = [self.config.get("problems"), self.config.get("prompts")]
+        inputs = [self.config.get(name) for name in ("problems", "prompts", "test")]
         for data in self.config.get("data", ()):  # folders, or problem files
             inputs += [f"{data}/dialogues.jsonl", data]
         for file in inputs:

@@ -27,6 +27,7 @@ from parts.chat import load_chat
 from parts.engines import Endpoint, EngineError, Turn, load_model
 from parts.measures import load_test
 from parts.runs import revision, run_script
+from sft import successful
 
 PROMPTS = ROOT / "toy" / "prompts.json"
 TALK = dict(prompts=PROMPTS, max_tokens=8, threads=1)
@@ -65,6 +66,39 @@ def test_generate_writes_a_dialogue_for_every_problem_and_sample(played):
     assert any(d["solved"] for d in dialogues)
     assert json.loads((played / "config.json").read_text())["arguments"]["seed"] == 0
     assert rows(played, "metrics.jsonl")[0]["dialogues"] == 48
+
+
+def test_sft_says_which_solved_dialogues_it_leaves_out(base, capsys):
+    class Say:
+        def say(self, text):
+            print(text)
+
+    def solved(id, reply=None, leaks=()):
+        return Dialogue(id, solved=1, statuses=["correct", *([reply] if reply else [])], leaks=list(leaks))
+
+    dialogues = [
+        solved("b"),
+        solved("a", "correct"),
+        solved("c", "wrong"),
+        solved("d", leaks=[1]),
+        Dialogue("e"),
+    ]
+    assert [d.id for d in successful(dialogues, Say(), "drop")] == ["a", "b"]
+    told = capsys.readouterr().out
+    assert told.startswith(
+        "4 of 5 dialogues were solved; in 1 the student gave its answer up when that was disputed"
+    )
+    assert "in 1 a hint gave the answer away; training on 2" in told
+    assert [d.id for d in successful(dialogues, Say(), "keep")] == ["a", "b", "d"]
+
+
+def test_a_changed_test_file_is_no_resumed_run(problems, base, tmp_path, capsys):
+    test = tmp_path / "test.jsonl"
+    test.write_text(problems.read_text())
+    rl = dict(model=base, problems=problems, test=test, out=tmp_path / "rl", batch=2, group=2, **TALK)
+    run("grpo", steps=1, **rl)
+    test.write_text("".join(problems.read_text().splitlines(True)[:9]))
+    refused(capsys, "content of", "grpo", steps=2, **rl)
 
 
 def test_sft_raises_the_likelihood_of_successful_dialogues(played, base, tmp_path):
