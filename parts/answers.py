@@ -1,25 +1,21 @@
 r"""Not part of the method: decides whether two mathematical answers are the same.
 
-    from parts.answers import boxed, equal_answers
-    equal_answers("\\frac12", "0.5")        # True
-    boxed("so \\boxed{7}")                  # "7"
-
-It runs in this process and never evaluates text as code. `normalize` removes typesetting, `read` finds the
-structure (lists, intervals, relations, matrices …), `Expression` computes values, and a `Judge` compares. Its
-work is limited in steps, not in seconds, so verdicts do not depend on the machine. The rules:
+`equal_answers("\\frac12", "0.5")` is True. It runs in this process and never evaluates text as code.
+`normalize` removes typesetting, `read` finds the structure, `Expression` computes values, a `Judge` compares.
+Its work is limited in steps, not in seconds, so verdicts do not depend on the machine. The rules:
 - Rational values are compared exactly, irrational ones up to rounding, with 1,200 and 1,300 digits. `log` is
   ln or log10. An undefined value (1/0, ∞-∞, a sum that swallows a term) equals nothing, ∞ only itself.
-- A decimal fraction stands for an exact answer if it has that value; or if it has at least six significant
-  digits and is that answer, not an integer, rounded or cut off at its last place. Two decimals must be equal.
+- A decimal fraction equals an exact answer of that value; with six significant digits or more also one, no
+  integer, that it rounds or cuts off at its last place. Two decimals must be equal.
 - Letters are case-sensitive and compared at random points of both signs, near and far; if these decide
-  nothing, and under floors, at integers. It is undecided if only one side has a value.
+  nothing, and under floors, at integers. Undecided: a value on one side only, f(2), A^{-1}B, a × b, 5 m, +C.
 - Lists and sets match in any order, tuples in order, x=1, y=2 by name, ± as two values, real sets by content.
-- `name =` may be missing. A name is a letter, f(x), |z|, AB, words, sin A, E[X], lim …, a sum or product of
-  letters without x, y, z. Equations are equal up to a factor. An equation never equals its solution.
+- `name =` may be missing: a letter, f(x), |z|, AB, words for a quantity, sin A, E[X], lim …, a sum or product
+  of letters without x, y, z. Equations are equal up to a factor. An equation never equals its solution.
 - Known units may be missing beside a number without letters; other words, and two units, are undecided.
   Degrees may be missing beside a number without π. 50% is 0.5, or 50 (from 1 to 100). 2:6 is 1/3.
-- A remark is dropped if it is a reason without numbers. Sums of many terms, sets with conditions, shifted
-  families (kπ), most congruences, number words and prose stay undecided.
+- A remark is dropped if it is a reason without numbers. Prose, number words, sums of many terms, sets with
+  conditions, shifted families (kπ) and most congruences stay undecided.
 """
 
 import functools
@@ -33,10 +29,9 @@ from typing import NamedTuple
 
 import mpmath
 
-MAX_LENGTH = 2000  # characters of an answer; a longer one is undecided
 PRECISE, QUICK = (1200, 1300), (100, 120)  # digits, two runs each: at the first point, at the others
 MAX_DIGITS, MAX_BITS = 1200, 60_000  # of a number in the text, and of an exact value
-MAX_STEPS = 30_000  # of calculation for a pair of answers: about a second
+MAX_LENGTH, MAX_STEPS = 2000, 30_000  # characters of an answer, steps of calculation for a pair (a second)
 
 
 class Undecided(Exception):
@@ -83,8 +78,7 @@ def judgeable(gold: str) -> bool:
     try:
         node = read(strip_label(normalize(gold), "")) if len(gold) <= MAX_LENGTH else refuse()
         words = " ".join(n.text for n in (node, *node.items) if isinstance(n, Node) and n.kind == "words")
-        has_value = node.kind == "words" or Judge().same(node, node) is True
-        return has_value and len(words.split()) <= 2
+        return len(words.split()) <= 2 and (node.kind == "words" or Judge().same(node, node) is True)
     except Exception:  # as above
         return False
 
@@ -92,17 +86,17 @@ def judgeable(gold: str) -> bool:
 # ---- The text layer: removes typesetting -------------------------------------------------------------------
 
 # fmt: off
-SYMBOLS = r"""× * · * ⋅ * ∙ * − - – - — - ÷ / ⟨ ( ⟩ ) ′ ' ’ ' ⁄ / ∕ / ∠ \angle π \pi √ \sqrt ≤ <= ≥ >=
+SYMBOLS = r"""× \times · * ⋅ * ∙ * − - – - — - ÷ / ⟨ ( ⟩ ) ′ ' ’ ' ⁄ / ∕ / ∠ \angle π \pi √ \sqrt ≤ <= ≥ >=
     ⩽ <= ⩾ >= ≠ \ne ≈ \approx ∞ \infty ∪ \cup ∩ \cap ± \pm ∓ \mp ° \degree ∈ \in ∅ \emptyset ∖ \setminus
     ℝ \reals … ... θ \theta α \alpha β \beta γ \gamma λ \lambda μ \mu φ \phi ω \omega""".split()
-RENAMED = r"""dfrac \frac tfrac \frac cfrac \frac dbinom \binom tbinom \binom cdot * times * ast * bullet *
-    div / le <= leq <= leqslant <= ge >= geq >= geqslant >= lt < gt > ne \ne neq \ne simeq \approx lor "or"
-    vee "or" land "and" wedge "and" langle ( rangle ) lbrace \{ rbrace \} R \reals Z \integers
+RENAMED = r"""dfrac \frac tfrac \frac cfrac \frac dbinom \binom tbinom \binom cdot * ast * bullet *
+    div / le <= leq <= leqslant <= ge >= geq >= geqslant >= lt < gt > ne \ne neq \ne simeq \approx vee \lor
+    wedge \land langle ( rangle ) lbrace \{ rbrace \} R \reals Z \integers
     varnothing \emptyset backslash \setminus smallsetminus \setminus varepsilon \epsilon varphi \phi
     vartheta \theta varrho \rho ell l dot \overline equiv \equiv dots ... ldots ... cdots ...""".split()
 SYMBOLS = {ord(old): f"{new} " for old, new in zip(SYMBOLS[::2], SYMBOLS[1::2], strict=True)}
 SYMBOLS |= {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}  # of full width
-SYMBOLS |= dict.fromkeys(map(ord, '\0"`~✓✔■□'), " ") | dict.fromkeys([*range(0x200B, 0x200E), 0xFEFF], "")
+SYMBOLS |= dict.fromkeys(map(ord, '\0"`✓✔■□'), " ") | dict.fromkeys([*range(0x200B, 0x200E), 0xFEFF], "")
 RENAMED = {old: f"{new} " for old, new in zip(RENAMED[::2], RENAMED[1::2], strict=True)}
 RENAMED |= dict.fromkeys("""left right middle displaystyle textstyle limits nolimits mathstrut quad qquad
     boldsymbol bm pmb mathbf mathit mathsf mathcal bf it rm underline vec hat pounds mathdollar ensuremath
@@ -114,15 +108,14 @@ FUNCTIONS |= {name: name for name in "sin cos tan cot sec csc sinh cosh tanh asi
 FUNCTION = re.compile("|".join(sorted([*FUNCTIONS, *"sqrt pi gcd lcm max min".split()], key=len)[::-1]))
 # Units and counted things, which may be missing; those of one group mean the same. Other words are undecided.
 UNITS = """m meter metre, cm centimeter, mm millimeter, km kilometer, in inch inches, ft foot feet, yd yard,
-    mi mile, h hr hour, min minute, s sec second, day, week, month, year, g gram, kg kilogram, lb pound,
-    ounce, ton, l liter, ml milliliter, dollar usd, cent, euro, rad radian, unit, mph, mb, person people,
-    way, such, number, child children, man men, woman women, student, friend, boy, girl, dog, cat, point,
-    solution, page, watt, apple, orange, egg, cookie, book, pencil, marble, ball, coin, card, ticket, tree"""
+    mi mile, h hr hour, min minute, s sec second, day, week, month, year, g gram, kg kilogram, lb pound £,
+    ounce, ton, l liter, ml milliliter, dollar usd, cent, euro €, yen ¥, rad radian, unit, mph, mb, person
+    people, way, such, the, minimum, maximum, number, child children, man men, woman women, student, friend,
+    boy, girl, dog, cat, point, solution, page, watt, apple, orange, egg, cookie, book, marble, ball, coin"""
 UNITS = {w + s: group.split()[0] for group in UNITS.split(",") for w in group.split() for s in ("", "s")}
 
 
-def commands(names):
-    """A pattern that matches a backslash, one of the names (a|b|c), and no letter after it."""
+def commands(names):  # a pattern: a backslash, one of the names (a|b|c), and no letter after it
     return rf"\\(?:{names})(?![a-zA-Z])"
 
 
@@ -138,37 +131,40 @@ REWRITES = [(re.compile(pattern, re.S), new) for pattern, new in [  # in this or
     (r"(?<![\d.,}])(\d{1,3})((?:\{,\}\d{3})+)(?!\d)", lambda m: m[1] + m[2].replace("{,}", "")),
     (r"(?<=\d) ?\{,\} ?(?=\d)", "."),  # a decimal comma; the lines above: separators of thousands
     (r"\\left ?(?:\||\\vert)", r"\\lvert "), (r"\\right ?(?:\||\\vert)", r"\\rvert "),
-    (r"\\(?:left|right) ?\.|(?<!\\)\\[,;:> ]|\\?\$|\\[()]|(?<!\\)\\[\[\]]|[£€¥]|\\$", " "),
+    (r"\\pounds ?", "£"), (r"(\\\$|[£€¥]|USD|^\$(?=[^$]*$)) ?(\d+(?:[.,]\d+)*)(?! ?[\w\\({^+*-])",
+     lambda m: f'{m[2]} "{m[1] if m[1] in "£€¥" else "usd"}"'), (r"(?<=\d) ?([£€¥])", r' "\1"'),
+    (r"\\(?:left|right) ?\.|(?<!\\)\\[,;:> ]|\\?\$|\\[()]|(?<!\\)\\[\[\]]|\\$", " "),
     (r"\\mathb[bf] ?\{? ?([RZ]) ?\}?", r"\\\1 "), (r"\*\*", "^"), (r"\\not ?=|!=", r"\\ne "),
-    (r"\^ ?(?:\{ ?\\(?:circ|degree) ?\}|\\(?:circ|degree))(?![a-zA-Z])", r"\\degree "),
+    (r"\^ ?(?:\{ ?\\(?:circ|degree) ?\}|\\(?:circ|degree)|\{?o\}?)(?![a-zA-Z])", r"\\degree "),
     (r"\\(?:begin|end) ?\{(?:aligned|align\*?|gathered|split)\}", " "), (r"\\\{ ?\\\}", r"\\emptyset "),
     (r"\\([a-zA-Z]+)", lambda m: RENAMED.get(m[1], m[0])), (r"\{([a-zA-Z])\}(?= ?[_=])", r"\1"),
     (r'(?<=\d) ?"?degrees?(?![a-z])"?', r"\\degree "), (r"\.\.\. ?$", r"\\ldots"),  # undecided
+    (r"\\l(or|and)(?![a-z])(?=.*[<>=])", r' "\1" '), (r"(?<=\d) ?[xX] ?(?=10 ?\^)", "*"),
+    (r"(?<![a-zA-Z]{2})(?<=[a-zA-Z}]) ?\\times(?= ?\{? ?[a-zA-Z])", r"\\cross "), (r"\\times(?![a-z])", "*"),
+    (r'(:\d\d) ?"?(?i:([ap])\.? ?m)\.?"?$', r'\1 "\2m"'), (r"~(?![a-z])|(?<=[^\s(])~", " "),
     (r"\\cup(?![a-zA-Z])(?=[^()]*[<>])", ' "or" '), (r'(?<![\\a-zA-Z"])(and|or)(?![a-zA-Z"])', r' "\1" '),
     (r'"(?i:infinity|infinitely many)"|(?<![a-zA-Z\\"])infinity(?![a-zA-Z])', r"\\infty "),
     (r'^(?i:"?(?:the )?(?:final )?answer(?: is)? ?[:=]?"? ?[:=]?(?=.*\w))', ""),
-    (r'^(?i:"?(?:approximately|about|exactly)"? |\\approx )', ""), (r"\\[bB]igg?[lrm]?(?![a-zA-Z])", " "),
+    (r'^(?i:"?(?:approximately|about|exactly|so|thus|hence|therefore),?"? |\\approx )', ""),
     (r'^"?((?:[A-Z][a-z]|the )[a-zA-Z ]+?)(?: (?:is|are|equals)|:)"? ?(?=[\d\\(-])', r'"\1"='),
-    (r'(?:(?<=[\d)\]}])|(?<=[^a-zA-Z\\][a-zA-Z])|(?<=^[a-zA-Z])),? ?"?\(? ?"?(?:(?:since|because) [a-zA-Z]|'
-     r"(?:as|by|using) (?:symmetry|definition|induction|required|desired|shown)\b|the m[ai][xn]imum\b)"
-     r"""[a-zA-Z ,']*"?\)?"? ?\)?$""", ""),  # a reason without numbers, behind a complete value
+    (r'(?:(?<=[\d)\]}])|(?<=[^a-zA-Z\\][a-zA-Z])|(?<=^[a-zA-Z])),? ?"?\(? ?"?(?:(?:since|because) [a-zA-Z]'
+     r"""[a-zA-Z ,']*|(?:as|by|using) (?:symmetry|induction|required|desired|shown))"?\)?"? ?\)?$""", ""),
+    (r'(?<=[\d)\]}]),? ?"?\(? ?"?(the m[ai][xn]imum)"?\)?"?$', r' "\1"'), (r"^minus (?=\d)", "-"),
     (r'^(?i:"?(?:none|(?:the )?empty set|no (?:real )?solutions?)[ ."]*|set\(\)|\[ ?\])$', r"\\emptyset"),
-    (r'^"?(?:(?i:option|choice) )?\(?([A-J])[).:]*"?[. ]*$', r"\1"),  # the letter of a choice
+    (r'^"?(?:(?i:option|choice) )?\(?([A-J])[).:]*"?[. ]*$', r"\1"), (r"\\[bB]igg?[lrm]?(?![a-zA-Z])", " "),
     (r'^"?\(?(?:a|i|1)\)"? ?(.+?)[,;]? ?"?\(?(?:b|ii|2)\)"? ?(.+)$', r"(\1,\2)"),  # answers to (a) and (b)
-    (r'^(.+?)[,;]? ?\(?(?:"[a-z ]+" ?)?([a-z]) ?(?:\\in ?\\integers|"is an integer") ?\)?$',
+    (r'^(.+?)[,;]? ?\(?(?:"(?:where|for(?: a\w+)?)" ?)?([a-z]) ?(?:\\in ?\\integers|"is an integer") ?\)?$',
      lambda m: re.sub(rf"(?<![\\a-zA-Z]){m[2]}(?![a-zA-Z])", "k_{0}", m[1])),  # one name for any integer
 ]]
 # fmt: on
 
 
-def strip_blanks(text):
-    """A text without blanks, except those that separate letters or digits."""
+def strip_blanks(text):  # without blanks, except those that separate letters or digits
     blanks = r"(?<![a-zA-Z0-9]) | (?![a-zA-Z0-9])|(?<=\d) (?=[a-zA-Z])"
     return re.sub(blanks, "", " ".join(text.replace('"', " ").split()))
 
 
-def text_command(match):
-    r"""The replacement of \text{…}: its words in double quotes, or its mathematics unchanged."""
+def text_command(match):  # the replacement of \text{…}: words in double quotes, or unchanged mathematics
     inside = match[1].strip()
     return f" {inside} " if re.search(r'[\d\\$=<>{}^_"]|^[eid]?$|^\([a-z]\)$', inside) else f' "{inside}" '
 
@@ -194,7 +190,7 @@ def normalize(text):
 
 def strip_label(text, other):
     """A choice such as (C) 42 or D: 42: its letter if the other answer has a letter, else its content."""
-    label = r'(?:"\(?([A-J])(?:\)[.:]?|[.:])"|([A-J])[.)](?= ))(?! ?(?:[-+*/^!]|"?(?:not|or|if|is|when)\b))'
+    label = r'(?:"\(?([A-J])[).:]+"|\(?([A-J])[.)](?= ))(?! ?(?:[-+*/^!]|"?(?:not|or|if|is|when)\b))'
     label = re.compile(label + " ?(?=.)", re.S)
     if (match := label.match(text)) and not split(text, SEPARATORS)[1]:
         by_letter = label.match(other) or re.fullmatch("[A-J]", other)
@@ -206,11 +202,16 @@ def strip_label(text, other):
 
 LETTER = r"(?:[a-zA-Z]|" + commands("|".join(sorted(LETTERS))) + ")"
 SYMBOL = LETTER + r"(?:\s*_\s*(?:\{[^{}]*\}|\w|\\[a-z]+))?'*"
-NOT = r"(?!.*(?i:\bno[tn]?\b|wrong|never|incorrect|opposite|reciprocal|negative|half|twice|than|\bat ))(?:"
+NOT = r"(?!.*(?i:\bno[tn]?\b|wrong|never|incorrect|oppos|recip|negat|half|twice|doubl|than|\bat |but\b"
+NOT += r"|minus\b|exce|exclu|without|less|(?:great|larg|small)er|more|under|above|below|fail|bound"
+NOT += r"|remov|inval|false|(?:square|cube)(?:d| of| root)|extran|thousand|million|of\W*$))(?:"
+NOUN = r"(?=[^=]*\b(?i:number|count|total|sum|product|difference|remainder|value|answer|result|solution|root"
+NOUN += r"|area|m[ai][xn]|volume|perimeter|length|width|height|radius|diam|dist|angle|degree|prob|expect|mean"
+NOUN += r"|average|ratio|time|age|speed|rate|cost|price|profit|amount|there|(?:small|larg|great)est|divisor))"
 NAME = NOT + "|".join([  # f^{-1}(x), |z|, \angle ABC, AB, "the area" A, area, (x, y)
     rf"{SYMBOL}(?:\s*\^\s*\{{\s*-1\s*\}})?(?:\s*\([^()]*\))?", rf"(?:\||\\lvert)\s*{SYMBOL}\s*(?:\||\\rvert)",
     r"(?:m?\s*\\(?:angle|triangle|overline))?\s*\{?\s*[A-Z]{1,4}\s*\}?", rf"\\angle\s*{LETTER}",
-    rf'(?:"[^"]*"\s*)+(?:{SYMBOL})?', "[a-zA-Z]{4,}(?: [a-zA-Z]{2,})*",
+    rf'{NOUN}(?:"[^"]*"\s*)+(?:{SYMBOL})?', NOUN + "[a-zA-Z]{3,}(?: [a-zA-Z]{2,})*",
     r"\(\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])+\s*\)",
 ]) + ")"  # fmt: skip
 POWER = SYMBOL + r"(?:\([^()]*\))?(?:\s?\^\s?\d)?(?:\\frac|[-+*/:{}. ])*"
@@ -227,17 +228,17 @@ FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 INFINITE = re.compile(r"[-+]?\s*\\infty")
 MATRIX = r"\\begin\s*\{([pbB]?(?:small)?matrix|array)\}((?:(?!\\begin).)*?)\\end\s*\{\1\}"
 MATRIX = re.compile(rf"[\[(]?\s*{MATRIX}\s*[\])]?", re.S)
-UNIT = r'(?:"[^"]*"|(?<![a-zA-Z\\])(?:[a-zA-Z]{4,}|cm|mm|km|kg|ft|mi|yd|lb|oz|ml|mph|hr|rad|USD)(?![a-zA-Z])'
-UNIT += r"|(?<=/)[a-z](?![a-zA-Z]))(?:\s*\^\s*\{?\s*[23]\s*\}?)?"
+UNIT = r'(?:"[^"]*"|(?<![a-zA-Z\\])(?:[a-zA-Z]{4,}|cm|mm|km|kg|sq|ft|mi|yd|lb|oz|ml|mph|hr|rad|USD)'
+UNIT += r"(?![a-zA-Z])|(?<=/)[a-z](?![a-zA-Z]))(?:\s*\^\s*\{?\s*[23]\s*\}?)?"
 QUANTITY = re.compile(rf"(.*?[\d}})\]!]|.*?\\(?:pi|degree))\s*({UNIT}(?:[\s/*.]*{UNIT})*)", re.S)
 
 
 class Node(NamedTuple):
     """A structure: an answer or a part of one. name: the text before its `=`, if it is a name.
 
-    kind: value (text: an expression), words, list (items in any order), tuple (text: brackets; signs if its
-    names are in order), chain (equal items), relation (items: texts, signs: between), interval (text: both
-    brackets, items: texts), set (of real numbers; text: its operation), matrix (items: rows).
+    kind: value (text: expression), words, list (in any order; text: "mixed" if `or` or units matter), tuple
+    (text: brackets; signs if its names are in order), chain (equal items), relation (items: texts, signs:
+    between), interval (text: brackets, items: texts), set (of reals; text: operation), matrix (items: rows).
     """
 
     kind: str
@@ -245,6 +246,9 @@ class Node(NamedTuple):
     items: tuple = ()
     name: str = ""
     signs: tuple = ()
+
+    def ends(self):  # of all intervals in a set
+        return [t for n in self.items for t in n.ends()] if self.kind == "set" else list(self.items)
 
 
 def split(text, pattern):
@@ -261,14 +265,7 @@ def split(text, pattern):
     return [*parts, text[last:].strip()], separators
 
 
-def enclosed(text):
-    """(opening bracket, inside, closing bracket) if one pair encloses the whole text; else None."""
-    match = re.fullmatch(r"(\\\{|[(\[{])(.*?)(\\\}|[)\]}])", text, flags=re.S)
-    return match.groups() if match and len(split(text, r"\\?.")[1]) == 1 else None
-
-
-def letters_of(text):
-    """The letters in an expression, without functions, other commands, e and i."""
+def letters_of(text):  # the letters in an expression, without functions, other commands, e and i
     text = re.sub(r"\\(?!(?:" + "|".join(LETTERS) + r")(?![a-zA-Z]))[a-zA-Z]+", " ", text)
     return {strip_blanks(match) for match in re.findall(SYMBOL, FUNCTION.sub(" ", text))} - {"e", "i"}
 
@@ -289,9 +286,13 @@ def read(text):
         if kinds <= {"interval", "set"} or joined == {'"or"'}:
             return Node("set", "union" if '"or"' in joined else "cap", tuple(map(as_region, nodes)))
     if len(names) == len(nodes) and "" not in names:  # x=1, y=2 is the point (1,2)
+        refuse('"or"' in joined and len({n.split("_")[0] for n in names}) > 1)
         return Node("tuple", "()", tuple(nodes))
     name = nodes[0].name if names <= {nodes[0].name, ""} else ""
-    return Node("list", "", tuple(n._replace(name="") if name else n for n in nodes), name)
+    units = {split_unit(n.text)[1] for n in nodes} - {""}
+    letters = {x for n in nodes for x in letters_of(n.text) if not name or x.isupper()}
+    mixed = len(units) > 1 or '"or"' in joined and (letters or "relation" in kinds)  # 5 boys, 6 girls; a or b
+    return Node("list", "mixed" * bool(mixed), tuple(n._replace(name="") if name else n for n in nodes), name)
 
 
 def read_one(text):
@@ -304,8 +305,9 @@ def read_one(text):
             if mark == ":" and len(parts) == 2 and not letters_of(text) and not re.match(r"\d\d", parts[1]):
                 return Node("value", f"({parts[0]})/({parts[1]})")  # a ratio, but no time such as 1:30
             return Node(kind, mark, tuple(map(read_one, parts)))
-    whole = enclosed(text)
-    return read_brackets(*whole) or read_plain(text) if whole else read_plain(text)
+    match = re.fullmatch(r"(\\\{|[(\[{])(.*?)(\\\}|[)\]}])", text, flags=re.S)
+    enclosed = match and len(split(text, r"\\?.")[1]) == 1  # one pair of brackets encloses the whole text
+    return enclosed and read_brackets(*match.groups()) or read_plain(text)
 
 
 def expand_signs(text):
@@ -324,6 +326,7 @@ def read_brackets(left, inside, right):
     if left == r"\{" or left == "{" and len(parts) > 1:
         builder = rf"\s*{LETTER}(?:\s*\\in\s*\\reals)?\s*(?:\||:|{commands('mid')})(.*)"
         builder = re.fullmatch(builder, inside, flags=re.S)
+        refuse(re.search(r"\\emptyset|\\\{[^,]*\\\}|^\s*\\\{[^{}]*\}\s*$", inside))  # {∅}, {1, {2}}
         inner = read(builder[1] if builder else inside)
         return inner._replace(text="set", name="") if inner.kind == "list" and not builder else inner
     if len(parts) > 1:
@@ -346,11 +349,10 @@ def read_plain(text):
     return REALS if text == r"\reals" else Node("value", text)
 
 
-def is_prose(text):
-    """Whether letters form words, not a product such as abc or a function such as ln x."""
+def is_prose(text):  # whether letters form words, not a product such as abc or a function such as ln x
     words = re.findall("[a-zA-Z]+", re.sub(r"\\[a-zA-Z]+", " ", text))
     runs = [FUNCTION.sub("", word.lower()) for word in words]
-    short = {*runs} & set("yes no true none zero one two four five six nine ten".split())
+    short = {*runs} & set("yes no true none zero one two four five six nine ten to of only".split())
     capital = any(re.match("[A-Z][a-z]{2}", word) for word in words)
     return bool(short) or capital or any(len(r) > 4 or len(set(r)) < len(r) > 2 for r in runs)
 
@@ -403,22 +405,18 @@ def read_relation(parts, signs):
 
 
 def as_interval(parts, signs):
-    """The interval of a relation such as 0 < x <= 3 or -x > 1; None if it is no such relation."""
+    """The interval of a relation such as 0 < x <= 3; None if it is no such relation."""
     if not set(signs) <= FLIPPED.keys() or len(parts) > 3:
         return None
     if signs[0][0] == ">":
         parts, signs = parts[::-1], [FLIPPED[sign] for sign in signs[::-1]]
-    at = 1 if len(parts) == 3 or not re.fullmatch(rf"-?\s*{SYMBOL}", parts[0]) else 0
-    match = re.fullmatch(rf"(-?)\s*({SYMBOL})", parts[at])
-    others = parts[:at] + parts[at + 1 :]
-    if not match or any(s[0] == ">" for s in signs) or strip_blanks(match[2]) in letters_of("|".join(others)):
+    at = 1 if len(parts) == 3 or not re.fullmatch(SYMBOL, parts[0]) else 0
+    name, others = strip_blanks(parts[at]), parts[:at] + parts[at + 1 :]
+    if not re.fullmatch(SYMBOL, parts[at]) or {">", ">="} & {*signs} or name in letters_of("|".join(others)):
         return None
-    if match[1]:
-        others = [f"-({p})" for p in others]
-        return as_interval([*others[:at], match[2], *others[at:]], [FLIPPED[sign] for sign in signs])
     low, left = (parts[0], "[" if signs[0] == "<=" else "(") if at else (r"-\infty", "(")
     high, right = (parts[-1], "]" if signs[-1] == "<=" else ")") if others[at:] else (r"\infty", ")")
-    return Node("interval", left + right, (low, high), strip_blanks(match[2]))
+    return Node("interval", left + right, (low, high), name)
 
 
 def as_region(node):
@@ -453,7 +451,14 @@ TOKEN = re.compile(r"\s*(\\[a-zA-Z]+|\\[{}]|\d+(?:\.\d+)?|\.\d+|[a-zA-Z]|\S)")
 MIXED = r"\d+\s*\\frac\s*(?:\{\s*\d+\s*\}|\d)\s*(?:\{\s*\d+\s*\}|\d)|\d+\s+\d+\s*/\s*\d+(?![\d.])"
 LITERAL = r"(?:\d+\.?\d*(?:E[-+]?|e|e[-+](?=\d\d))|\d*\.\d+e[-+]?)\d+(?![\d.])"  # 2e-1 may be 2e - 1
 LITERAL += r"|\d+\.?\d*|\.\d+"
+NO_PRODUCT = r"\\frac ?\{ ?d[^{}]*\} ?\{ ?d ?[a-z]|\bd ?[a-z] ?/ ?d ?[a-z]|\d ?[CPRr] ?\d"  # dy/dx, 5C2, 5R2
+NO_PRODUCT += r"|\.\d+ ?\( ?\d+ ?\)|\\sqrt(?:\[\w+\])?\d[\d.]"  # 0.1(6), \sqrt23
 FAR = range(100, 112)  # points at which letters are large: up to 2^512, of both signs
+ORDERED = rf"(?<![a-zA-Z\\])[f-hA-Z][(\[][^()]*|[a-z]\([a-zA-Z]\)|\\(?:{'|'.join(LETTERS)})\([^()]*"  # h(x+y)
+ORDERED += r"|(?:e\^|\\exp)(?=[{(]?[A-Z])|\([^()]*[A-Z][^()]*\)[\^(A-Z]"  # e^A, (A+B)^2, AB^{-1}: matrices
+ORDERED += r"|(?:(?:(?<!frac)\{[A-Z]\}|[A-Z])(?:[_^](?:\w|\{[^{}]*\}))*[{(*]*){2,}"
+LOOSE = r"(?<![a-zA-Z^]\d)(?<=\d)(?:[msghNLJWVC](?:/[smh])?(?:\^\{?[23]\}?)?|th|st|nd|rd|_\{?\d+\}?)$|^\(|\)$"
+LOOSE += r"|(?<![\\a-zA-Z])[cCkK](?:_\{?\d\}?)?"  # a unit of one letter, 5th, a base, brackets, constants
 FAMILY = re.compile(r"k_\{0\}|[kn] ?\\pi|\\pi ?[kn]|^\d+ ?k ?[-+] ?\d+$")  # may be shifted: k\pi, (k+1)\pi
 PLAIN_LOG = re.compile(r"\\?(?<![a-zA-Z])log(?![a-zA-Z]|\s*_)")
 REALS = Node("interval", "()", (r"-\infty", r"\infty"))
@@ -472,9 +477,8 @@ def context(digits):
 class Expression:
     """Evaluates LaTeX or plain mathematics by recursive descent. value: a Fraction if exact, else mpmath's.
 
-    point: seeds the random values of letters. in_bars: inside |…|, where a bar closes. cost: of an operation.
-    long: an exact sum had more digits than an inexact number holds. real: letters but no i, so that roots and
-    logarithms of negatives have no value.
+    point: seeds the values of letters. in_bars: inside |…|, where a bar closes. cost: of an operation. long:
+    a sum had too many digits. real: letters but no i, so roots and logarithms of negatives have no value.
     """
 
     def __init__(self, text, judge, point, digits):
@@ -482,7 +486,7 @@ class Expression:
         self.position, self.depth, self.in_bars, self.cost, self.long = 0, 0, 0, 1 + digits // 50, False
         self.real = bool(letters_of(text)) and not re.search(r"(?<![a-zA-Z\\])i(?![a-zA-Z])", text)
         self.value = self.sum()
-        refuse(self.peek())
+        refuse(self.peek() or re.search(NO_PRODUCT, text))
         refuse(self.long and not isinstance(self.value, Fraction), Undefined)
 
     def peek(self):
@@ -507,20 +511,14 @@ class Expression:
         return value
 
     def product(self):
-        start = self.position
-        if mixed := re.findall(r"\d+", self.take(MIXED).replace("{", " ")):  # 3 1/2, 3\frac12
-            above, below = mixed[1:] if len(mixed) > 2 else (mixed[1][0], mixed[1][1:] or 0)
-            value = Fraction(mixed[0]) + Fraction(int(above), int(below))
-            value = value if int(above) < int(below) else refuse()
-        else:
-            value = self.factor()
+        start, value = self.position, self.factor()
         while True:
             if operator := self.take(r"[*/]"):
                 sign, other = self.sign(), self.factor()
                 value = sign * (self.checked(value * other) if operator == "*" else self.divide(value, other))
             elif self.starts_factor():
-                before = self.text[start : self.position][-9:]  # two numbers side by side are not a product
-                refuse(self.peek()[0].isdigit() and re.search(r"(?<!\^)[\d.]\s*$", before))
+                beside = re.search(r"(?<!\^)[\d.]\s*$", self.text[start : self.position][-9:])
+                refuse(self.peek()[0].isdigit() and (beside or self.take(MIXED)))  # numbers are no factors
                 value = self.checked(value * self.factor())
             else:
                 return value
@@ -530,6 +528,10 @@ class Expression:
         return not self.in_bars if token == "|" else token not in CLOSING and re.match(r"[\w.(\[{\\]", token)
 
     def factor(self):
+        if mixed := re.findall(r"\d+", self.take(MIXED).replace("{", " ")):  # 3 1/2, 3\frac12
+            above, below = mixed[1:] if len(mixed) > 2 else (mixed[1][0], mixed[1][1:] or 0)
+            refuse(int(above) >= int(below))
+            return Fraction(mixed[0]) + Fraction(int(above), int(below))
         value = self.primary()
         while mark := self.take(r"!(?!\s*!)|\\degree(?![a-zA-Z])|\^"):
             if mark == "!":
@@ -570,7 +572,7 @@ class Expression:
     def literal(self):
         text = self.take(LITERAL)
         refuse(not text or len(text) > MAX_DIGITS or len(re.split("[eE]", text + "e0")[1]) > 4)
-        if "." in text and (repeat := self.take(r"\\overline\s*\{\d+\}")):
+        if "." in text and (repeat := self.take(r"\\overline\s*\{\d+\}|\(\s*\d+\s*\)")):  # 0.(6)
             digits, places = re.search(r"\d+", repeat)[0], len(text.split(".")[1])
             return Fraction(text) + Fraction(int(digits), int("9" * len(digits) + "0" * places))
         base = re.search(r"\d+|$", self.take(r"_\s*(?:\d+|\{\s*\d+\s*\})"))[0]
@@ -595,12 +597,11 @@ class Expression:
             if word in ("max", "min"):
                 return (max if word == "max" else min)(values, key=self.ctx.convert)
             return Fraction(getattr(math, word)(*(self.integer(v, 10**300) for v in values)))
-        if word in ("pi", "e", "i") and self.peek() != "_":
-            return {"pi": +self.ctx.pi, "e": +self.ctx.e, "i": self.ctx.mpc(0, 1)}[word]
-        refuse(len(word) > 1 and not (backslash and word in LETTERS))
+        refuse(len(word) > 1 and word != "pi" and not (backslash and word in LETTERS))
         name = re.sub(r"[\s{}]", "", word + self.take(r"(?:_\s*(?:\{[^{}]*\}|\w|\\[a-zA-Z]+))?'*"))
-        refuse(re.match(r"([fg]|.*')\(|[ACP]_\w+\^", name + self.peek()))  # an unknown function, C_n^2
-        return self.letter(name)
+        refuse(re.match(r"([fg]|.*')\(|[ACP]_\w+\^", name + self.peek()) or self.take(r"[(\[]\s*\d+\s*[)\]]"))
+        constants = {"pi": self.ctx.pi, "e": self.ctx.e, "i": self.ctx.mpc(0, 1)}
+        return +constants[name] if name in constants else self.letter(name)
 
     def function_argument(self):
         """The value of a function's argument, with or without brackets: ln(x), sin 2x."""
@@ -642,7 +643,7 @@ class Expression:
             bits = value.numerator.bit_length() + value.denominator.bit_length()
             self.judge.spend(1 + bits // 1000)
             return value if bits < MAX_BITS else refuse()
-        self.judge.spend(self.cost)
+        self.judge.spend(self.cost * (1 + isinstance(value, self.ctx.mpc)))
         refuse(not self.ctx.isfinite(value) or value and abs(self.ctx.mag(value)) > 10**7, Undefined)
         return value.real if isinstance(value, self.ctx.mpc) and value.imag == 0 else value
 
@@ -713,14 +714,11 @@ class Expression:
 # ---- Verdicts ----------------------------------------------------------------------------------------------
 
 
-def every(results):
-    """True if all results are True, False if any is False, else None."""
+def every(results):  # True if all results are True, False if any is False, else None
     return False if False in (results := list(results)) else None if None in results else True
 
 
-class Judge:
-    """Compares two answers, within MAX_STEPS of work."""
-
+class Judge:  # compares two answers, within MAX_STEPS of work
     def __init__(self):
         self.budget, self.cache = MAX_STEPS, {}
         self.integers, self.first = (), ""  # values of letters as integers, and the letter that gets them all
@@ -735,8 +733,7 @@ class Judge:
             try:
                 self.cache[key] = Expression(text, self, point, digits).value
             except (Undefined, Undecided) as error:  # the value may be too large only as the letters are
-                refuse(isinstance(error, Undecided) and point <= 15)
-                self.cache[key] = None
+                self.cache[key] = refuse(isinstance(error, Undecided) and point <= 15)
         return self.cache[key] if self.cache[key] is not None else refuse(reason=Undefined)
 
     def same(self, a, b):
@@ -757,12 +754,14 @@ class Judge:
         reason = r"(yes(?! it \w+ not)|no)(?: it (?:is|does)(?: not)?| (?:because|since) .*)"
         x, y = (re.sub(f"^{reason}$", r"\1", n.text) for n in (a, b))
         unlike = x[:3] != y[:3] and sorted(x) != sorted(y[:2]) and " " not in x + y  # not Mon, Monday; AC, CA
-        return True if x == y else False if unlike and not {x, y} & {"undefined", "dne", "none"} else None
+        unlike &= not re.search(r"undefined|\bdne|none|never|(true|false)(yes|no)|(yes|no)[tf]", x + y)
+        return True if x == y else False if unlike else None
 
     def same_list(self, a, b):
         unmatched = list(b.items)
         if len(a.items) != len(unmatched):
             return None if any(n.name for n in [*a.items, *b.items]) else False
+        refuse(a.text != b.text and "mixed" in (a.text, b.text))
         for x in a.items if len(unmatched) <= 40 else refuse():
             results = [self.same(x, y) for y in unmatched]
             if True not in results:
@@ -799,10 +798,11 @@ class Judge:
                 is_vector = 1 in (len(b.items), len(b.items[0].items))
                 b = b._replace(items=tuple(entry for row in b.items for entry in row.items))
                 return self.same_tuple(a._replace(text=""), b) if is_vector else None
-            return self.same_tuple(a, b._replace(kind="tuple", text="()"))
+            return self.same_tuple(a, b._replace(kind="tuple", text="()")) if b.text != "mixed" else None
         value, other = (b, a) if b.kind == "value" else (a, b)
         if value.kind != "value":
-            return None if {a.kind, b.kind} & {"words", "relation"} or other.text == ":" else False
+            named = any(isinstance(n, Node) and n.name for n in a.items)
+            return None if {a.kind, b.kind} & {"words", "relation"} or other.text == ":" or named else False
         if value.text == r"\emptyset" or INFINITE.fullmatch(value.text):
             return None if other.kind == "words" else False
         self.value(value.text, 0, QUICK[0])  # undecided if it is not understood
@@ -811,8 +811,9 @@ class Judge:
             if a.signs == ("=",) and b.name and len(letters | {b.name}) > 1:
                 return self.same_relation(a, a._replace(items=(b.name, b.text)))
             self.value(a.items[0], 0, QUICK[0])
-            return False if not letters_of(b.text) and not b.name and letters & {"x", "y", "z"} else None
+            return False if letters in [{"x"}, {"y"}, {"z"}] and not letters_of(b.text) | {*b.name} else None
         unclear = any(n.kind == "relation" or "%" in n.text or not self.same(n, n) for n in other.items)
+        unclear |= bool(letters_of(value.text)) or value.text == ".".join(n.text for n in other.items)  # 3,14
         unclear |= all(len(n.text) == 3 for n in other.items) and len(value.text) == 3 * len(other.items)
         return None if other.kind == "words" or other.text == ":" or unclear else False
 
@@ -837,9 +838,10 @@ class Judge:
         """Whether two values are the same; a unit or the degree sign may be missing on one side."""
         (y, y_unit), (x, x_unit) = sorted(map(split_unit, (a.text, b.text)), key=lambda pair: pair[1])
         if x_unit != y_unit:
-            if "?" in x_unit + y_unit or x_unit and y_unit or letters_of(f"{x}|{y}"):
+            unlike = x_unit and y_unit or r"\degree" in x + y and "rad" not in x_unit + y_unit
+            if unlike or "?" in x_unit + y_unit or letters_of(f"{x}|{y}"):
                 return None
-            if "%" in (x_unit, y_unit):  # 50% is 0.5 if that is no integer, or 50 if 1 to 100
+            if {"%", "cent"} & {x_unit, y_unit}:  # 50% is 0.5 if that is no integer, or 50 if 1 to 100
                 value = self.value(x, 0, QUICK[0])
                 share = value % 100 != 0 and self.equal_expressions(f"({x})/100", y)
                 return share or 1 <= value <= 100 and self.equal_expressions(x, y) or None
@@ -863,8 +865,12 @@ class Judge:
             verdict = self.equal_at_points(a, b, letters)
             if real is False and verdict and letters & set("xyzuvwr"):
                 return None  # a real number, or an integer?
+        x, y = map(strip_blanks, (a, b))
+        if verdict:
+            return True if re.findall(ORDERED, x) == re.findall(ORDERED, y) else None
         unclear = all(map(FAMILY.search, (a, b))) or letters in ({"I"}, {"j"})  # or i
-        return None if verdict is False and unclear else verdict
+        x, y = (re.sub(LOOSE, "", text) for text in (x, y))
+        return None if unclear or x == y or x.lower() == y.lower() in set("abdefghij") else verdict
 
     def equal_at_points(self, a, b, letters):
         """Whether two expressions agree at all points. With letters, at least three must give values."""
@@ -915,7 +921,7 @@ class Judge:
         if a.kind == b.kind == "interval":
             same = a.text == b.text and every(map(self.equal_expressions, a.items, b.items))
             return None if not same and {a.name, b.name} & set("ijklmn") else same  # n > 3 is n >= 4
-        texts, equal = {*all_ends(a), *all_ends(b), *REALS.items}, True
+        texts, equal = {*a.ends(), *b.ends(), *REALS.items}, True
         for point in range(6 if any(map(letters_of, texts)) else 1):
             ranks = self.ranks(texts, point)
             equal &= all(contains(a, ranks, p) == contains(b, ranks, p) for p in range(ranks[r"\infty"] + 1))
@@ -937,19 +943,13 @@ class Judge:
 
 def integers_for(text, rounded):
     """Integers as values of letters. Under floors only positive: also near the text's numbers and powers."""
-    if not rounded:
-        return 2 * (*range(1, 13), *range(-8, 0))
-    numbers = {2, *map(int, re.findall(r"\d{1,9}", text))} - {0, 1}
+    numbers = {2, *map(int, re.findall(r"\d{1,9}", text if rounded else ""))} - {0, 1}
     near = {n**power + step for n in numbers for power in (1, 2, 3, 5) for step in (-1, 0, 1)}
-    return (*range(1, 31), *sorted(n for n in near if 30 < n < 10**9), 10**15 + 3, 10**30 + 7)
+    large = (*range(1, 31), *sorted(n for n in near if 30 < n < 10**9), 10**15 + 3, 10**30 + 7)
+    return large if rounded else 2 * (*range(1, 13), *range(-8, 0))
 
 
-def all_ends(node):
-    return [t for n in node.items for t in all_ends(n)] if node.kind == "set" else list(node.items)
-
-
-def contains(node, ranks, rank):
-    """Whether a set contains the numbers of this rank (see `Judge.ranks`)."""
+def contains(node, ranks, rank):  # whether a set contains the numbers of this rank (see `Judge.ranks`)
     if node.kind == "interval":
         low, high = (ranks[text] for text in node.items)
         above = rank > low or rank == low and node.text[0] == "["

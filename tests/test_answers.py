@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from parts.answers import boxed, equal_answers, judgeable
+from parts.answers import Judge, boxed, equal_answers, judgeable
 
 # fmt: off
 EQUAL = [  # in both directions
@@ -75,7 +75,7 @@ EQUAL = [  # in both directions
     (r"x\le 4", r"(-\infty,4]"),
     (r"x\ne 2", r"(-\infty,2)\cup(2,\infty)"), (r"\mathbb{R}\setminus\{2\}", r"x\neq 2"),
     (r"x<-2\text{ or }x>5", r"(-\infty,-2)\cup(5,\infty)"),
-    (r"[0,3]\setminus(1,2)", r"[0,1]\cup[2,3]"), ("-x>-4", "x<4"), (r"[0,1]\cup[1,2]", "[0,2]"),
+    (r"[0,3]\setminus(1,2)", r"[0,1]\cup[2,3]"), (r"[0,1]\cup[1,2]", "[0,2]"),
     (r"x\ne 0, 1", r"\mathbb R\setminus\{0,1\}"),
     ("x>1 and x<3", "(1,3)"), (r"\{x\mid x\ge 2\}", r"[2,\infty)"), (r"x\in\mathbb R", r"(-\infty,\infty)"),
     ("a<x<b", "(a,b)"),
@@ -124,6 +124,9 @@ EQUAL = [  # in both directions
     (r"a_1+a_2+\cdots+a_9=6", "6"), (r"\lim_{x\to0}f(x)=6", "6"), (r"\gcd(a,b)=6", "6"), (r"\max = 6", "6"),
     ("7\u00a0", "7"), ("\u200b7", "7"), ("\uff58\uff1d7", "7"), ("2\u20443", r"\frac23"),
     ("(x-y)^{5000}", "(y-x)^{5000}"),
+    (r"3\cdot2\frac13", "7"), ("0.(6)", r"\frac23"), ("4 x 10^3", "4000"), ("minus 8", "-8"),
+    ("(B) 14", "14"), ("(B) 14", "B"), ("So 8", "8"), ("Therefore, 8", "8"), ("8 sq cm", "8"), ("USD 8", "8"),
+    ("80^o", r"80^\circ"), ("20 cents", "0.20"), ("€8", "8"), (r"\$8", "8 dollars"),
 ]
 DIFFERENT = [  # in both directions
     ("1/2", "0.51"), (r"11\sqrt2", "11"), ("2^{4016}", "2^{4017}"), ("3", "-3"), ("1/2^{4016}", "3/2^{4016}"),
@@ -135,16 +138,16 @@ DIFFERENT = [  # in both directions
     (r"\sqrt{10^{60}+1}", "10^{30}"), (r"\sqrt{10^{400}+1}-10^{200}", "0"),
     (r"\frac{(2+\sqrt3)^{99}}{2}", r"\frac{(2+\sqrt3)^{99}+(2-\sqrt3)^{99}}{2}"),
     (r"2^{1006}\sqrt{2^{2010}+2}-2^{2011}", r"2^{1006}\sqrt{2^{2010}+3}-2^{2011}"), ("1 1/2", "11/2"),
-    ("2128", "2, 128"), ("2:3", "3:2"), ("375", ".375"), (".0042", ".00042"), ("x^2+y^2=25", "25"), ("52_8", "52"),
-    (r"\frac rR", r"\frac Rr"), ("x", "X"), ("a_n", "A_n"), ("x", "|x|"), (r"\sqrt{x^2}", "x"), ("2", "2m"),
+    ("2128", "2, 128"), ("2:3", "3:2"), ("375", ".375"), (".0042", ".00042"),
+    (r"\frac rR", r"\frac Rr"), ("x", "X"), ("a_n", "A_n"), ("x", "|x|"), (r"\sqrt{x^2}", "x"),
     ("k^2", "k^2s"), ("x+1", "x+2"), ("sin(x)", "cos(x)"),
     (r"\sin 30", r"\sin 30^\circ"), (r"\pi^\circ", r"\pi"), (r"60\text{ radians}", r"60^\circ"),
-    ("6", "3x=6"), ("12", "xy=12"), ("2x=5", "5"), ("x+y=4", "4"), ("x=2", "y=2"), ("x=1,x=2", "1"),
+    ("6", "3x=6"), ("2x=5", "5"), ("x=2", "y=2"), ("x=1,x=2", "1"),
     ("x=1,x=2", "x=1"), ("0=0", "3"),
     ("(1,2)", "(2,1)"), ("(1,2)", "[1,2]"), ("1,2", "(1,2]"), ("1,2", "1"), (r"\{1,2\}", r"\{1,3\}"),
     (r"\{1,2\}", "(1,2)"), ("1, 2, 3, 4", "2"), (r"\pm 3", "3"),
-    ("None", "a^b>3"), ("1, 1, 2", "1, 2, 2"), (r"\emptyset", "0"), (r"\emptyset", r"\{0\}"), ("x>3", "x<3"), ("x>3", r"x\ge 3"),
-    (r"x\ne 3", "3"), ("-x>1", "x>-1"),
+    ("1, 1, 2", "1, 2, 2"), ("None", "a^b>3"), (r"\emptyset", "0"), (r"\emptyset", r"\{0\}"), ("x>3", "x<3"), ("x>3", r"x\ge 3"),
+    (r"x\ne 3", "3"),
     (r"[0,1]\cup[2,3]", "[0,3]"), (r"(0,1)\cup(1,2)", "(0,2)"), (r"\mathbb R", r"(0,\infty)"),
     (r"(3,\infty)", "(3,4)"),
     (r"\infty", "5"), (r"\infty", r"-\infty"), (r"\infty", "x"), ("yes", "no"), ("A", "B"), ("ABDC", "ABCD"),
@@ -177,8 +180,27 @@ NEVER_RIGHT = [  # different answers, which may be undecided
     (r"\cos\frac{\pi}{3^{1300}}", "1"), (r"\sqrt{10^{3200}+7}", "10^{1600}"),
     (r"\sqrt2+10^{-1900}", r"\sqrt2"), (r"\sin(10^{-700})", "10^{-700}"),
     ("a^3+e^3>b^3", "a^3+e^3>b^3+10^{-300}"),
+    # products of matrices and vectors, values of functions, derivatives, remainders
+    (r"Q^{-1}BQ", "B"), (r"(CD)^{-1}", r"C^{-1}D^{-1}"), ("C^TD^T", "D^TC^T"), ("e^{C}e^{D}", "e^{C+D}"), ("XY^2", "Y^2X"),
+    (r"\vec{u}\times\vec{v}", r"\vec{v}\times\vec{u}"), (r"\vec{u}\times\vec{v}", r"\vec{u}\cdot\vec{v}"), ("C × D", "D × C"),
+    (r"\phi(8)", r"8\phi"), ("Q(3)", "3Q"), ("h(a+b)", "h(a)+h(b)"), (r"\pi(20)", r"20\pi"), ("7R2", "14R"),
+    (r"\frac{dy}{dx}", r"\frac yx"), (r"\sqrt35", r"\sqrt{35}"), ("~q", "q"), ("0.(6)", "0"), (r"3\cdot2\frac13", "2"),
+    # or is not and
+    (r"a \lor b", r"a \land b"), (r"a \lor b", "a,b"), ("x=4 or y=6", "x=4 and y=6"), ("x=4 or y=6", "(4,6)"),
+    ("a>b or b>c", "a>b and b>c"), (r"x\in C \text{ or } x\in D", r"x\in C \text{ and } x\in D"),
+    # labels that exclude or negate
+    *((f"{label}: 8", "8") for label in ("Minus", "Anything but", "All odd numbers except", "Excluding", "Greater", "Bob")),
+    *((f"{label}: 8", "8") for label in ("Multiples of", "Impossible", "Square root of the answer", "Value above")),
+    # currencies, times, remarks, words before an integer
+    ("€8", r"\$8"), ("¥8", "£8"), (r"\$8", r"8\text{ cents}"), (r"\$40", r"40\%"), (r"40^\circ", r"\$40"), ("8€", "8£"),
+    (r"40^\circ", r"40\text{ m}"), ("9:00 AM", "9:00 PM"), ("9:00 a.m.", "9:00 p.m."), ("8 the maximum", "8 the minimum"),
+    ("8 the maximum is not attained", "8"), ("8 as required plus one", "8"),
+    (r"3^n \text{ for odd } n\in\mathbb{Z}", r"3^n \text{ for even } n\in\mathbb{Z}"),
+    # nested sets, quantities of different units
+    (r"\{\emptyset\}", r"\emptyset"), (r"\{3,\{4\}\}", r"\{3,4\}"), (r"\{\{3,4\}\}", r"\{3,4\}"),
+    (r"8\text{ boys}, 9\text{ girls}", "9, 8"),
     # an equation, and the number in it
-    ("n^2+n=30", "30"), ("3a+2=8", "8"), ("x^2+y^2=25", "25"),
+    ("12", "xy=12"), ("x+y=4", "4"), ("2", "2m"), ("52_8", "52"), ("n^2+n=30", "30"), ("-x>1", "x>-1"), ("3a+2=8", "8"), ("x^2+y^2=25", "25"),
     # words behind a number, and the percent sign
     *((rf"8\text{{ {word}}}", "8") for word in "! - millions dozens hundredths ninths lakh squared pairs percent above".split()),
     (r"700\%", "700"), (r"0.7\%", "0.7"),
@@ -205,6 +227,10 @@ UNDECIDED = [
     ("f(2)", "2f"), (r"\sqrt{10^{4000}+1}-10^{2000}", "0"), (r"\begin{vmatrix}1&2\\3&4\end{vmatrix}", "-2"),
     ("|n|2^n", r"\sqrt{n}\sqrt{n}2^n"), ("2x+1=7", "x=3"), (r"2\boxed{5}", "5"), (r"-\boxed{5}", "5"),
     ("2x<6", "x<3"), ("5!!", "15"),
+    ("8 m", "8"), ("9.5 m/s^2", "9.5"), ("8th", "8"), ("1101", "1101_2"), (r"8^\circ C", "8"), ("d", "D"), ("xy=8", "8"),
+    ("x^3+C", "x^3+c"), ("Ce^x", "C_1e^x"), ("f(x)=cx", "f(x)=kx"), (r"3\mathbf{i}+5\mathbf{j}", "(3,5)"), ("6C2", "15"),
+    ("I_2", r"\begin{pmatrix}1&0\\0&1\end{pmatrix}"), (r"x_1=3 \text{ and } x_2=4", r"\{3,4\}"), ("4 to 3", "4:3"),
+    ("8 (only)", "8"), ("3/5 of an hour", "3/5"), ("2,75", "2.75"), ("never", "no"), ("True", "Yes"), ("0.2(7)", r"\frac5{18}"), (r"\zeta(4)", "4"),
 ]
 HOSTILE = [
     "9^9^9^9", "9^{9^{9^9}}", "10^{10^{10}}!", "99999999!", r"\binom{99999999}{4444444}", "{" * 5000,
@@ -476,6 +502,13 @@ def test_the_answer_is_the_content_of_the_last_box(text, inside):
 )
 def test_answers_over_two_lines_or_with_a_remark_are_read(text, gold):
     assert equal_answers(text, gold) is True
+
+
+def test_a_function_of_a_complex_number_counts_as_more_work_than_one_of_a_real_number():
+    judges = Judge(), Judge()
+    for judge, text in zip(judges, (r"\arctan(n+2)", r"\arctan(n+2i)")):
+        judge.value(text, 0, 1200)
+    assert judges[1].budget < judges[0].budget - 20
 
 
 def test_many_brackets_before_a_matrix_take_no_time():
