@@ -69,9 +69,8 @@ def converse(cast, problem, name, max_turns, teacher, opening=None, inject=None)
     chat, dialogue = cast.student.chat, Dialogue(name, problem.id, problem.domain, max_turns)
     prompt = opening or cast.prompts[problem.domain].format(problem=problem.prompt)
     dialogue.add_teacher_turn(first_view(chat, cast.prompts, prompt), prompt)  # u_1^T: the problem
-    latest = Verdict(
-        "no attempt", "No program yet."
-    )  # on the latest attempt, with the report for the teacher
+    # The verdict on the latest attempt, with the report for the teacher.
+    latest = Verdict("no attempt", "No program yet.")
     for t in range(1, max_turns + 1):
         turn = yield Sample("student", dialogue.ids, t)
         if turn.finish == "context":
