@@ -317,6 +317,7 @@ def test_other_architectures_and_templates_run_through_the_same_scripts(
     shapes, name, problems, tmp_path, capsys
 ):
     options = dict(model=shapes[name], max_tokens=12, threads=1, turns=3)
+    load_chat.cache_clear()  # its note is printed once in a process
     run("generate", **options, problems=problems, out=tmp_path / "dialogues")
     assert all(d["statuses"] == ["no attempt"] * 3 for d in rows(tmp_path / "dialogues"))
     assert ("rewrites earlier turns" in capsys.readouterr().err) == (name == "qwen")
