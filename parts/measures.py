@@ -56,7 +56,7 @@ class TestRun:
     losses: list  # {"id", "solved", "losses": nats a token after each teacher turn}
     judged: list  # {"id", "types", "leaks"}
     config: dict = field(default_factory=dict)  # config.json
-    told: str = ""  # name of its prompts, if the label has it (see name_prompts)
+    prompts_name: str = ""  # name of its prompts, if the label has it (see name_prompts)
 
 
 @dataclass
@@ -188,8 +188,8 @@ def name_prompts(tests: list[TestRun]) -> None:
     for run in tests:
         if run.settings.get("prompts") != usual and (run.test, run.label) in plain:
             file = run.config["arguments"]["prompts"]
-            run.told = Path(file).stem if file else "default prompts"
-            run.label += f" ({run.told})"
+            run.prompts_name = Path(file).stem if file else "default prompts"
+            run.label += f" ({run.prompts_name})"
 
 
 def teachers_differ(run: TestRun, other: TestRun) -> bool:
@@ -208,7 +208,7 @@ def check_comparable(tests: list[TestRun], against: str) -> None:
     seed of the same model, or if no run has the label `against`."""
     folders = {}
     for run in tests:
-        key = run.test, run.told, run.settings["model"], run.settings["seed"]
+        key = run.test, run.prompts_name, run.settings["model"], run.settings["seed"]
         if key in folders:
             raise BadInput(f"{folders[key]} and {run.folder}: same model, test and seed; give one of them")
         folders[key] = run.folder
@@ -220,9 +220,11 @@ def check_comparable(tests: list[TestRun], against: str) -> None:
             raise BadInput(
                 f"{run.folder} and {first.folder} {reason}; play both with the same --teacher-model"
             )
-        told_alike = next(other for other in tests if (other.test, other.told) == (run.test, run.told))
+        same_prompts = next(
+            other for other in tests if (other.test, other.prompts_name) == (run.test, run.prompts_name)
+        )
         for name in run.settings.keys() - {"model", "seed"}:
-            other = told_alike if name == "prompts" else first
+            other = same_prompts if name == "prompts" else first
             value, expected = run.settings[name], other.settings[name]
             if value != expected:
                 option = f"--{name.replace('_', '-')}"
