@@ -17,6 +17,7 @@ teacher's server or chat template refuses it (a content filter).
 import random
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from inspect import isgeneratorfunction
@@ -31,6 +32,7 @@ from parts.driver import Grade, Sample, Speaker, drive
 from parts.engines import (
     Endpoint,
     HFEngine,
+    Turn,
     VLLMEngine,
     is_address,
     load_model,
@@ -224,6 +226,18 @@ def mute(cast, dialogue, problem, latest):
     return prompt_of(cast.prompts, "mute").format()
 
 
+@role()
+def me(cast, dialogue, problem, latest):
+    """You, at the terminal, with private knowledge. Your hints are recorded like any others."""
+    dialogue.knowledge[-1] = knowledge_of(problem, latest)
+    shown = dialogue.messages[:1] * (dialogue.turns == 1) + dialogue.messages[-1:]
+    lines = [f"{'student' if m['role'] == 'student' else 'problem'}: {m['content']}" for m in shown]
+    hint = person_says("your hint", *lines, f"only you see: {dialogue.knowledge[-1]}")
+    if leaks(problem, hint):
+        dialogue.leaks.append(dialogue.turns)
+    return hint
+
+
 @role(
     {},  # no choice of --teacher: `disputed` calls it after a right answer
     opening="You are a teacher. You give your student a problem, and when it is solved you test how sure the "
@@ -360,6 +374,44 @@ def asker(cast, dialogue, problem, text, latest):
     return (yield Sample("asker", view, dialogue.turns + 1))
 
 
+def person_says(what, *shown):
+    """Shows texts on the terminal and returns the lines that a person writes, up to an empty one."""
+    print("", *shown, f"{what}, then an empty line:", sep="\n")
+    try:
+        return "\n".join(iter(input, ""))
+    except EOFError:  # as Ctrl-C: what was played is saved
+        raise KeyboardInterrupt from None
+
+
+class Person:
+    """You, as the student (--model me): an engine whose turns are written at the terminal; log-probs 0."""
+
+    batching = remote = False
+
+    def __init__(self, chat):
+        self.chat, self.pending, self.read = chat, {}, Counter()  # read: tokens shown of each conversation
+
+    def submit(self, key, conversation, ids):
+        self.pending[key] = conversation, ids
+
+    def poll(self):
+        key, (conversation, ids) = self.pending.popitem()
+        new, self.read[conversation] = ids[self.read[conversation] :], len(ids)
+        text = person_says("your turn", self.chat.tokenizer.decode(new, skip_special_tokens=True))
+        turn = [*self.chat.encode(text), self.chat.end]
+        self.read[conversation] += len(turn)
+        return [(key, Turn(turn, [0.0] * len(turn), "stop"))]
+
+    def forget(self, conversation):
+        self.read.pop(conversation, None)
+
+    def at_temperature(self, temperature, frozen=False):
+        return self
+
+    def sleep(self):
+        """Frees nothing."""
+
+
 # ------------------------------------------------------------------------------------------- loading the cast
 
 
@@ -372,6 +424,8 @@ def load_cast(args, model=None, training=None, answers=None):
     default that of --teacher, and with --dispute `disputing`. If no model speaks for them, no teacher's model
     is loaded.
     """
+    if args.model == "me" and not args.teacher_model:
+        raise runs.BadInput("--model me: you are the student; name the teacher's model with --teacher-model")
     prompts, path = load_prompts(args.prompts), args.teacher_model or args.model
     lora = args.lora if training == "now" else None
     answers = answers or [TEACHERS[args.teacher], *[disputing] * (args.dispute > 0)]
@@ -413,7 +467,9 @@ def load_speaker(
     if is_address(path):
         endpoint = Endpoint(path, option, args.max_tokens, temperature)
         return Speaker(endpoint, endpoint)  # its chat template is the server's
-    chat = load_chat(path)
+    chat = load_chat(args.teacher_model if path == "me" else path)
+    if path == "me":
+        return Speaker(chat, Person(chat))
     sampling = {
         "max_tokens": args.max_tokens,
         "temperature": temperature,

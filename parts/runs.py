@@ -164,7 +164,11 @@ def add_dialogue_arguments(
     """
     group = parser.add_argument_group("dialogues")
     add = group.add_argument
-    add("--model", required=True, help="the student: a transformers folder or hub name")
+    add(
+        "--model",
+        required=True,
+        help="the student: a transformers folder or hub name; or me, at the terminal",
+    )
     add_role_argument(group, "--teacher", teachers, default="informed", help="who answers the student")
     add(
         "--teacher-model",
@@ -298,6 +302,8 @@ def set_up(args) -> None:
         args.micro_tokens = 16384 if args.device.startswith("cuda") else 1024
     if isinstance(getattr(args, "lr", None), tuple):
         args.lr = args.lr[args.lora is not None]
+    if "me" in (getattr(args, "teacher", None), getattr(args, "model", None)):
+        args.concurrent = 1  # a person talks about one problem after the other
     torch.set_num_threads(args.threads)
     start_processes(args.device)
 

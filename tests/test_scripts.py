@@ -2,6 +2,7 @@
 
 import gc
 import http.server
+import itertools
 import json
 import re
 import runpy
@@ -912,6 +913,38 @@ def test_a_user_who_samples_nothing_needs_no_model(base, tmp_path):
     play = dict(model=base, problems=tmp_path / "shards.jsonl", sharded=True, out=tmp_path / "tests", **TALK)
     run("evaluate", "play", teacher_model=tmp_path / "none", **play)
     assert len(rows(tmp_path / "tests" / "shards")) == 1
+
+
+def test_a_person_can_be_the_teacher_and_stop_and_go_on(problems, base, tmp_path, monkeypatch, capsys):
+    lines = iter(["1st not 0.", "", "Please try.", ""])  # two hints; the third is not written
+
+    def written(prompt=""):
+        if (text := next(lines, None)) is None:
+            raise EOFError
+        return text
+
+    monkeypatch.setattr("builtins.input", written)
+    play = dict(model=base, teacher="me", problems=problems, out=tmp_path, turns=2, **TALK)
+    with pytest.raises(SystemExit, match="the same command goes on"):
+        run("generate", **play)
+    done = rows(tmp_path)
+    hints = [d["messages"][2]["content"] for d in done if len(d["messages"]) > 2]
+    assert hints == ["1st not 0.", "Please try."] and "only you see: Test 1: f(" in capsys.readouterr().out
+    assert all(d["knowledge"][0] for d in done if not d["solved"])
+    lines = itertools.cycle(["Please try.", ""])
+    run("generate", **play)
+    assert len({d["id"] for d in rows(tmp_path)}) == 24  # two of each problem
+
+
+def test_a_person_can_be_the_student(problems, base, tmp_path, monkeypatch):
+    problem = rows(problems.parent, problems.name)[0]
+    lines = iter(["Which 1st?", "", *problem["solution"].split("\n"), ""])
+    monkeypatch.setattr("builtins.input", lambda prompt="": next(lines))
+    one = tmp_path / "one.jsonl"
+    one.write_text(json.dumps(problem))
+    run("generate", model="me", teacher_model=base, problems=one, out=tmp_path / "run", turns=3, **TALK)
+    (dialogue,) = rows(tmp_path / "run")
+    assert dialogue["solved"] == 2 and dialogue["messages"][2]["content"] == "Please try."
 
 
 def test_a_mute_teacher_says_its_prompt_to_every_turn_and_needs_no_model(problems, base, tmp_path):
