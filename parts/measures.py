@@ -57,6 +57,7 @@ class TestRun:
     judged: list  # {"id", "types", "leaks"}
     config: dict = field(default_factory=dict)  # config.json
     prompts_name: str = ""  # name of its prompts, if the label has it (see name_prompts)
+    trained_on: dict | None = None  # see `trained_on`
 
 
 @dataclass
@@ -71,6 +72,7 @@ class TrainingRun:
     logged: list = field(default_factory=list)  # of grpo.py's first, middle, last step: (row, its Dialogue)
     folder: str = ""
     config: dict = field(default_factory=dict)  # config.json
+    trained_on: dict | None = None  # see `trained_on`
 
 
 def load_training(folder: str, make: Callable) -> TrainingRun:
@@ -90,8 +92,10 @@ def load_training(folder: str, make: Callable) -> TrainingRun:
         with log.open(encoding="utf-8") as lines:
             rows = [json.loads(line) for line in lines if line.startswith(starts)]
         logged = [(row, make(row)) for row in rows]
-    teacher = teacher_name(args)
-    return TrainingRun(path.name, args["script"], teacher, played, metrics, logged, str(path), config)
+    learned = trained_on(str(path / "model"))
+    return TrainingRun(
+        path.name, args["script"], teacher_name(args), played, metrics, logged, str(path), config, learned
+    )
 
 
 def load_test(folder: str, make: Callable) -> TestRun:
@@ -133,7 +137,48 @@ def load_test(folder: str, make: Callable) -> TestRun:
         losses=read_jsonl(path / "losses.jsonl"),
         judged=read_jsonl(path / "judged" / "judged.jsonl"),
         config=config,
+        trained_on=trained_on(args["model"]) or (UNKNOWN if "model's script" in args else None),
     )
+
+
+UNKNOWN = {"domains": [], "turns": 0}
+
+
+@functools.cache
+def trained_on(model: str) -> dict | None:
+    """{"domains", "turns": N} of all dialogues that a model was trained on; None if no run of the kit did.
+
+    They are those in the logs of its run, or of its --data, and of the run that trained its initial model.
+    UNKNOWN if a log is missing.
+    """
+    if not recipe(model):
+        return None
+    run = Path(model).parent
+    args = read_config(run / "config.json")
+    before = trained_on(args["model"])
+    logs = [Path(folder) / "dialogues.jsonl" for folder in args.get("data", [run])]
+    if before == UNKNOWN or not all(log.is_file() for log in logs):
+        return UNKNOWN
+    found = set()
+    for log in logs:  # keys of its rows; within a message, quotes are escaped
+        found |= set(re.findall(rb'"domain": "(\w+)", "limit": (\d+)', log.read_bytes()))
+    domains = {domain.decode() for domain, _ in found} | set(before["domains"] if before else ())
+    turns = [int(limit) for _, limit in found] + [before["turns"] if before else 0]
+    return {"domains": sorted(domains), "turns": max(turns)}
+
+
+def domain_of(runs: list[TestRun]) -> str:
+    """The domain of a test's problems; "" if they have several."""
+    domains = {d.domain for run in runs for d in run.dialogues}
+    return domains.pop() if len(domains) == 1 else ""
+
+
+def trained_here(runs: list[TestRun]) -> bool | None:
+    """Whether a test's models were trained on its domain; None if unknown, or if their domains differ."""
+    trained = {tuple(run.trained_on["domains"]) for run in runs if run.trained_on}
+    if len(trained) != 1 or () in trained or not domain_of(runs):
+        return None
+    return domain_of(runs) in trained.pop()
 
 
 def recipe(model: str) -> dict:
@@ -506,12 +551,16 @@ def pass_curves(runs: list[TestRun]) -> Tensor:
 def loss_curves(runs: list[TestRun], turns: int) -> tuple[list, list]:
     """Both averages of the answer's log-loss after teacher turns 1…N: keeping and dropping solved dialogues.
 
-    Where every dialogue is dropped, the second has None.
+    Each is a list of {"mean", "low", "high"}. Where every dialogue is dropped, the second has None.
     """
-    rows = [row["losses"] for run in runs for row in run.losses]
-    keep = [sum(row[min(t, len(row) - 1)] for row in rows) / len(rows) for t in range(turns)]
-    unsolved = [[row[t] for row in rows if t < len(row)] for t in range(turns)]
-    return keep, [sum(losses) / len(losses) if losses else None for losses in unsolved]
+    problem_of = {d.id: d.problem for run in runs for d in run.dialogues}
+    rows = [(problem_of[row["id"]], row["losses"]) for run in runs for row in run.losses]
+    keep = problem_means((p, [losses[min(t, len(losses) - 1)] for t in range(turns)]) for p, losses in rows)
+    unsolved = []
+    for t in range(turns):
+        values = [(problem, [losses[t]]) for problem, losses in rows if t < len(losses)]
+        unsolved.append(estimates([t], problem_means(values)[None], shares=False)[t] if values else None)
+    return list(estimates(range(turns), keep[None], shares=False).values()), unsolved
 
 
 def loss_change(runs: list[TestRun]) -> dict[str, float]:
@@ -576,6 +625,8 @@ def measure(labels: dict[str, list[TestRun]], against: str) -> dict:
     settings = ("problems", "teacher", "informed", "sharded", "disputed", "single_turn")
     test = {name: getattr(first, name) for name in settings}
     test |= {"size": x[first.label].shape[1], "turns": turns, "budget": budget, "against": against}
+    played = [run for runs in labels.values() for run in runs]
+    test |= {"domain": domain_of(played), "trained": trained_here(played)}
     return test | {"arms": arms}
 
 
@@ -584,6 +635,7 @@ def measure_arm(runs: list[TestRun], turns: int) -> dict:
     dialogues = [d for run in runs for d in run.dialogues]
     solved, curves = [d for d in dialogues if d.solved], pass_curves(runs)
     arm = {"runs": [run.folder for run in runs], "dialogues": len(dialogues), "solved": len(solved)}
+    arm["trained on"] = runs[0].trained_on
     arm["counts"] = summary(dialogues, turns)
     arm["pass"] = estimates(range(1, curves.shape[-1] + 1), curves)
     if solved:
@@ -603,16 +655,29 @@ def measure_arm(runs: list[TestRun], turns: int) -> dict:
 
 
 def measure_training(runs: list[TrainingRun]) -> dict:
-    """The size of a label's training, mean over its seeds; of RL also its curves, up to the shortest run."""
+    """The size of a label's training, mean over its seeds; of RL also its curves, up to the shortest run.
+
+    Curves are lists of {"mean", "low", "high"}, over seeds; questions and reward are means of ten steps.
+    """
     first, metrics, n = runs[0], [run.metrics for run in runs], len(runs)
     numbers = {"script": first.script, "teacher": first.teacher, "seeds": n, "steps": min(map(len, metrics))}
-    numbers["played"] = sum(run.played for run in runs) / n
+    numbers |= {"trained on": first.trained_on, "played": sum(run.played for run in runs) / n}
     numbers["tokens"] = sum(row["tokens"] for rows in metrics for row in rows) / n
-    for key in ("questions", "reward") if first.script == "grpo.py" else ():
-        numbers[key] = [sum(row[key] for row in step) / n for step in zip(*metrics)]
-    tested = [step for step in zip(*metrics) if all("test_solved_1" in row for row in step)]
+    steps = list(zip(*metrics))  # [steps][seeds]
+    for key in ("questions", "reward") if first.script == "grpo.py" and steps else ():
+        x = torch.tensor([[row[key] for row in step] for step in steps], dtype=torch.float64)
+        numbers[key] = over_seeds([x[max(0, i - 9) : i + 1].mean(0) for i in range(len(x))])
+    tested = [step for step in steps if all("test_solved_1" in row for row in step)]
     if tested:  # grpo.py --test
         names = [name for name in tested[0][0] if name.startswith("test_solved_")]
-        numbers["test"] = {name: [sum(row[name] for row in step) / n for step in tested] for name in names}
+        numbers["test"] = {
+            name: over_seeds([torch.tensor([row[name] for row in step]) for step in tested]) for name in names
+        }
         numbers["test"]["step"] = [step[0]["step"] for step in tested]
     return numbers
+
+
+def over_seeds(steps: list[Tensor]) -> list[dict]:
+    """{"mean", "low", "high"} of each step, whose values are those of the seeds."""
+    x = torch.stack(steps, -1).double()[:, None]  # [seeds, 1, steps]
+    return list(estimates(range(len(steps)), x, shares=False).values())

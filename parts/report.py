@@ -6,24 +6,26 @@ computes the numbers and says how each is defined.
 """
 
 import base64
-import io
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from statistics import fmean, pstdev
 from textwrap import shorten
-from typing import NamedTuple
 
 from parts import measures
 from parts.measures import KINDS, TYPES, TestRun, TrainingRun, percent
+from parts.pictures import Line, Panel, draw, looks, new_figure, save_figure
 from parts.runs import write_atomically
 
-# The paper's arms in its order. A picture with more arms than it can hold shows six of them, or only four.
-# st-rl-32: with g = 32. mt-sft-10: on dialogues of ten turns.
-ARMS = "base st-sft st-rl mt-sft mt-rl st-rl-32 mt-sft-10".split()
-ARMS += "primed primed-rl unprimed unprimed-rl mt-rl-weak".split()
+# The paper's arms by label, in its order, and as it writes them. A picture with more arms than it can hold
+# shows six of them, or only four.
+ARMS = {"base": "base", "st-sft": "ST-SFT", "st-rl": "ST-RL", "mt-sft": "MT-SFT", "mt-rl": "MT-RL"}
+ARMS |= {"st-rl-32": "ST-RL, g = 32", "mt-sft-10": "MT-SFT, 10 turns", "primed": "Q-primed"}
+ARMS |= {"primed-rl": "Q-primed RL", "unprimed": "unprimed", "unprimed-rl": "unprimed RL"}
+ARMS |= {"mt-rl-weak": "MT-RL, weak teacher"}
 MAIN = ("base", "st-sft", "st-rl", "mt-sft", "mt-rl", "primed-rl")
 FEW = ("base", "st-rl", "mt-sft", "mt-rl")
 
@@ -36,8 +38,15 @@ def in_paper_order(labels: Iterable[str], against: str) -> list[str]:
 
     If `against` is no arm of the paper, it is the base model under its own name, and comes first.
     """
-    labels, order = list(dict.fromkeys(labels)), ARMS if against in ARMS else [against, *ARMS]
+    labels, order = list(dict.fromkeys(labels)), [*ARMS] if against in ARMS else [against, *ARMS]
     return [arm for arm in order if arm in labels] + [label for label in labels if label not in order]
+
+
+def arm_name(label: str) -> str:
+    """A label as the paper writes it: mt-rl → MT-RL, mt-rl-mine → MT-RL-mine. Unknown labels as they are."""
+    known = [arm for arm in ARMS if re.match(rf"{arm}\b", label)]
+    arm = max(known, key=len, default="")
+    return ARMS.get(arm, "") + label.removeprefix(arm)
 
 
 def labels_to_draw(labels: Iterable[str], arms: tuple = MAIN) -> list[str]:
@@ -52,22 +61,22 @@ def group_runs(runs: list[TestRun], against: str) -> dict[str, dict[str, list[Te
     """{test: {label: its runs, one a seed}}, in the order of the report.
 
     Tests of full problems come first, then those of a single turn and sharded ones, then disputed ones; in
-    each of these, the teacher that most models met comes first. Seeds are sorted, because differences are
-    taken between equal seeds.
+    each of these, the teacher that most models met comes first, and then the domain of training. Seeds are
+    sorted, because differences are taken between equal seeds.
     """
     labels = in_paper_order((run.label for run in runs), against)
     full = {(r.teacher, r.label) for r in runs if not (r.sharded or r.disputed or r.single_turn)}
     models_met = Counter(teacher for teacher, _ in full)
-
-    def sort_key(run):
-        label = labels.index(run.label)
-        later = run.disputed, bool(run.sharded or run.single_turn)
-        return *later, -models_met[run.teacher], label, run.settings["seed"]
-
     tests = {}
-    for run in sorted(runs, key=sort_key):
+    for run in sorted(runs, key=lambda run: (labels.index(run.label), run.settings["seed"])):
         tests.setdefault(run.test, {}).setdefault(run.label, []).append(run)
-    return tests
+
+    def sort_key(name):
+        played = [run for runs in tests[name].values() for run in runs]
+        run, elsewhere = played[0], not measures.trained_here(played)
+        return run.disputed, bool(run.sharded or run.single_turn), -models_met[run.teacher], elsewhere
+
+    return {name: tests[name] for name in sorted(tests, key=sort_key)}
 
 
 # From here on, `tests` is {test: its numbers from measures.measure}, in the order of group_runs.
@@ -103,8 +112,10 @@ def by_teacher(tests: dict) -> dict[str, dict[str, dict]]:
 
 
 def rl_teacher(label: str, training: dict) -> str:
-    """The teacher in a label's RL; a dash if it had none."""
-    return training[label]["teacher"] if training.get(label, {}).get("script") == "grpo.py" else "–"
+    """The teacher in a label's RL; a dash if it had none, as in single turns."""
+    run = training.get(label, {})
+    single_turn = (run.get("trained on") or {}).get("turns") == 1
+    return run["teacher"] if run.get("script") == "grpo.py" and not single_turn else "–"
 
 
 def share_by_kind(arm: dict) -> dict[str, float]:
@@ -155,7 +166,7 @@ def table_1(tests: dict, against: str) -> dict[str, list[dict]]:
     problems = [test["problems"] for test in tests.values()]
     tests = dict(sorted(tests.items(), key=lambda item: problems.index(item[1]["problems"])))
     labels = in_paper_order((label for test in tests.values() for label in test["arms"]), against)
-    paper_labels = [against if against not in ARMS else "base", *ARMS[1:5]]
+    paper_labels = [against if against not in ARMS else "base", *list(ARMS)[1:5]]
     for start in range(0, len(labels), 5):
         columns, rows = labels[start : start + 5], []
         for name, test in tests.items():
@@ -181,7 +192,8 @@ def accuracy_rows(test: dict) -> list[dict]:
         row = {"model": label} | {within: cell(arm[within], alone=True) for within in columns}
         questions = cell(arm["question"], scale=1, digits=2)
         if "gain" in arm:
-            row |= {f"− {against}, {within}": cell(arm["gain"][within], alone=True) for within in columns}
+            minus = f"− {arm_name(against)}, "
+            row |= {minus + within: cell(arm["gain"][within], alone=True) for within in columns}
             if base := test["arms"][against]["question"]["mean"]:
                 questions += f" ({arm['question']['mean'] / base:.1f} ×)"
         row["questions a dialogue"] = questions
@@ -225,10 +237,10 @@ def rows_of_arm(test: dict, arm: dict) -> dict[str, dict[str, str]]:
     if "log-loss" in arm:
         keep, unsolved = arm["log-loss"]["solved keep"], arm["log-loss"]["unsolved only"][-1]
         rows["Log-loss of the right answer, nats a token"] = {
-            "first turn": f"{keep[0]:.2f}",
-            "last turn, solved dialogues keep theirs": f"{keep[-1]:.2f}",
+            "first turn": f"{keep[0]['mean']:.2f}",
+            "last turn, solved dialogues keep theirs": f"{keep[-1]['mean']:.2f}",
             "change": cell(arm["log-loss"]["change"], scale=1, digits=2),
-            "last turn, unsolved dialogues only": "–" if unsolved is None else f"{unsolved:.2f}",
+            "last turn, unsolved dialogues only": f"{unsolved['mean']:.2f}" if unsolved else "–",
             "dialogues": str(arm["log-loss"]["dialogues"]),
         }
     if "dispute" in arm:
@@ -263,10 +275,14 @@ def all_tables(tests: dict, training: dict, against: str) -> dict[str, list[dict
 
 
 def grid(rows: list[dict]) -> list[list[str]]:
-    """A table as lists of texts, the column heads first. A first cell that repeats the one above is empty."""
+    """A table as lists of texts, the column heads first, with the names of arms for their labels.
+
+    A first cell that repeats the one above is empty.
+    """
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    lines, above = [columns], None
+    lines, above = [[arm_name(column) for column in columns]], None
     for row in rows:
+        row = row | {"model": arm_name(row.get("model", ""))}
         first, *others = [row.get(column, "") for column in columns]
         lines.append(["" if first == above else first, *others])
         above = first
@@ -282,226 +298,181 @@ def markdown(title: str, rows: list[dict]) -> str:
 
 # --------------------------------------------------------------------------------------------------- pictures
 
-# A picture has panels side by side; a panel is (title, x label, y label, lines).
-
-
-class Line(NamedTuple):
-    """A curve of a panel. Its legend entry is label + note; the label decides how it looks."""
-
-    label: str
-    x: Sequence
-    y: Sequence
-    band: tuple | None = None  # (lower y, upper y)
-    note: str = ""
-
-
 PASS = ", pass@k"
+CURVES = 8  # more in a panel cannot be told apart
 
 
-def percent_line(label: str, x: Sequence, estimates: list[dict], note: str = "") -> Line:
-    """A line of estimates in percent, with their intervals as its band."""
-    low, mean, high = ([100 * estimate[key] for estimate in estimates] for key in ("low", "mean", "high"))
-    return Line(label, x, mean, (low, high), note)
+def line_of(label: str, x: Iterable, estimates: Iterable, scale: int = 100, note: str = "") -> Line:
+    """A line of estimates, by default in percent, with their intervals; a gap where an estimate is None.
+
+    note: stands behind the arm's name.
+    """
+    values = [[scale * e[key] if e else float("nan") for key in ("low", "mean", "high")] for e in estimates]
+    low, mean, high = zip(*values)
+    return Line(label, arm_name(label) + note, x, mean, (low, high), crosses=note == PASS)
 
 
-def accuracy_panels(tests: dict) -> Iterator[tuple]:
-    """Fig. 1: accuracy within n turns."""
-    for name, test in main_tests(tests).items():
-        turns, lines = range(1, test["turns"] + 1), []
-        for label in labels_to_draw(test["arms"]):
-            lines.append(percent_line(label, turns, [test["arms"][label][f"within {n}"] for n in turns]))
-        yield name, "turns n", "solved within n turns, %", lines
+def panel_titles(tests: dict) -> dict[str, str]:
+    """{test: title of its panel}: its domain, and whether the models were trained on that, if it is known.
+
+    For several tests of a domain, the name of their problems stands instead, or all of the test's name.
+    """
+    words = {n: (test["domain"], re.sub("[-_]", " ", test["problems"]), n) for n, test in tests.items()}
+    titles, role = {}, {True: ": trained", False: ": never trained", None: ""}
+    for name, choice in words.items():
+        others = [text for other in words if other != name for text in words[other]]
+        unique = next((w for w in choice if w and w not in others), name)
+        titles[name] = unique + role[tests[name]["trained"]]
+    return titles
 
 
-def gain_panels(tests: dict) -> Iterator[tuple]:
-    """Fig. 4: points gained over the base within n turns, also on other domains."""
-    for name, test in main_tests(tests).items():
-        turns, lines = range(1, test["turns"] + 1), []
-        for label in labels_to_draw(test["arms"], FEW):
-            if gain := test["arms"][label].get("gain"):
-                lines.append(percent_line(label, turns, [gain[f"within {n}"] for n in turns]))
-        if lines:
-            base = Line(test["against"], turns, [0.0] * len(turns))
-            yield name, "turns n", "percentage points gained", [base, *lines]
+def end_of_training(test: dict, labels: Iterable[str]) -> tuple:
+    """(N, its name in the legend) of these models' multi-turn training; () if unknown, or if they differ."""
+    turns = {trained["turns"] for label in labels if (trained := test["arms"][label]["trained on"])} - {1}
+    n = turns.pop() if len(turns) == 1 else 0
+    return (n, f"training: N = {n}") if 0 < n < test["turns"] else ()
 
 
-def teacher_panels(tests: dict, training: dict, against: str) -> Iterator[tuple]:
+def accuracy_panels(tests: dict, arms: tuple = MAIN, gain: bool = False) -> Iterator[Panel]:
+    """Fig. 1: accuracy within n turns; of more than CURVES arms, the points above `against`, in rows.
+
+    gain: Fig. 4, these points in any case.
+    """
+    tests = main_tests(tests)
+    shown = {name: labels_to_draw(test["arms"], arms) for name, test in tests.items()}
+    rows = any(len(shown[name]) > CURVES and test["against"] in shown[name] for name, test in tests.items())
+    for name, title in panel_titles(tests).items():
+        test, turns = tests[name], range(1, tests[name]["turns"] + 1)
+        above, found = f"points above {arm_name(test['against'])}", {x: test["arms"][x] for x in shown[name]}
+        if gain or rows:
+            found = {label: arm["gain"] for label, arm in found.items() if "gain" in arm}
+        for n in sorted({min(4, len(turns)), len(turns)}) if rows else ():
+            lines = [line_of(label, [""], [arm[f"within {n}"]]) for label, arm in found.items()]
+            yield Panel(f"{title}\nwithin {n} turns", above, "", lines)
+        if not rows:
+            lines = [line_of(x, turns, [arm[f"within {n}"] for n in turns]) for x, arm in found.items()]
+            y_label, end = above if gain else "solved within n turns, %", end_of_training(test, found)
+            yield Panel(title, "turns n", y_label, lines, *end)
+
+
+def teacher_panels(tests: dict, training: dict, against: str) -> Iterator[Panel]:
     """Fig. 2: teachers at inference. Left, as in the paper, the untuned student; right, trained students."""
-    for name, labels in by_teacher(tests).items():
+    found = by_teacher(tests)
+    titles = panel_titles({test["problems"]: test for test in tests.values() if test["problems"] in found})
+    for name, labels in found.items():
         untuned, trained = [], []
         for label in labels_to_draw(labels, (*FEW, "mt-rl-weak")):
-            teacher = rl_teacher(label, training)
-            note = "" if teacher == "–" else f", taught by {teacher}"
-            line = percent_line(label, list(labels[label]), list(labels[label].values()), note)
+            teacher, points = rl_teacher(label, training), labels[label]
+            note = "" if teacher == "–" else f"\ntaught by {teacher}"
+            line = line_of(label, [f"with teacher {x}" for x in points], points.values(), note=note)
             (untuned if label == against else trained).append(line)
-        for title, lines in ((f"{name}, untuned student", untuned), (f"{name}, trained students", trained)):
-            yield title, "teacher at inference", "solved in all turns, %", lines
+        title = titles[name].removesuffix(": trained")  # the left students were not
+        yield Panel(f"{title}\nuntuned student", "solved in all turns, %", "", untuned)
+        yield Panel(f"{title}\ntrained students", "solved in all turns, %", "", trained)
 
 
-def loss_panels(tests: dict) -> Iterator[tuple]:
+def loss_panels(tests: dict) -> Iterator[Panel]:
     """Fig. 3: log-loss of the right answer after each teacher turn, both averages."""
-    titles = {"solved keep": "solved dialogues keep their value", "unsolved only": "only unsolved dialogues"}
-    for name, test in tests.items():
-        curves = {label: arm["log-loss"] for label, arm in test["arms"].items() if "log-loss" in arm}
-        turns, labels = range(1, test["turns"] + 1), labels_to_draw(curves, (*FEW, "mt-sft-10"))
-        for average, title in titles.items():
-            lines = [Line(label, turns, curves[label][average]) for label in labels]
-            yield f"{name}\n{title}", "teacher turns", "log-loss, nats a token", lines
+    names = {"solved keep": "solved dialogues keep their value", "unsolved only": "only unsolved dialogues"}
+    for name, title in panel_titles(tests).items():
+        turns, arms = range(1, tests[name]["turns"] + 1), tests[name]["arms"]
+        curves = {label: arm["log-loss"] for label, arm in arms.items() if "log-loss" in arm}
+        labels = labels_to_draw(curves, (*FEW, "mt-sft-10"))
+        for average, words in names.items():
+            lines = [line_of(label, turns, curves[label][average], scale=1) for label in labels]
+            end = end_of_training(tests[name], labels)
+            yield Panel(f"{title}\n{words}", "teacher turns", "log-loss, nats a token", lines, *end)
 
 
-def training_panels(training: dict) -> Iterator[tuple]:
+def training_panels(training: dict) -> Iterator[Panel]:
     """Fig. 5: questions and reward over the steps of RL, means of the last ten steps."""
     rl = {label: run for label, run in training.items() if run.get("reward")}
+    labels = labels_to_draw(rl, ("mt-rl", "primed-rl", "unprimed-rl"))
     for key, y_label in (("questions", "questions a dialogue"), ("reward", "reward (discounted)")):
-        lines = []
-        for label in labels_to_draw(rl, ("mt-rl", "primed-rl", "unprimed-rl")):
-            steps = range(1, rl[label]["steps"] + 1)
-            last_ten = [rl[label][key][max(0, step - 10) : step] for step in steps]
-            lines.append(Line(label, steps, [sum(values) / len(values) for values in last_ten]))
-        yield "", "GRPO steps", y_label, lines
-    lines = []
-    for label in labels_to_draw(rl, ("mt-rl", "primed-rl", "unprimed-rl")):
-        if test := rl[label].get("test"):
-            *_, most = (name for name in test if name.startswith("test_solved_"))
-            lines.append(Line(label, test["step"], [100 * share for share in test[most]]))
-    yield "", "GRPO steps", "test problems solved, %", lines
+        lines = [line_of(x, range(1, rl[x]["steps"] + 1), rl[x][key], scale=1) for x in labels]
+        yield Panel("", "GRPO steps", y_label, lines)
+    tested = {label: rl[label]["test"] for label in labels if "test" in rl[label]}
+    # the last key but "step": solved within N turns
+    lines = [line_of(label, test["step"], test[list(test)[-2]]) for label, test in tested.items()]
+    yield Panel("", "GRPO steps", "test problems solved, %", lines)
 
 
-def budget_panels(tests: dict) -> Iterator[tuple]:
+def budget_panels(tests: dict) -> Iterator[Panel]:
     """Solved at equal tokens: by dialogues, and by k first turns alone if problems have several samples."""
-    for name, test in tests.items():
-        turns, lines = range(1, test["turns"] + 1), []
-        for label in labels_to_draw(test["arms"], FEW):
-            arm = test["arms"][label]
+    tests = {name: test for name, test in tests.items() if any(2 in x["pass"] for x in test["arms"].values())}
+    for name, title in panel_titles(tests).items():
+        turns, lines = range(1, tests[name]["turns"] + 1), []
+        for label in labels_to_draw(tests[name]["arms"], FEW):
+            arm = tests[name]["arms"][label]
             tokens = [arm[f"tokens {n}"]["mean"] for n in turns]
-            lines.append(Line(label, tokens, [100 * arm[f"within {n}"]["mean"] for n in turns]))
-            samples = [k for k in turns if k in arm["pass"]]
-            if len(samples) > 1:  # k samples cost k first turns
-                solved = [100 * arm["pass"][k]["mean"] for k in samples]
-                lines.append(Line(label, [k * tokens[0] for k in samples], solved, note=PASS))
-        if any(line.note == PASS for line in lines):
-            yield name, "tokens, mean over problems", "solved, %", lines
+            lines.append(line_of(label, tokens, [arm[f"within {n}"] for n in turns]))
+            if 2 in arm["pass"]:  # k samples cost k first turns
+                samples = [k for k in turns if k in arm["pass"]]
+                x = [k * tokens[0] for k in samples]
+                lines.append(line_of(label, x, [arm["pass"][k] for k in samples], note=PASS))
+        yield Panel(title, "tokens, mean over problems", "solved, %", lines)
 
 
-def new_figure(panels: int, width: float, height: float) -> tuple:
-    """(figure, axes of each panel), in two columns. width, height: of a panel, in inches.
+def draw_turn_types(file: Path, tests: dict) -> str:
+    """Fig. 6: a bar a label, its turns by type: the judge's types if all runs have them, else by rule.
 
-    The figure is made without pyplot, so that no window opens and no global state changes.
+    Returns its alt text.
     """
-    from matplotlib.figure import Figure
-
-    rows, columns = -(-panels // 2), min(2, panels)
-    dpi = 120 if panels <= 4 else 80  # keeps files small
-    figure = Figure(figsize=(width * columns, height * rows), dpi=dpi, layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-    for axis in axes[panels:]:
-        axis.remove()
-    return figure, axes
-
-
-def save_figure(figure, file: Path) -> None:
-    """Writes the picture, with one legend for all panels; in 64 colors, which makes a quarter of the size."""
-    from PIL import Image  # a dependency of matplotlib
-
-    handles = {}
-    for axis in figure.axes:
-        for handle, name in zip(*axis.get_legend_handles_labels()):
-            handles.setdefault(name, handle)
-    # The legend stands right of the figure, and "tight" enlarges the picture by it. Inside the figure, a long
-    # legend would leave the panels no height or width.
-    figure.legend(handles.values(), handles, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, bbox_inches="tight")
-    # FASTOCTREE: the default method drops rare colors, so that markers in the legend change theirs.
-    picture = Image.open(buffer).convert("RGB").quantize(64, Image.Quantize.FASTOCTREE)
-    picture.save(file, optimize=True)
-
-
-# A label's color, marker and line style (for print in gray). First the colors of Okabe and Ito for the
-# color-blind; with the others, no two arms of the paper have the same, nor has a further label or two.
-COLORS = ("#000000", "#56b4e9", "#e69f00", "#009e73", "#d55e00", "#0072b2", "#cc79a7", "#999999")
-COLORS += ("#882255", "#808000", "#332288", "#ddcc77", "#8c510a", "#b2df8a")
-STYLES = ("o-", "v--", "s-.", "D:", "^-", "P--", "X-.", "*:", "<-")
-
-
-def draw_lines(file: Path, panels: list[tuple], labels: list[str]) -> list[str]:
-    """One picture of lines, with the intervals of the first label and of mt-rl as bands.
-
-    labels: of the whole report, so that a label looks the same in all its pictures. Returns those with bands.
-    """
-    figure, axes = new_figure(len(panels), 4.6, 3.2)
-    banded = {}
-    for axis, (title, x_label, y_label, lines) in zip(axes, panels):
-        for line in lines:
-            i, name, markers = labels.index(line.label), line.label + line.note, max(1, len(line.x) // 10)
-            color, style = COLORS[i % len(COLORS)], "x:" if line.note == PASS else STYLES[i % len(STYLES)]
-            axis.plot(line.x, line.y, style, color=color, label=name, markersize=5, markevery=markers)
-            if line.band and line.label in (labels[0], "mt-rl"):
-                axis.fill_between(line.x, *line.band, color=color, alpha=0.12, linewidth=0)
-                banded[line.label] = True
-            if isinstance(line.x, range):
-                axis.locator_params("x", integer=True, nbins=10)
-        axis.set(xlabel=x_label, ylabel=y_label)
-        axis.set_title(title, fontsize=10)
-    save_figure(figure, file)
-    return list(banded)
-
-
-def draw_turn_types(file: Path, tests: dict) -> None:
-    """Fig. 6: a bar a label, its turns by type: the judge's types if all runs have them, else by rule."""
     from matplotlib import color_sequences
 
     shown = {name: labels_to_draw(test["arms"]) for name, test in tests.items()}
     judged = all("judge" in test["arms"][label] for name, test in tests.items() for label in shown[name])
     most_bars = max(map(len, shown.values()))
-    longest = max(len(label) for labels in shown.values() for label in labels)
+    longest = max(len(arm_name(label)) for labels in shown.values() for label in labels)
     kinds = TYPES if judged else [f"{kind}s" for kind in KINDS]
-    figure, axes = new_figure(len(shown), 4 + 0.08 * longest, 0.9 + 0.3 * most_bars)
-    for axis, (name, labels) in zip(axes, shown.items()):
-        arms, left = [tests[name]["arms"][label] for label in labels], [0.0] * len(labels)
+    x_label, texts = f"% of turns, by {'the judge' if judged else 'rule'}", []
+    figure, axes = new_figure(len(shown), 3.2 + 0.08 * longest, 0.9 + 0.28 * most_bars)
+    for axis, (name, title) in zip(axes, panel_titles(tests).items()):
+        arms, left = [tests[name]["arms"][label] for label in shown[name]], [0.0] * len(shown[name])
         shares = [arm["judge"] if judged else share_by_kind(arm) for arm in arms]
+        names = [arm_name(label) for label in shown[name]]
         for kind, color in zip(kinds, color_sequences["Set3"]):
             widths = [100 * (share[kind] or 0.0) for share in shares]
-            bars = axis.barh(labels, widths, left=left, label=kind, color=color, edgecolor="black", lw=0.5)
+            bars = axis.barh(names, widths, left=left, label=kind, color=color, edgecolor="black", lw=0.5)
             axis.bar_label(bars, fmt=lambda width: f"{width:.0f}" if width > 8 else "", label_type="center")
             left = [start + width for start, width in zip(left, widths)]
-        for label, arm in zip(labels, arms):
-            if "premature" in arm:
-                axis.text(102, label, f"{100 * arm['premature']['mean']:.0f} % early", va="center")
-        axis.set(xlabel=f"% of turns, by {'the judge' if judged else 'rule'}", xlim=(0, 100))
-        axis.set_title(name, fontsize=10)
+        for row, arm, share in zip(names, arms, shares):
+            early = f"{cell(arm['premature'], digits=0)} % early" if "premature" in arm else ""
+            axis.text(102, row, early, va="center", fontsize=9)
+            values = [f"{kind} {percent(share[kind])}" for kind in kinds]
+            texts.append(f"{title}: {row}: {', '.join([*values, early][: len(kinds) + bool(early)])}.")
+        axis.set(xlabel=x_label, xlim=(0, 100))
+        axis.set_title(title, fontsize=10)
         axis.invert_yaxis()
     save_figure(figure, file)
+    return " ".join([f"In {x_label}.", *texts])
 
 
-def draw_all(out: Path, tests: dict, training: dict, against: str) -> dict[str, list[str]]:
-    """Draws the pictures that have data and removes those of an earlier report.
-
-    Returns {name: labels whose intervals it shows as bands}.
-    """
+def draw_all(out: Path, tests: dict, training: dict, against: str) -> dict[str, str]:
+    """Draws the pictures that have data and removes those of an earlier report. Returns {name: alt text}."""
     several_sets = len({test["problems"] for test in main_tests(tests).values()}) > 1
     pictures = {
         "fig1.png": accuracy_panels(tests),
         "fig2.png": teacher_panels(tests, training, against),
         "fig3.png": loss_panels(main_tests(tests)),
-        "fig4.png": gain_panels(tests) if several_sets else (),
+        "fig4.png": accuracy_panels(tests, FEW, gain=True) if several_sets else (),
         "fig5.png": training_panels(training),
         "budget.png": budget_panels(undisputed(tests)),
     }
     tested = [label for test in tests.values() for label in test["arms"]]
     labels = in_paper_order([*training, *tested], against)
+    base = "base" if "base" in labels or against in ARMS else against
+    known = list(dict.fromkeys((base, *MAIN[1:], *list(ARMS)[1:])))  # the main arms have the clearest colors
+    controls = {f"with teacher {test['teacher']}" for test in tests.values() if not test["informed"]}
     for name in (*pictures, "fig6.png"):
         (out / name).unlink(missing_ok=True)
     drawn = {}
     for name, panels in pictures.items():
-        if panels := [panel for panel in panels if panel[-1]]:  # those that have lines
-            drawn[name] = draw_lines(out / name, panels, labels)
+        if panels := [panel for panel in panels if panel.lines]:
+            drawn[name] = draw(out / name, panels, looks(labels, known), controls)
     if shown := undisputed(tests):
         sharded = {name: test for name, test in shown.items() if test["sharded"]}
-        draw_turn_types(out / "fig6.png", sharded or shown)
-        drawn["fig6.png"] = []
+        drawn["fig6.png"] = draw_turn_types(out / "fig6.png", sharded or shown)
     return drawn
 
 
@@ -510,18 +481,20 @@ def draw_all(out: Path, tests: dict, training: dict, against: str) -> dict[str, 
 RUNS = "Runs"
 SECTIONS = (  # heading, picture, how the titles of its tables begin, caption
     ("Solved within n turns", "fig1.png", "Table 1", "Problems solved within n turns (the paper's Fig. 1, 4, "
-     "7, 8) and in all turns (its Table 1, of models trained on math). Single turn: the whole problem is "
-     "told, and nobody answers (the paper: full)."),
+     "7, 8) and in all turns (its Table 1, of models trained on math). Bands and bars are 95 % intervals. Of "
+     "more than eight models, the picture has the differences. Single turn: the whole problem is told, and "
+     "nobody answers (the paper: full)."),
     ("Test by test", None, "Within n turns", "Columns with − are differences, taken problem by problem."),
-    ("Teachers", "fig2.png", "Teacher at", "Each line is a model that was tested with several teachers. The "
-     "untuned student is the left of the paper's Fig. 2. The legend names the teacher in its RL."),
+    ("Teachers", "fig2.png", "Teacher at", "Models that were tested with several teachers. Left, as in the "
+     "paper's Fig. 2, the untuned student. Pale: teachers other than the informed one."),
     ("Log-loss", "fig3.png", "Log-loss", "Log-loss of the right answer's own tokens after each teacher turn "
-     "(the paper's Fig. 3, of 10-turn SFT); ± over problems. Solved dialogues keep their last value, or are "
-     "dropped (then only hard problems remain)."),
+     "(the paper's Fig. 3, of 10-turn SFT); ± and bands over problems. Solved dialogues keep their last "
+     "value, or are dropped (then only hard problems remain)."),
     ("Gain and transfer", "fig4.png", "–", "Points gained over the base, problem by problem (the paper's "
      "Fig. 4). On a domain that was not trained on, this is transfer."),
     ("Training", "fig5.png", "Sizes", "Questions and reward during RL (the paper's Fig. 5), means of the "
-     "last ten steps; with --test, also the test problems solved within N turns before a step."),
+     "last ten steps; with --test, also the test problems solved within N turns before a step. Bands: over "
+     "seeds, if there are several."),
     ("Types of turns", "fig6.png", "Turns", "Student turns by type (the paper's Fig. 6). Early: the share of "
      "attempts among the turns before the last shard is revealed."),
     ("Equal tokens", "budget.png", "Solved at", "Problems solved with equal numbers of tokens. pass@k: at "
@@ -547,7 +520,7 @@ def runs_table(runs: list[TestRun | TrainingRun]) -> list[dict]:
         model = "–" if user == "scripted" or not teacher else args.get("teacher_model") or args["model"]
         rows.append(
             {
-                "label": run.label,
+                "model": run.label,
                 "folder": run.folder,
                 "student": args["model"],
                 "answered by": user or teacher or "–",
@@ -572,8 +545,8 @@ def apart(tests: list[TestRun], against: str) -> list[str]:
         most = max(teachers, key=lambda t: (len(set(teachers[t])), against in teachers[t]))
         for teacher, labels in teachers.items():
             if others := sorted(set(labels) - set(teachers[most])):
-                who = f"{', '.join(others)} met teacher {teacher} and not {most}"
-                rest = ", ".join(sorted(set(teachers[most])))
+                who = f"{', '.join(map(arm_name, others))} met teacher {teacher} and not {most}"
+                rest = ", ".join(map(arm_name, sorted(set(teachers[most]))))
                 notes.append(
                     f"Note: on {problems}, {who}, so no table compares them with {rest}. "
                     "Play them with the same --teacher-model."
@@ -589,7 +562,7 @@ def interval_note(tests: dict) -> str:
         over = "over problems (one seed: how much seeds of training differ is not in it)"
     else:
         over = "over seeds and problems; in brackets, for these seeds, over problems alone"
-        over += f" (one seed, so only over problems: {', '.join(single)})" if single else ""
+        over += f" (one seed, so only over problems: {', '.join(map(arm_name, single))})" if single else ""
     return f"± is half the 95 % interval {over}. Near 0 and 100 %, the interval stands as a range."
 
 
@@ -599,9 +572,9 @@ def headline(tests: dict) -> str:
     for name, test in main_tests(tests).items():
         label = "mt-rl" if "mt-rl" in test["arms"] else list(test["arms"])[-1]
         arm, within = test["arms"][label], f"within {test['turns']}"
-        sentence = f"{name}: {label} solves {cell(arm[within])} % {within} turns"
+        sentence = f"{name}: {arm_name(label)} solves {cell(arm[within])} % {within} turns"
         if "gain" in arm:
-            sentence += f", {cell(arm['gain'][within])} points above {test['against']}"
+            sentence += f", {cell(arm['gain'][within])} points above {arm_name(test['against'])}"
         sentences.append(f"{sentence}.")
     return " ".join([*sentences, interval_note(tests)] if tests else sentences)
 
@@ -639,7 +612,7 @@ def dialogues_to_read(tests: dict[str, dict[str, list[TestRun]]], problems: int)
             judged = {row["id"]: row["leaks"] for row in runs[0].judged}
             chosen = [first[problem] for problem in sorted(first)[:problems]]
             rows = [as_shown(dialogue, judged.get(dialogue.id, ())) for dialogue in chosen]
-            arms.append({"label": label, "dialogues": rows})
+            arms.append({"label": arm_name(label), "dialogues": rows})
         texts.append({"name": name, "arms": arms})
     return texts
 
@@ -673,7 +646,7 @@ def groups_to_read(training: list[TrainingRun]) -> list[dict]:
         if groups:
             args = run.config["arguments"]
             shown.setdefault(run.label, [group_to_read(rows, args) for rows in groups])
-    return [{"label": label, "groups": groups} for label, groups in shown.items()]
+    return [{"label": arm_name(label), "groups": groups} for label, groups in shown.items()]
 
 
 def group_to_read(rows: list[tuple], args: dict) -> dict:
@@ -715,6 +688,9 @@ def write(out: Path, tests: list[TestRun], training: list[TrainingRun], against:
     against: the label that others are compared with. dialogues: problems of each test to read on the page.
     """
     out.mkdir(parents=True, exist_ok=True)
+    of_training = {run.label: run.trained_on for run in training}
+    for run in tests:  # its model's folder may be elsewhere
+        run.trained_on = of_training.get(run.label, run.trained_on)
     runs = group_runs(tests, against)
     measured = {name: measures.measure(labels, against) for name, labels in runs.items()}
     trained = {}
@@ -729,16 +705,14 @@ def write(out: Path, tests: list[TestRun], training: list[TrainingRun], against:
         chosen = {title: rows for title, rows in tables.items() if rows and title.startswith(beginning)}
         if not (chosen or picture in pictures):
             continue
-        if banded := pictures.get(picture):
-            caption += f" Bands: 95 % intervals of {' and '.join(banded)}."
         texts += [f"## {heading}", caption]
-        image = None
+        image, alt = None, pictures.get(picture)
         if picture in pictures:
             image = base64.b64encode((out / picture).read_bytes()).decode()
-            texts.append(f"![{heading}]({picture})")
+            texts.append(f"![{alt}]({picture})")
         texts += [markdown(title, rows) for title, rows in chosen.items()]
         grids = [{"title": title, "rows": grid(rows)} for title, rows in chosen.items()]
-        sections.append({"title": heading, "text": caption, "picture": image, "tables": grids})
+        sections.append({"title": heading, "text": caption, "picture": image, "alt": alt, "tables": grids})
     report = "\n\n".join(texts)
 
     to_read = dialogues_to_read(runs, dialogues)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from common import Dialogue, Problem, leaks
-from parts import measures, report
+from parts import measures, pictures, report
 from parts.measures import TYPES, TestRun, TrainingRun, dialogue_numbers, judged_shares, summary
 from parts.runs import BadInput
 
@@ -187,17 +187,18 @@ def test_differences_between_seeds_are_those_of_equal_seeds_in_whatever_order_th
 
 
 def test_the_two_averages_of_the_log_loss():
-    losses = [{"losses": [4.0, 2.0]}, {"losses": [2.0, 2.0, 6.0]}]
-    assert measures.loss_curves([run_of([], losses=losses)], 4) == (
-        [3.0, 2.0, 4.0, 4.0],
-        [3.0, 2.0, 6.0, None],
-    )
+    losses = [{"id": "a/0", "losses": [4.0, 2.0]}, {"id": "b/0", "losses": [2.0, 2.0, 6.0]}]
+    keep, unsolved = measures.loss_curves([run_of([dialogue("a"), dialogue("b")], losses=losses)], 4)
+    assert [estimate["mean"] for estimate in keep] == [3.0, 2.0, 4.0, 4.0]
+    assert [estimate and estimate["mean"] for estimate in unsolved] == [3.0, 2.0, 6.0, None]
+    assert keep[0]["low"] < 3.0 < keep[0]["high"]
 
 
 def test_the_change_of_the_log_loss_weighs_problems_alike_whatever_seeds_they_were_measured_in():
     losses = [{"id": "0/0", "losses": [4.0, 2.0]}, {"id": "1/0", "losses": [2.0, 2.0, 6.0]}]
     runs = [run_of([dialogue("0"), dialogue("1")], losses=some) for some in (losses, losses[:1])]
-    assert measures.loss_change(runs)["mean"] == 1.0
+    keep, _ = measures.loss_curves(runs, 3)
+    assert measures.loss_change(runs)["mean"] == keep[-1]["mean"] - keep[0]["mean"] == 1.0
 
 
 def test_differences_have_an_interval_over_seeds():
@@ -352,14 +353,53 @@ def test_arms_stand_in_the_papers_order_and_unknown_ones_behind_them_as_they_com
     assert report.in_paper_order(["base", "mt-sft"], "mt-sft") == ["base", "mt-sft"]
 
 
-def test_no_two_arms_have_the_same_color():
-    assert len(set(report.COLORS)) == len(report.COLORS) >= len(report.ARMS) + 2
+@pytest.mark.parametrize(
+    "label, name",
+    [
+        ("mt-rl", "MT-RL"),
+        ("primed-rl", "Q-primed RL"),
+        ("st-rl-32", "ST-RL, g = 32"),
+        ("st-rl-32b", "ST-RL-32b"),
+        ("mt-sft-mine", "MT-SFT-mine"),
+        ("base (careful)", "base (careful)"),
+        ("gemma-3-12b-it", "gemma-3-12b-it"),
+        ("amt-rl", "amt-rl"),
+    ],
+)
+def test_arms_have_the_papers_names_and_unknown_ones_their_own(label, name):
+    assert report.arm_name(label) == name
+
+
+def test_tables_name_arms_as_the_paper_does_and_results_by_their_labels(tmp_path):
+    text = report.write(tmp_path, [run_of([dialogue()], label) for label in ("base", "mt-rl")], [], "base", 1)
+    assert "| test | base | MT-RL |" in text and "\n| MT-RL | " in text and "mt-rl" not in text
+    assert set(json.loads((tmp_path / "results.json").read_text())["tests"]["t"]["arms"]) == {"base", "mt-rl"}
+
+
+def test_no_two_arms_have_the_same_color_and_known_ones_look_the_same_in_every_report():
+    labels = [*report.ARMS, "N-2", "N-8", "base (careful)"]
+    found, few = (pictures.looks(some, [*report.ARMS]) for some in (labels, ["mt-rl", "N-2"]))
+    assert len({look["color"] for look in found.values()}) == len(labels)
+    assert few["mt-rl"] == found["mt-rl"] and few["N-2"]["color"] != few["mt-rl"]["color"]
+
+
+def test_more_arms_than_the_paper_has_take_the_colors_of_those_that_are_not_there():
+    labels = ["mt-rl", *(f"mine-{n}" for n in range(len(pictures.COLORS) - 1))]
+    found = pictures.looks(labels, [*report.ARMS])
+    assert {look["color"] for look in found.values()} == set(pictures.COLORS)
+
+
+def test_controls_are_dotted_and_hollow():
+    control = pictures.looks(["base", "base (careful)"], ["base"])["base (careful)"]
+    assert control["linestyle"] == ":" and control["markerfacecolor"] == "white"
 
 
 def test_fig_3_has_the_10_turn_sft_of_the_paper_beside_the_main_arms():
-    arm = {"log-loss": {"solved keep": [1.0], "unsolved only": [1.0]}}
-    (*_, lines), _ = report.loss_panels({"t": {"turns": 1, "arms": dict.fromkeys(report.ARMS, arm)}})
-    assert {line.label for line in lines} == {"base", "st-rl", "mt-sft", "mt-rl", "mt-sft-10"}
+    estimate = [{"mean": 1.0, "low": 0.5, "high": 1.5}]
+    arm = {"log-loss": {"solved keep": estimate, "unsolved only": [None]}, "trained on": None}
+    test = {"turns": 1, "arms": dict.fromkeys(report.ARMS, arm), "problems": "t", "domain": "math"}
+    panel, _ = report.loss_panels({"t": test | {"trained": None}})
+    assert {line.label for line in panel.lines} == {"base", "st-rl", "mt-sft", "mt-rl", "mt-sft-10"}
 
 
 def test_crowded_pictures_show_the_main_arms_and_all_unknown_ones_and_never_nothing():
@@ -426,13 +466,116 @@ def test_the_untuned_student_has_the_left_panel_of_fig_2():
         test: measures.measure(labels, "base") for test, labels in report.group_runs(runs, "base").items()
     }
     left, right = report.teacher_panels(measured, {}, "base")
-    assert [[line.label for line in panel[-1]] for panel in (left, right)] == [["base"], ["mt-rl"]]
+    assert [[line.label for line in panel.lines] for panel in (left, right)] == [["base"], ["mt-rl"]]
+    assert left.lines[0].x == ["with teacher s", "with teacher w"]
 
 
 def test_the_sister_papers_row_says_that_its_problems_are_others():
     found = tables([run_of([dialogue("a", ("wrong",) * 4)], problems="omni-math-test")])
     (rows,) = [rows for title, rows in found.items() if title.startswith("Within n turns")]
     assert "of all problems; here by default those whose answer a rule can judge" in rows[-1]["model"]
+
+
+def trained_run(folder, script="grpo.py", limit=4, domain="math", **arguments):
+    """Writes the folder of a training run, with a dialogue; returns the path of its model."""
+    folder.mkdir()
+    settings = {"script": script, "model": "toy/base", "seed": 0} | arguments
+    (folder / "config.json").write_text(json.dumps({"arguments": settings}))
+    if "data" not in arguments:
+        row = {
+            "step": 1,
+            **vars(dialogue(said=['"domain": "x", "limit": 9', "x"], limit=limit, domain=domain)),
+        }
+        (folder / "dialogues.jsonl").write_text(json.dumps(row) + "\n")
+    return str(folder / "model")
+
+
+def test_domain_and_turns_of_training_are_those_of_the_dialogues_of_all_runs_that_made_the_model(tmp_path):
+    measures.trained_on.cache_clear()
+    first = trained_run(tmp_path / "primed", "qprime.py", domain="code")
+    assert measures.trained_on(first) == {"domains": ["code"], "turns": 4}
+    second = trained_run(tmp_path / "rl", limit=2, model=first)
+    assert measures.trained_on(second) == {"domains": ["code", "math"], "turns": 4}
+    sft = trained_run(tmp_path / "sft", "sft.py", data=[str(tmp_path / "primed")])
+    assert measures.trained_on(sft) == {"domains": ["code"], "turns": 4}
+    (tmp_path / "primed" / "dialogues.jsonl").unlink()
+    measures.trained_on.cache_clear()
+    assert measures.trained_on(second) == measures.trained_on(sft) == measures.UNKNOWN
+    assert measures.trained_on("toy/base") is None
+
+
+MATH, CODE, SINGLE = ({"domains": [d], "turns": n} for d, n in (("math", 2), ("code", 2), ("math", 1)))
+
+
+def panels_of(domains, trained_on):
+    """Panels of Fig. 1 of the base and of models that learned from these; a test of each domain."""
+    runs = []
+    for i, domain in enumerate(domains):
+        test = {"test": f"t_{i}, teacher x", "problems": f"t_{i}"}
+        runs.append(run_of([dialogue(domain=domain), dialogue("q", domain=domain)], **test))
+        for n, learned in enumerate(trained_on):
+            runs.append(run_of(runs[-1].dialogues, f"arm-{n}", trained_on=learned, **test))
+    grouped = report.group_runs(runs, "base")
+    tests = {test: measures.measure(labels, "base") for test, labels in grouped.items()}
+    return list(report.accuracy_panels(tests))
+
+
+@pytest.mark.parametrize(
+    "trained_on, titles",
+    [
+        ([MATH], ["math: trained", "code: never trained"]),
+        ([MATH, SINGLE], ["math: trained", "code: never trained"]),
+        ([CODE], ["code: trained", "math: never trained"]),
+        ([MATH, CODE], ["code", "math"]),
+        ([MATH, measures.UNKNOWN], ["code", "math"]),
+        ([], ["code", "math"]),
+    ],
+)
+def test_panels_say_what_was_trained_on_if_that_is_known_and_that_stands_left(trained_on, titles):
+    assert [panel.title for panel in panels_of(["code", "math"], trained_on)] == titles
+
+
+def test_panels_of_several_tests_of_a_domain_have_their_problems_names():
+    titles = [panel.title for panel in panels_of(["math", "math", "code"], [MATH])]
+    assert titles == ["t 0: trained", "t 1: trained", "code: never trained"]
+
+
+@pytest.mark.parametrize(
+    "trained_on, end",
+    [([MATH], 2), ([MATH, SINGLE], 2), ([MATH, MATH | {"turns": 3}], None), ([measures.UNKNOWN], None)],
+)
+def test_panels_mark_the_turn_where_multi_turn_training_ended_if_it_is_one(trained_on, end):
+    (panel,) = panels_of(["math"], trained_on)
+    assert (panel.mark, panel.mark_name) == (end, f"training: N = {end}" if end else "")
+
+
+def test_more_arms_than_curves_that_can_be_told_apart_are_rows_of_differences():
+    (few,), crowded = panels_of(["math"], [MATH] * 7), panels_of(["math"], [MATH] * 8)
+    assert few.y_label and len(few.lines) == 8 == report.CURVES
+    assert [panel.title for panel in crowded] == ["math: trained\nwithin 4 turns"]
+    assert not crowded[0].y_label and crowded[0].x_label == "points above base"
+    assert [line.label for line in crowded[0].lines] == [f"arm-{n}" for n in range(8)]  # not the base itself
+    (low,), (high,) = crowded[0].lines[0].band
+    assert low < crowded[0].lines[0].y[0] == 0 < high
+
+
+@pytest.mark.parametrize("other, shared", [("solved, %", True), ("reward", False)])
+def test_panels_of_one_quantity_have_one_y_axis(other, shared):
+    panels = []
+    for y_label, y in (("solved, %", [1, 2]), (other, [50, 90])):
+        line = pictures.Line("base", "base", range(1, 3), y, (y, y))
+        panels.append(pictures.Panel("", "", y_label, [line]))
+    left, right = pictures.draw_curves(panels, pictures.looks(["base"], [])).axes
+    assert (left.get_ylim() == right.get_ylim()) == shared
+    assert (left.get_ylim()[1] > 90) == shared
+
+
+def test_rows_join_the_points_that_are_not_pale():
+    row = pictures.Line("mt-rl", "MT-RL", ["good", "mute", "weak"], [3, 1, 2], ([2, 0, 1], [4, 2, 3]))
+    look = pictures.looks(["mt-rl"], [])
+    (axis,) = pictures.draw_rows([pictures.Panel("", "solved", "", [row])], look, ["mute"]).axes
+    assert list(axis.lines[-1].get_xdata()) == [3, 2]
+    assert [line.get_alpha() for line in axis.lines if line.get_label() == "mute"] == [0.4]
 
 
 def test_a_table_leaves_out_names_that_repeat_and_fills_in_columns_that_some_rows_lack():
@@ -527,9 +670,11 @@ def test_a_test_curve_is_the_mean_of_the_seeds_over_the_steps_that_were_tested()
         tested = {"test_solved_1": 0.1, "test_solved_2": solved}
         seeds.append(TrainingRun("mt-rl", "grpo.py", "x", 1, [rows[0] | tested, rows[1], rows[2] | tested]))
     numbers = measures.measure_training(seeds)
-    assert numbers["test"]["step"] == [1, 3] and numbers["test"]["test_solved_2"] == pytest.approx([0.3] * 2)
-    *_, (_, _, y_label, lines) = report.training_panels({"mt-rl": numbers})
-    assert "test" in y_label and list(lines[0].y) == pytest.approx([30, 30])
+    assert numbers["test"]["step"] == [1, 3]
+    *_, panel = report.training_panels({"mt-rl": numbers})
+    assert "test" in panel.y_label and list(panel.lines[0].y) == pytest.approx([30, 30])
+    low, high = panel.lines[0].band
+    assert low[0] < 20 and high[0] > 40  # two seeds
 
 
 def test_dialogues_solved_after_a_leak_are_told_and_taken_off(tmp_path):
@@ -712,7 +857,7 @@ def test_the_page_works_in_a_browser(written, tmp_path):
     said = {name: html.unescape(text) for name, text in said}
     assert said["link"] == "#dialogues" and said["first"] == "H2 IMG P H3 DIV"  # picture, caption, table
     assert said["left"].startswith("base: solved at turn 2") and HOSTILE in said["left"]
-    assert said["right"].startswith("mt-rl: solved at turn 1")
+    assert said["right"].startswith("MT-RL: solved at turn 1")
     assert said["private"] == "|wrongteacher sees: hidden 42||correct"
     assert said["reasoning"] == "<think>aside</think>"
     assert said["group"].startswith("step 1, p: rewards 1 0.5 0 0.5; mean 0.50, std 0.35")
@@ -841,16 +986,13 @@ def test_models_that_met_no_common_teacher_are_named(tmp_path):
     assert not report.apart([mine, run_of([dialogue()], "rl", teacher="base"), own], "base")
 
 
-def test_captions_name_the_intervals_that_are_drawn(tmp_path):
-    found = {}
-    for labels in (("base", "mt-rl"), ("mine", "st-rl")):
-        runs = [run_of([dialogue("a"), dialogue("b")], label) for label in labels]
-        text = report.write(tmp_path, runs, [], labels[0], 1)
-        found[labels] = re.findall("Bands: (.*)", text)
-    assert found == {
-        ("base", "mt-rl"): ["95 % intervals of base and mt-rl."],
-        ("mine", "st-rl"): ["95 % intervals of mine."],
-    }
+def test_the_pictures_numbers_stand_in_their_alt_texts(tmp_path):
+    """In the page and in report.md; the tests are of math and have four turns, of which the second solves it."""
+    run, other = (run_of([dialogue(statuses=end)], label) for label, end in RUNS[:2])
+    report.write(tmp_path, [run, other], [], "base", 1)
+    alt = "math, solved within n turns, %, turns n: base 0 at 1, 0 at 4; rl 0 at 1, 100 at 4."
+    assert f"![{alt}](fig1.png)" in (tmp_path / "report.md").read_text()
+    assert f'"alt": "{alt}"' in (tmp_path / "report.html").read_text()
 
 
 def test_the_report_has_the_command_and_the_models_of_every_run(tmp_path):

@@ -1,0 +1,170 @@
+"""Not part of the method: draws curves, and points, with their intervals; parts/report.py says which.
+
+A picture has panels side by side, and one legend. `draw` also returns its numbers in words, as its alt text.
+"""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Line(NamedTuple):
+    """A curve; or a row of points, whose x are entries of the legend ("": none)."""
+
+    label: str  # decides how it looks
+    name: str  # in the legend, or beside the row
+    x: Sequence
+    y: Sequence
+    band: tuple  # (lower y, upper y)
+    crosses: bool = False  # drawn as dotted crosses, beside another line of this label
+
+
+class Panel(NamedTuple):
+    """Curves; or rows of points, if the y axis has no label. Panels with one y label have one axis."""
+
+    title: str
+    x_label: str
+    y_label: str
+    lines: list[Line]
+    mark: int | None = None  # where a vertical line is drawn
+    mark_name: str = ""
+
+
+def words(panels: list[Panel]) -> str:
+    """The numbers of a picture as its alt text: both ends of each curve, or all points of each row."""
+    texts = []
+    for panel in panels:
+        lines = []
+        for line in panel.lines:
+            points = [(x, f"{y:.3g}") for x, y in zip(line.x, line.y) if y == y]  # no NaN
+            if panel.y_label:
+                points = [(f"at {x:.3g}", y) for x, y in points[:: max(1, len(points) - 1)]]
+            lines.append(f"{line.name} {', '.join(f'{y} {x}'.strip() for x, y in points)}")
+        heads = filter(None, (*panel.title.split("\n"), panel.y_label, panel.x_label))
+        texts.append(f"{', '.join(heads)}: {'; '.join(lines)}.")
+    return " ".join(" ".join(texts).split())
+
+
+def new_figure(panels: int, width: float, height: float) -> tuple:
+    """(figure, axes of each panel), in two columns. width, height: of a panel, in inches.
+
+    The figure is made without pyplot, so that no window opens and no global state changes.
+    """
+    from matplotlib.figure import Figure
+
+    rows, columns = -(-panels // 2), min(2, panels)
+    dpi = 150 if panels <= 4 else 100  # keeps files small
+    figure = Figure(figsize=(width * columns, height * rows), dpi=dpi, layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes[panels:]:
+        axis.remove()
+    return figure, axes[:panels]
+
+
+def save_figure(figure, file: Path) -> None:
+    """Writes the picture, with one legend for all panels; in 64 colors, which makes a quarter of the size."""
+    from PIL import Image  # a dependency of matplotlib
+
+    handles = {}
+    for axis in figure.axes:
+        for handle, name in zip(*axis.get_legend_handles_labels()):
+            handles.setdefault(name, handle)
+    # The legend stands above the figure, and "tight" enlarges the picture by it. Inside the figure, a long
+    # legend would leave the panels no height or width.
+    columns = int(figure.get_figwidth() / (0.6 + 0.08 * max(map(len, handles), default=0)))
+    place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": max(1, columns), "frameon": False}
+    if handles:
+        figure.legend(handles.values(), handles, **place)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, bbox_inches="tight")
+    # FASTOCTREE: the default method drops rare colors, so that markers in the legend change theirs.
+    picture = Image.open(buffer).convert("RGB").quantize(64, Image.Quantize.FASTOCTREE)
+    picture.save(file, optimize=True)
+
+
+# First the colors of Okabe and Ito for the color-blind; markers and line styles are for print in gray.
+COLORS = ("#000000", "#56b4e9", "#e69f00", "#009e73", "#d55e00", "#0072b2", "#cc79a7", "#8c510a")
+COLORS += ("#b2df8a", "#882255", "#44aa99", "#808000", "#999999", "#332288", "#ddcc77", "#aa4499")
+STYLES = ("o-", "v--", "s-.", "D:", "^-", "P--", "<-.", "d:", "*:", "h--", ">:", "X-.")
+POINTS = "oDs^vPX*h<>pd8H1"  # markers of rows
+
+
+def looks(labels: Sequence[str], known: Sequence[str]) -> dict[str, dict]:
+    """{label: its color, marker and line style}, for `draw`.
+
+    Known labels look the same whatever others there are. Labels that end with ")" are variants of others and
+    are dotted and hollow. No two have one color, up to as many as there are COLORS.
+    """
+    places, found = {label: i for i, label in enumerate(known)}, {}
+    taken = [places[label] for label in labels if label in places]
+    free = [i for i in (*range(len(known), len(COLORS)), *range(len(known))) if i not in taken]
+    others = sorted((x for x in labels if x not in places), key=lambda x: not x.endswith(")"))
+    places |= {label: free[i % len(free)] for i, label in enumerate(others)}
+    for label in labels:
+        marker, *line = STYLES[places[label] % len(STYLES)]
+        found[label] = {"color": COLORS[places[label]], "marker": marker, "linestyle": "".join(line)}
+        if label.endswith(")"):
+            found[label] |= {"linestyle": ":", "markerfacecolor": "white"}
+    return found
+
+
+def draw(file: Path, panels: list[Panel], looks: dict[str, dict], pale: Sequence[str] = ()) -> str:
+    """Writes one picture of curves or of rows; returns its alt text. pale: x of rows that are drawn paler."""
+    if panels[0].y_label:
+        figure = draw_curves(panels, looks)
+    else:
+        figure = draw_rows(panels, looks, pale)
+    for axis, panel in zip(figure.axes, panels):
+        axis.set(xlabel=panel.x_label, ylabel=panel.y_label)
+        axis.set_title(panel.title, fontsize=10)
+    save_figure(figure, file)
+    return words(panels)
+
+
+def draw_curves(panels: list[Panel], looks: dict[str, dict]):
+    """A figure of curves, with their intervals as bands."""
+    figure, axes = new_figure(len(panels), 3.6, 2.8)
+    for axis, panel in zip(axes, panels):
+        if axis is not axes[0] and panel.y_label == panels[0].y_label:
+            axis.sharey(axes[0])
+        for line in panel.lines:
+            look = looks[line.label] | ({"marker": "x", "linestyle": ":"} if line.crosses else {})
+            look |= {"markersize": 4, "markevery": max(1, len(line.x) // 10)}
+            axis.plot(line.x, line.y, label=line.name, **look)
+            axis.fill_between(line.x, *line.band, color=look["color"], alpha=0.12, linewidth=0)
+            if isinstance(line.x, range):
+                axis.locator_params("x", integer=True, nbins=10)
+        if panel.y_label.startswith("points"):  # differences
+            axis.axhline(0, color="black", linewidth=1)
+        if panel.mark:
+            axis.axvline(panel.mark, color="gray", linestyle="--", linewidth=1, label=panel.mark_name)
+    return figure
+
+
+def draw_rows(panels: list[Panel], looks: dict[str, dict], pale: Sequence[str]):
+    """A figure of rows of points, with their intervals; those of a row that are not pale are joined."""
+    entries = dict.fromkeys(entry for panel in panels for line in panel.lines for entry in line.x)
+    entries = sorted(entries, key=lambda entry: entry in pale)
+    longest = max(len(text) for panel in panels for line in panel.lines for text in line.name.split("\n"))
+    most = max(len(panel.lines) for panel in panels)
+    figure, axes = new_figure(len(panels), 2.6 + 0.07 * longest, 1 + most * (0.2 + 0.09 * len(entries)))
+    for axis, panel in zip(axes, panels):
+        if axis is not axes[0]:
+            axis.sharex(axes[0])
+        if panel.x_label.startswith("points"):  # differences
+            axis.axvline(0, color="gray", linewidth=1)
+        for i, line in enumerate(panel.lines):
+            color, joined = looks[line.label]["color"], []
+            for entry, mean, low, high in zip(line.x, line.y, *line.band):
+                j, look = entries.index(entry), {"color": color, "alpha": 0.4 if entry in pale else 1}
+                y = i + 0.16 * (j - (len(entries) - 1) / 2)
+                axis.plot([low, high], [y, y], **look)
+                axis.plot(mean, y, POINTS[j], label=entry, **look)
+                joined += [] if entry in pale else [(mean, y)]
+            axis.plot(*zip(*joined), color=color, linewidth=0.8)
+        axis.set_yticks(range(len(panel.lines)), [line.name for line in panel.lines])
+        axis.set_ylim(most - 0.5, -0.5)
+    return figure
