@@ -87,7 +87,7 @@ def save_figure(figure, file: Path) -> None:
 
 # First the colors of Okabe and Ito for the color-blind; markers and line styles are for print in gray.
 COLORS = ("#000000", "#56b4e9", "#e69f00", "#009e73", "#d55e00", "#0072b2", "#cc79a7", "#8c510a")
-COLORS += ("#b2df8a", "#882255", "#44aa99", "#808000", "#999999", "#332288", "#ddcc77", "#aa4499")
+COLORS += ("#b2df8a", "#882255", "#44aa99", "#808000", "#777777", "#332288", "#ddcc77", "#aa4499")
 STYLES = ("o-", "v--", "s-.", "D:", "^-", "P--", "<-.", "d:", "*:", "h--", ">:", "X-.")
 POINTS = "oDs^vPX*h<>pd8H1"  # markers of rows
 
@@ -134,7 +134,7 @@ def draw_curves(panels: list[Panel], looks: dict[str, dict]):
             look = looks[line.label] | ({"marker": "x", "linestyle": ":"} if line.crosses else {})
             look |= {"markersize": 4, "markevery": max(1, len(line.x) // 10)}
             axis.plot(line.x, line.y, label=line.name, **look)
-            axis.fill_between(line.x, *line.band, color=look["color"], alpha=0.12, linewidth=0)
+            axis.fill_between(line.x, *line.band, color=look["color"], alpha=0.15, linewidth=0)
             if isinstance(line.x, range):
                 axis.locator_params("x", integer=True, nbins=10)
         if panel.y_label.startswith("points"):  # differences

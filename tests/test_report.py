@@ -433,16 +433,19 @@ def test_tests_in_full_and_sharded_of_the_same_problems_are_neighbors_in_table_1
     assert [row["test"] for row in rows] == ["main", "a single", "a sharded", "b single", "b sharded"]
 
 
-def test_a_single_turn_is_a_test_of_its_own_whoever_the_teacher_and_in_no_picture_of_turns(tmp_path):
+def played(folder, **more):
+    """The run in a folder of `evaluate.py play` with these arguments."""
     arguments = {"command": "play", "model": "m", "problems": "p.jsonl", "teacher_model": "t", "seed": 0}
     arguments |= {"sharded": None, "dispute": 0, "teacher": "informed", "max_tokens": 8, "temperature": 1}
-    arguments |= {"teacher_temperature": 1, "answers": "rule", "prompts": None}
-    (tmp_path / "metrics.jsonl").touch()
-    names = {}
-    for turns in (1, 10):
-        (tmp_path / "config.json").write_text(json.dumps({"arguments": arguments | {"turns": turns}}))
-        run = measures.load_test(str(tmp_path), Dialogue.from_row)
-        names[run.test] = run.single_turn
+    arguments |= {"teacher_temperature": 1, "answers": "rule", "prompts": None, "turns": 10}
+    (folder / "metrics.jsonl").touch()
+    (folder / "config.json").write_text(json.dumps({"arguments": arguments | more}))
+    return measures.load_test(str(folder), Dialogue.from_row)
+
+
+def test_a_single_turn_is_a_test_of_its_own_whoever_the_teacher_and_in_no_picture_of_turns(tmp_path):
+    runs = [played(tmp_path, turns=turns) for turns in (1, 10)]
+    names = {run.test: run.single_turn for run in runs}
     assert names == {"p (single turn)": True, "p, teacher t": False}
     tests = {
         name: {"single_turn": single, "sharded": None, "disputed": False, "teacher": "t"}
@@ -502,6 +505,18 @@ def test_domain_and_turns_of_training_are_those_of_the_dialogues_of_all_runs_tha
     measures.trained_on.cache_clear()
     assert measures.trained_on(second) == measures.trained_on(sft) == measures.UNKNOWN
     assert measures.trained_on("toy/base") is None
+
+
+def test_what_a_model_was_trained_on_is_unknown_without_its_folder_unless_its_training_is_given(tmp_path):
+    folder = {"model": str(tmp_path / "rl" / "model")}
+    assert played(tmp_path, **folder).trained_on is None  # no run of the kit
+    test = played(tmp_path, **folder, **{"model's script": "grpo.py"})
+    assert test.trained_on == measures.UNKNOWN
+    test.dialogues = [dialogue()]
+    training = TrainingRun("rl", "grpo.py", "t", 8, [step(1, 0.0, tokens=1, questions=0, reward=0)])
+    training.trained_on = MATH
+    text = report.write(tmp_path / "out", [test], [training], "rl", 1)
+    assert "![math: trained, " in text
 
 
 MATH, CODE, SINGLE = ({"domains": [d], "turns": n} for d, n in (("math", 2), ("code", 2), ("math", 1)))
