@@ -358,7 +358,8 @@ def accuracy_panels(tests: dict, arms: tuple = MAIN, gain: bool = False) -> Iter
 def teacher_panels(tests: dict, training: dict, against: str) -> Iterator[Panel]:
     """Fig. 2: teachers at inference. Left, as in the paper, the untuned student; right, trained students."""
     found = by_teacher(tests)
-    titles = panel_titles({test["problems"]: test for test in tests.values() if test["problems"] in found})
+    first = {test["problems"]: test for test in reversed(tests.values())}  # met by most models
+    titles = panel_titles({problems: first[problems] for problems in found})
     for name, labels in found.items():
         untuned, trained = [], []
         for label in labels_to_draw(labels, (*FEW, "mt-rl-weak")):
@@ -425,7 +426,8 @@ def draw_turn_types(file: Path, tests: dict) -> str:
     most_bars = max(map(len, shown.values()))
     longest = max(len(arm_name(label)) for labels in shown.values() for label in labels)
     kinds = TYPES if judged else [f"{kind}s" for kind in KINDS]
-    x_label, texts = f"% of turns, by {'the judge' if judged else 'rule'}", []
+    problems = " on sharded problems" if all(test["sharded"] for test in tests.values()) else ""
+    x_label, texts = f"% of turns{problems}, by {'the judge' if judged else 'rule'}", []
     figure, axes = new_figure(len(shown), 3.2 + 0.08 * longest, 0.9 + 0.28 * most_bars)
     for axis, (name, title) in zip(axes, panel_titles(tests).items()):
         arms, left = [tests[name]["arms"][label] for label in shown[name]], [0.0] * len(shown[name])
