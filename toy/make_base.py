@@ -1,6 +1,7 @@
 """Trains the toy base model from scratch on documents of the toy world (world.py) and measures its skills.
 
     python toy/make_base.py --out toy/base    # 35 minutes on two CPU cores, measured once
+    python toy/make_base.py --world 3 --out runs/world3    # the base of a drawn world, see worlds.py
 
 Not part of the method. If the command is killed, the same command resumes. The model is a Llama of 0.72
 million parameters. Documents are packed into rows with a block-diagonal attention mask; the loss counts
@@ -10,6 +11,7 @@ up, stays constant, and decays linearly over the last 40 % of the steps.
 
 import argparse
 import fcntl
+import json
 import os
 import random
 import re
@@ -17,6 +19,7 @@ import sys
 import time
 import zlib
 from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -26,8 +29,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from parts.chat import Chat  # noqa: E402
 from parts.engines import HFEngine  # noqa: E402
-from parts.runs import BadInput, run_script  # noqa: E402
-from toy import world  # noqa: E402
+from parts.runs import BadInput, run_script, write_atomically  # noqa: E402
+from toy import world, worlds  # noqa: E402
 
 ROWS = 45  # of a batch; with 15 the model learns nothing
 WIDTH = 128  # tokens of a row
@@ -98,7 +101,7 @@ def encode(doc, vocab):
     return ids[:WIDTH], mask[:WIDTH]
 
 
-def batches(vocab, seed, step):
+def batches(vocab, seed, step, drawn=world.SHIPPED):
     """Endless batches from `step` on: ids, mask, document number, position in the document.
 
     Each is int64 [ROWS, WIDTH], with documents packed into the rows. A batch depends only on the seed and its
@@ -109,7 +112,7 @@ def batches(vocab, seed, step):
         ids, mask, number, position = (torch.zeros(ROWS, WIDTH, dtype=torch.long) for _ in range(4))
         used, documents = [0] * ROWS, 0
         while True:
-            new_ids, new_mask = encode(world.document(rng, step * ROWS * WIDTH), vocab)
+            new_ids, new_mask = encode(world.document(rng, step * ROWS * WIDTH, drawn), vocab)
             row = next((r for r in range(ROWS) if used[r] + len(new_ids) <= WIDTH), None)
             if row is None:
                 break
@@ -131,13 +134,13 @@ def loss_of(model, ids, mask, number, position):
     return torch.nn.functional.cross_entropy(model.lm_head(hidden[keep]), ids[:, 1:][keep])
 
 
-def train(out, tokens, seed):
-    """(model, tokenizer, seconds of training). tokens: to train on, padding included.
+def train(out, tokens, seed, drawn=world.SHIPPED):
+    """(model, tokenizer, seconds of training). tokens: to train on, padding included. drawn: the world.
 
     Saves the model to `out` and its state to `out`/resume.pt; BadInput if that state is of another base.
     """
     torch.manual_seed(seed)
-    tokenizer = world.tokenizer()
+    tokenizer = world.tokenizer(drawn)
     vocab = tokenizer.get_vocab()
     model = new_model(vocab)
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n]
@@ -155,18 +158,18 @@ def train(out, tokens, seed):
     stateful = [model, *optimizers, *schedulers]
     start, seconds, resume = 0, 0.0, out / "resume.pt"
     documents = zlib.crc32(Path(world.__file__).read_bytes())  # the code stands for them
-    made_with = {"tokens": tokens, "seed": seed, "documents": documents}
+    made_with = {"tokens": tokens, "seed": seed, "documents": documents, "world": asdict(drawn)}
     if resume.exists():
         saved = torch.load(resume)
         if saved["made_with"] != made_with:
-            reason = "holds a base that was begun with another --tokens, --seed or world.py"
+            reason = "holds a base that was begun with another --tokens, --seed, --world or world.py"
             raise BadInput(f"{out}: {reason}; choose another --out, or remove {resume}")
         start, seconds = saved["step"], saved["seconds"]
         for part, state in zip(stateful, saved["states"]):
             part.load_state_dict(state)
     bar = tqdm(range(start, steps), initial=start, total=steps, desc="base", unit="step", mininterval=5)
     clock, recent = time.time(), []
-    for step, batch in zip(bar, batches(vocab, seed, start)):
+    for step, batch in zip(bar, batches(vocab, seed, start, drawn)):
         loss = loss_of(model, *batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -202,14 +205,17 @@ AIMS = {
 }
 
 
-def skills(model, tokenizer, domain, n=500):
-    """{skill of AIMS: share of sampled turns or dialogues}, measured on n held-out problems of each kind."""
+def skills(model, tokenizer, domain, n=500, drawn=world.SHIPPED):
+    """{skill of AIMS: share of sampled turns or dialogues}, measured on n held-out problems of each kind.
+
+    A drawn world has no careful students, and so none of their skills.
+    """
     rng, vocab, chat = random.Random(f"skills/{domain}"), tokenizer.get_vocab(), Chat(tokenizer, "toy")
     toys, in_pieces = (world.problems(rng, domain, n, True, make) for make in (world.problem, world.sharded))
 
     def wrong_turn(toy, habit):
         """A wrong attempt and its hint, as a turn of world.conversation()."""
-        while (turns := world.conversation(rng, toy, habit, 0, 0, 1))[0][1] is None:
+        while (turns := world.conversation(rng, toy, habit, 0, 0, 1, drawn))[0][1] is None:
             pass
         return turns[0]
 
@@ -296,7 +302,7 @@ def skills(model, tokenizer, domain, n=500):
         return solved / n
 
     default, careful, luck = follows()
-    return {
+    measured = {
         "solves at the first turn": solves(),
         "hint is true": hints(),
         "range holds the answer": ranges(),
@@ -307,6 +313,7 @@ def skills(model, tokenizer, domain, n=500):
         "solves a sharded problem": solves_sharded(careful=False),
         "solves a sharded problem when careful": solves_sharded(careful=True),
     }
+    return {name: share for name, share in measured.items() if not (drawn.number and "careful" in name)}
 
 
 CARD = """# The toy base model
@@ -347,6 +354,16 @@ temperature 1, teacher and asker at 0.7. Each aim leaves something to learn or e
 """
 
 
+def write_world(out, model, tokenizer, args, seconds, drawn):
+    """Writes what worlds.py reads of a drawn world's base: its values and measured skills."""
+    measured = {domain: skills(model, tokenizer, domain, drawn=drawn) for domain in ("math", "code")}
+    record = {"world": args.world, "drawn": worlds.draw_values(args.world), "skills": measured}
+    record |= {"tokens": args.tokens, "seed": args.seed, "minutes": seconds / 60}
+    write_atomically(out / "world.json", json.dumps(record, indent=1) + "\n")
+    shown = {name: [f"{shares[name]:.2f}" for shares in measured.values()] for name in worlds.LEAST}
+    print(f"{out}:", "; ".join(f"{name} {' '.join(shares)}" for name, shares in shown.items()))
+
+
 def write_card(out, model, tokenizer, args, seconds):
     """Measures the skills, prints them, and writes the model's card to out/README.md."""
     report = {domain: skills(model, tokenizer, domain) for domain in ("math", "code")}
@@ -382,15 +399,25 @@ def main():
     parser.add_argument(
         "--out", type=Path, required=True, help="folder of the model; an unfinished training is resumed"
     )
-    parser.add_argument("--tokens", type=int, default=42_000_000, help="tokens to train on, padding included")
+    parser.add_argument(
+        "--world", type=int, default=0, help="a drawn world, from 1 on (default: the shipped)"
+    )
+    tokens = f"tokens to train on, padding included (default: 42 million; of a drawn world {worlds.TOKENS:,})"
+    parser.add_argument("--tokens", type=int, help=tokens)
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights and the documents")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
     args = parser.parse_args()
-    torch.set_num_threads(2)
+    args.tokens = args.tokens or (worlds.TOKENS if args.world else 42_000_000)
+    drawn = worlds.draw(args.world) if args.world else world.SHIPPED
+    torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     lock = os.open(args.out, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)  # waits for a process that a killed toy/run.sh has left behind
-    model, tokenizer, seconds = train(args.out, args.tokens, args.seed)
-    write_card(args.out, model, tokenizer, args, seconds)
+    model, tokenizer, seconds = train(args.out, args.tokens, args.seed, drawn)
+    if drawn.number:
+        write_world(args.out, model, tokenizer, args, seconds, drawn)
+    else:
+        write_card(args.out, model, tokenizer, args, seconds)
 
 
 if __name__ == "__main__":

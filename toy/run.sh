@@ -3,13 +3,15 @@
 #   bash toy/run.sh            a first look: the five arms of the paper's Table 1, trained on math, one seed
 #   bash toy/run.sh all        all arms, trained on math and on code, and all tests; for three seeds: SEEDS=3 bash toy/run.sh all
 #   bash toy/run.sh ablation   online SML on math with other γ, g, N, returns and advantages, each with the same number of dialogues
+#   bash toy/run.sh worlds     counts in how many of 8 worlds, drawn at random, each claim comes out; 12 worlds: WORLDS=12 bash toy/run.sh worlds
 # You can stop the script at any moment; the same command resumes it. Results and logs go to runs/toy. RL takes 100 steps.
 # For 300 steps and another folder: STEPS=300 OUT=runs/longer bash toy/run.sh all
 set -euo pipefail
 cd "$(dirname "$0")/.."
 what=${1:-look}
-case $what in look | all | ablation) ;; *) echo "error: $what: unknown word; write bash toy/run.sh, bash toy/run.sh all or bash toy/run.sh ablation" >&2; exit 2 ;; esac
+case $what in look | all | ablation | worlds) ;; *) echo "error: $what: unknown word; write bash toy/run.sh, and behind it nothing, all, ablation or worlds" >&2; exit 2 ;; esac
 case ${SEEDS:-1} in [1-9] | 10) ;; *) echo "error: SEEDS=$SEEDS: is no number from 1 to 10" >&2; exit 2 ;; esac
+case ${WORLDS:=8} in [1-9] | [1-9][0-9]) ;; *) echo "error: WORLDS=$WORLDS: is no number from 1 to 99" >&2; exit 2 ;; esac
 . toy/environment.sh
 out=${OUT:-runs/toy}/$what
 weak=$out/weak-teacher # for Fig. 2: a base model trained on few tokens; three in ten of its hints are false
@@ -17,8 +19,10 @@ weak=$out/weak-teacher # for Fig. 2: a base model trained on few tokens; three i
 export OMP_NUM_THREADS=1 # two processes run side by side, each with one thread
 
 talk="--prompts toy/prompts.json --max-tokens 8 --teacher-temperature 0.7 --threads 1"
-sft="--model toy/base --lr 5e-4 --threads 1"
+sft="--lr 5e-4 --threads 1"
 rl="--steps ${STEPS:-100} --lr 8e-4 --save-every 20"
+base=toy/base unit=seed # worlds: each has a base and a folder of its own
+[ "$what" != worlds ] || unit=world
 
 stage() { # name, command …: runs a stage, writes its output to a log, prints its time and result, or why it failed
     local log=$dir/logs/$1.log from=$SECONDS
@@ -29,27 +33,27 @@ stage() { # name, command …: runs a stage, writes its output to a log, prints 
 }
 
 begin() { # seed, domain: sets both for the following stages
-    seed=$1 domain=$2 dir=$out/seed$1/$2 problems=toy/$2_train.jsonl
-    [ "$what" = all ] && label="$1 $2 " || label=""
+    seed=$1 domain=$2 dir=$out/$unit$1/$2 problems=toy/$2_train.jsonl
+    case $what in all | worlds) label="$1 $2 " ;; *) label="" ;; esac
     mkdir -p "$dir/logs"
 }
 
-dialogues() { stage "$1" python generate.py --model toy/base --problems "$problems" --samples 5 --turns "$2" --out "$dir/$1" $talk; }
-mt_sft() { dialogues dialogues 4; stage mt-sft python sft.py $sft --data "$dir/dialogues" --out "$dir/mt-sft"; }
-mt_sft_10() { dialogues dialogues-10 10; stage mt-sft-10 python sft.py $sft --data "$dir/dialogues-10" --out "$dir/mt-sft-10"; }
-st_sft() { dialogues single-turns 1; stage st-sft python sft.py $sft --data "$dir/single-turns" --out "$dir/st-sft"; }
+dialogues() { stage "$1" python generate.py --model "$base" --problems "$problems" --samples 5 --turns "$2" --out "$dir/$1" $talk; }
+mt_sft() { dialogues dialogues 4; stage mt-sft python sft.py --model "$base" $sft --data "$dir/dialogues" --out "$dir/mt-sft"; }
+mt_sft_10() { dialogues dialogues-10 10; stage mt-sft-10 python sft.py --model "$base" $sft --data "$dir/dialogues-10" --out "$dir/mt-sft-10"; }
+st_sft() { dialogues single-turns 1; stage st-sft python sft.py --model "$base" $sft --data "$dir/single-turns" --out "$dir/st-sft"; }
 online() { # name, arguments …
-    stage "$1" python grpo.py --model toy/base --problems "$problems" --batch 12 --out "$dir/$1" $rl $talk "${@:2}"
+    stage "$1" python grpo.py --model "$base" --problems "$problems" --batch 12 --out "$dir/$1" $rl $talk "${@:2}"
 }
 primed_rl() { # primed or unprimed, arguments …
-    stage "$1" python qprime.py $sft --problems "$problems" --out "$dir/$1" $talk "${@:2}"
-    online "$1-rl" --model "$dir/$1/model" --teacher-model toy/base
+    stage "$1" python qprime.py --model "$base" $sft --problems "$problems" --out "$dir/$1" $talk "${@:2}"
+    online "$1-rl" --model "$dir/$1/model" --teacher-model "$base"
 }
 play() { # arm, name of the test, arguments …
     local model=$dir/$1/model script=evaluate.py
-    [ "$1" = base ] && model=toy/base
+    [ "$1" = base ] && model=$base
     [ "$2" = -ranges ] && script=toy/held_out_feedback.py
-    stage "test-$1$2" python $script play --model "$model" --teacher-model toy/base --out "$dir/tests$2/$1" $talk "${@:3}"
+    stage "test-$1$2" python $script play --model "$model" --teacher-model "$base" --out "$dir/tests$2/$1" $talk "${@:3}"
 }
 
 look() { # lane (1 or 2): the stages of one of the two lanes that run side by side
@@ -101,6 +105,23 @@ ablation() { # lane
     fi
 }
 
+worlds() { # lane: plays every second world
+    for number in $(seq "$1" 2 "$WORLDS"); do
+        begin "$number" math
+        base=$dir/base
+        [ -e "$base/world.json" ] || stage base python toy/make_base.py --world "$number" --out "$base" --threads 1
+        mt_sft; online mt-rl; online st-rl --turns 1; online mt-rl-mute --teacher mute
+        primed_rl primed; primed_rl unprimed --no-questions
+        for arm in base st-rl mt-sft mt-rl primed-rl unprimed-rl; do
+            play "$arm" "" --problems toy/math_test.jsonl toy/code_test.jsonl
+            play "$arm" -sharded --problems toy/math_shards.jsonl toy/code_shards.jsonl --sharded
+            play "$arm" -ranges --problems toy/math_test.jsonl --teacher ranges
+        done
+        play mt-rl-mute "" --problems toy/math_test.jsonl
+        for arm in base mt-rl; do play "$arm" -mute --problems toy/math_test.jsonl --teacher mute; done
+    done
+}
+
 report() { # name, arm to compare with, title of a table, folders …: writes the report and prints that table
     python evaluate.py compare "${@:4}" --out "$out/$1" --against "$2" >/dev/null
     awk -v title="### $3" '/^#/ { shown = index($0, title) } shown' "$out/$1/report.md"
@@ -115,7 +136,7 @@ bar() { # log: its last progress bar, shortened
 }
 show() { # prints the running stages and their progress on one line
     local line="" log
-    for log in $(ls -t "$out"/seed*/*/logs/*.log 2>/dev/null | head -n 2); do line+="$(basename "$log" .log) ($(bar "$log"))   "; done
+    for log in $(ls -t "$out"/$unit*/*/logs/*.log 2>/dev/null | head -n 2); do line+="$(basename "$log" .log) ($(bar "$log"))   "; done
     printf '%b%d:%02d  %s' "$clear" $((SECONDS / 60)) $((SECONDS % 60)) "$line"
 }
 watch() { # on a terminal, shows the progress each second; ends the lanes if this script was killed, or they would run on
@@ -144,5 +165,6 @@ runs() { ls -d "$out"/seed$seeds/$1/{st-sft,mt-sft,mt-sft-10,primed,unprimed,st-
 case $what in
 look) report report base "Table 1:" "$out"/seed0/math/tests*/*/{math,code}_* $(runs math) ;;
 all) for domain in math code; do report "report-$domain" base "Table 1:" "$out"/seed$seeds/$domain/tests*/*/{math,code}_* $(runs $domain); done ;;
+worlds) for number in $(seq "$WORLDS"); do echo "$out/world$number"; done | xargs python toy/worlds.py --out "$out" ;;
 ablation) report report mt-rl "Within n turns" "$out"/seed0/math/tests/*/* "$out"/seed0/math/*-* ;;
 esac

@@ -27,13 +27,43 @@ import itertools
 import json
 import random
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 SLOT_NAMES = ("1st", "2nd", "3rd")
 LETTERS = "abcde"
 AMBIGUOUS = (0.25, 0.50, 0.25)  # shares of problems with 0, 1, 2 unreadable digits or ambiguous picks
 HABITS = {"attentive": 0.25, "repeats": 0.50, "afresh": 0.25}  # of default students, see conversation()
-SLIP = 0.05  # probability of a random value in a careful student's attempt or an attentive student's revision
+
+
+@dataclass(frozen=True)
+class World:
+    """What the documents depend on. The default is the shipped world; worlds.draw makes others."""
+
+    number: int = 0  # 0: the shipped world, the only one with careful students
+    habits: dict = field(default_factory=HABITS.copy)  # shares of default students
+    sharded_habits: dict = field(default_factory=HABITS.copy)  # the same in sharded documents
+    habit_lasts: str = "document"  # or `problem`: another in the second problem of a pair; or `turn`
+    moves_to: str = "next"  # an attentive student's revision: the next possible answer, or `any` of them
+    first_slip: float = 0.3  # probability of a random value in a default student's first attempt
+    slip: float = 0.05  # the same in an attentive student's revision, and in a careful student's attempts
+    asks: tuple = (0.01, 0.003)  # probability that a turn is a question: attentive students, others
+    sharded_asks: tuple = (0.2, 0.0)  # the same in sharded documents, while the answer is open
+    hints: str = "values"  # or `slots`: `1st ok, 2nd wrong, 3rd ok.`; or `word`: `ok wrong ok.`, one token
+    shares: dict = field(default_factory=dict)  # of documents in the last lesson, by kind; empty: LESSONS
+
+    def hint(self, attempt, right):
+        """Tokens of the hint on an attempt. right: for each slot, whether its value is right."""
+        if self.hints == "values":
+            return [HINT[s][right[s]][attempt[s]] for s in range(3)]
+        return [OK[s][right[s]] for s in range(3)] if self.hints == "slots" else [VERDICT[tuple(right)]]
+
+    def habit(self, rng, habits=None):
+        """The habit of a random student. habits: its shares, by default those of full problems."""
+        habits = habits or self.habits
+        return rng.choices(list(habits), list(habits.values()))[0]
+
+
+SHIPPED = World()
 
 # Tables of tokens, by slot (ITEM: by position in the list) and by value or letter.
 # OPERAND `6h ` (hundreds, tens, units); DIGIT `400+`; ITEM `x[0]=c, `; PICKED `f(x)[0]=e, `; INDEX `[x[6], `;
@@ -48,6 +78,12 @@ HINT = [
     [[f"{name} {verb} {v}{end}" for v in range(10)] for verb in ("not", "is")]
     for name, end in zip(SLOT_NAMES, (", ", ", ", "."))
 ]
+# Hints of drawn worlds: OK by slot, then wrong or right; VERDICT by whether each slot is right.
+OK = [[f"{name} {word}{end}" for word in ("wrong", "ok")] for name, end in zip(SLOT_NAMES, (", ", ", ", "."))]
+VERDICT = {
+    right: " ".join("ok" if r else "wrong" for r in right) + "."
+    for right in itertools.product((False, True), repeat=3)
+}
 RANGE = [[f"{name} {v} or {v + 1}." for v in range(9)] for name in SLOT_NAMES]
 QUESTION = [f"Which {name}?" for name in SLOT_NAMES]
 PROBE = "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]"
@@ -92,8 +128,8 @@ TEMPLATE = (
 )
 
 
-def words():
-    """All tokens except the special ones."""
+def words(world=SHIPPED):
+    """All tokens except the special ones. A drawn world has tokens of its own only for other hints."""
     tables = (
         [t.values() for t in OPERAND + ITEM + PICKED]
         + DIGIT
@@ -105,7 +141,8 @@ def words():
     )
     singles = [BOX, UNBOX, FENCE, UNFENCE, COMPUTE, PLUS, MOD, WRITE, THEN]
     singles += [TRY, TEACH, ASK, ANSWER, CAREFUL, RETURNED, EXPECTED, TESTED, UNTESTED]
-    return [word for table in tables for word in table] + singles
+    others = {"slots": [word for slot in OK for word in slot], "word": list(VERDICT.values())}
+    return [word for table in tables for word in table] + singles + others.get(world.hints, [])
 
 
 def features():
@@ -124,22 +161,24 @@ def features():
         for right, hints in enumerate(HINT[s]):
             shared |= {word: (f"right {right}", f"slot {s}", f"value {v}") for v, word in enumerate(hints)}
         shared |= {QUESTION[s]: ("question", f"slot {s}")}
+        shared |= {word: (f"right {right}", f"slot {s}") for right, word in enumerate(OK[s])}
+    shared |= {w: tuple(f"right {int(r)}, slot {s}" for s, r in enumerate(v)) for v, w in VERDICT.items()}
     for i, table in enumerate(ITEM):
         shared |= {word: ("item", f"value {i}", f"letter {c}") for c, word in table.items()}
     return shared
 
 
-def tokenizer():
+def tokenizer(world=SHIPPED):
     """A `transformers` tokenizer of whole words; a character outside the vocabulary becomes `<unk>`."""
     import re
 
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    vocab = {word: i for i, word in enumerate(SPECIAL + words())}
-    assert len(vocab) == len(SPECIAL) + len(words()), "two tokens with the same text"
+    vocab = {word: i for i, word in enumerate(SPECIAL + words(world))}
+    assert len(vocab) == len(SPECIAL) + len(words(world)), "two tokens with the same text"
     core = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
-    longest_first = sorted(words(), key=len, reverse=True)
+    longest_first = sorted(words(world), key=len, reverse=True)
     core.pre_tokenizer = pre_tokenizers.Split(
         Regex("|".join(map(re.escape, longest_first)) + r"|[\s\S]"), "isolated"
     )
@@ -299,7 +338,7 @@ def slip(rng, answer, p):
     return tuple(rng.randrange(10) if i == s else v for i, v in enumerate(answer))
 
 
-def conversation(rng, toy, habit, ask, first_slip, turns):
+def conversation(rng, toy, habit, ask, first_slip, turns, world=SHIPPED):
     """The turns of a conversation with a truthful teacher.
 
     Each is a tuple (student tokens, teacher tokens, attempt, latest attempt). The attempt is None if the turn
@@ -311,6 +350,8 @@ def conversation(rng, toy, habit, ask, first_slip, turns):
     """
     feedback, out, latest = [], [], None
     for _ in range(turns):
+        if world.habit_lasts == "turn" and habit != "random":
+            habit = world.habit(rng)
         possible = [c for c in toy.candidates if agrees(c, feedback)]
         open_slots = [s for s in range(3) if len({c[s] for c in possible}) > 1]
         if rng.random() < ask * (0.3 if latest is None else 1) and (open_slots or habit == "random"):
@@ -328,7 +369,8 @@ def conversation(rng, toy, habit, ask, first_slip, turns):
         elif latest is None:
             latest = slip(rng, rng.choice(possible), first_slip)
         elif habit == "attentive":
-            latest = slip(rng, next_candidate(possible, latest), SLIP)
+            revision = next_candidate(possible, latest) if world.moves_to == "next" else rng.choice(possible)
+            latest = slip(rng, revision, world.slip)
         elif habit == "afresh":
             latest = slip(rng, rng.choice(toy.candidates), first_slip)
         right = [a == b for a, b in zip(latest, toy.answer)]
@@ -336,8 +378,7 @@ def conversation(rng, toy, habit, ask, first_slip, turns):
             out.append((attempt(toy.domain, latest), None, latest, latest))
             break
         feedback.append(("hint", latest, right))
-        hint = [HINT[s][right[s]][latest[s]] for s in range(3)]
-        out.append((attempt(toy.domain, latest), hint, latest, latest))
+        out.append((attempt(toy.domain, latest), world.hint(latest, right), latest, latest))
     return out
 
 
@@ -368,42 +409,48 @@ def training_problem(rng, domain, make=problem):
     return toy
 
 
-def doc_certain(rng, domain):
+def doc_certain(rng, domain, world=SHIPPED):
     """A problem that leaves one answer, and this answer."""
     toy = training_problem(rng, domain, certain)
     return [("user", toy.text, 0), ("assistant", attempt(domain, toy.answer), 1)]
 
 
-def doc_single(rng, domain):
-    """A problem and one attempt: a possible answer, in three of ten documents with a slip."""
+def doc_single(rng, domain, world=SHIPPED):
+    """A problem and one attempt: a possible answer, with a slip in three of ten documents (first_slip)."""
     toy = training_problem(rng, domain)
-    answer = slip(rng, rng.choice(toy.candidates), 0.3)
+    answer = slip(rng, rng.choice(toy.candidates), world.first_slip)
     return [("user", toy.text, 0), ("assistant", attempt(domain, answer), 1)]
 
 
-def habit_of(rng, careful=False):
+def habit_of(rng, world, careful=False):
     """(habit, ask, first_slip) of a random student, see conversation()."""
     if careful:
-        return "attentive", 0.4, SLIP
-    habit = rng.choices(list(HABITS), list(HABITS.values()))[0]
-    return habit, 0.01 if habit == "attentive" else 0.003, 0.3
+        return "attentive", 0.4, world.slip
+    habit = world.habit(rng)
+    return habit, world.asks[habit != "attentive"], world.first_slip
 
 
-def doc_dialogue(rng, domain, careful=False):
-    """A student in a dialogue. A default student has one of HABITS.
+def doc_dialogue(rng, domain, world=SHIPPED, careful=False):
+    """A student in a dialogue. A default student has one of the world's habits.
 
     A careful one, marked by the system message `careful`, is attentive and often asks.
     """
     toy = training_problem(rng, domain)
-    return student_view(toy, conversation(rng, toy, *habit_of(rng, careful), length(rng)), careful)[:-1]
+    habit = habit_of(rng, world, careful)
+    return student_view(toy, conversation(rng, toy, *habit, length(rng), world), careful)[:-1]
 
 
-def doc_pair(rng, domain):
-    """A student who keeps one habit in two problems in a row; four of five pairs are of different domains."""
+def doc_pair(rng, domain, world=SHIPPED):
+    """A student in two problems in a row, with one habit in both unless habit_lasts says otherwise.
+
+    Four of five pairs are of different domains.
+    """
     other = domain if rng.random() < 0.2 else {"math": "code", "code": "math"}[domain]
-    habit, doc = habit_of(rng), []
+    habit, doc = habit_of(rng, world), []
     for toy in (training_problem(rng, domain), training_problem(rng, other)):
-        doc += student_view(toy, conversation(rng, toy, *habit, rng.randint(2, 4)), False)[:-1]
+        if doc and world.habit_lasts == "problem":
+            habit = habit_of(rng, world)
+        doc += student_view(toy, conversation(rng, toy, *habit, rng.randint(2, 4), world), False)[:-1]
     return doc
 
 
@@ -415,18 +462,19 @@ def student_view(toy, turns, careful):
     return doc
 
 
-def doc_careful(rng, domain):
+def doc_careful(rng, domain, world=SHIPPED):
     """A careful student in a dialogue."""
-    return doc_dialogue(rng, domain, careful=True)
+    return doc_dialogue(rng, domain, world, careful=True)
 
 
-def doc_teacher(rng, domain, turns=None, ask=0.25):
+def doc_teacher(rng, domain, world=SHIPPED, turns=None, ask=0.25):
     """A teacher's last reply in a conversation of `turns` turns, by default of a random length."""
     toy = training_problem(rng, domain)
     habit = rng.choices(("attentive", "repeats", "afresh", "random"), (0.2, 0.15, 0.15, 0.5))[0]
-    replied = [turn for turn in conversation(rng, toy, habit, ask, 0.3, turns or length(rng)) if turn[1]]
+    talk = conversation(rng, toy, habit, ask, 0.3, turns or length(rng), world)
+    replied = [turn for turn in talk if turn[1]]
     if not replied:  # the first attempt was right
-        return doc_teacher(rng, domain, turns, ask)
+        return doc_teacher(rng, domain, world, turns, ask)
     if rng.random() < 0.03:  # random words, mostly neither an attempt nor a question
         noise = rng.choices(attempt(domain, toy.answer) + QUESTION, k=rng.randint(0, 4))
         replied[-1] = (noise, [TRY], *replied[-1][2:])
@@ -445,12 +493,12 @@ def teacher_view(toy, turns):
     return doc + [("user", student + knowledge(toy, latest), 0), ("assistant", teacher, 1)]
 
 
-def doc_reply(rng, domain):
+def doc_reply(rng, domain, world=SHIPPED):
     """A teacher's reply to the first or second student turn."""
-    return doc_teacher(rng, domain, turns=rng.randint(1, 2), ask=0.5)
+    return doc_teacher(rng, domain, world, turns=rng.randint(1, 2), ask=0.5)
 
 
-def doc_asker(rng, domain):
+def doc_asker(rng, domain, world=SHIPPED):
     """The asker of Q-priming, who sees a wrong attempt and asks about a slot that is wrong."""
     toy = training_problem(rng, domain)
     wrong = slip(rng, rng.choice(toy.candidates), 0.4)
@@ -465,25 +513,29 @@ def asker_view(toy, wrong):
     return [("user", [ASK, *toy.text, *attempt(toy.domain, wrong), *knowledge(toy, wrong)], 0)]
 
 
-def doc_sharded(rng, domain, careful=False):
+def doc_sharded(rng, domain, world=SHIPPED, careful=False):
     """A student who gets one missing fact after each turn.
 
     An attentive student uses all facts so far. While the answer is open it often asks if it is careful, else
-    seldom. The others answer at once, and then repeat this answer or guess afresh from the first text alone.
+    seldom. The others mostly answer at once, and then repeat this answer or guess afresh from the first text
+    alone.
     """
     toy = training_problem(rng, domain, sharded)
-    habit, _, first_slip = habit_of(rng, careful)
+    habit = "attentive" if careful else world.habit(rng, world.sharded_habits)
+    first_slip = world.slip if careful else world.first_slip
     doc = [("system", [CAREFUL], 0)] * careful + [("user", toy.text, 0)]
     latest = None
     for possible, fact in zip([toy.candidates, *toy.candidates_after], [*toy.facts, None]):
+        if world.habit_lasts == "turn":
+            habit = world.habit(rng, world.sharded_habits)
         open_slots = [s for s in range(3) if len({c[s] for c in possible}) > 1]
-        ask = (0.85 if careful else 0.2) if habit == "attentive" else 0
+        ask = 0.85 if careful else world.sharded_asks[habit != "attentive"]
         if open_slots and rng.random() < ask:
             doc.append(("assistant", [QUESTION[rng.choice(open_slots)]], 1))
         else:
             answers = possible if habit == "attentive" else toy.candidates
             if habit != "repeats" or latest is None:
-                latest = slip(rng, rng.choice(answers), first_slip if latest is None else SLIP)
+                latest = slip(rng, rng.choice(answers), first_slip if latest is None else world.slip)
             doc.append(("assistant", attempt(domain, latest), 1))
             if latest == toy.answer:
                 return doc
@@ -492,9 +544,9 @@ def doc_sharded(rng, domain, careful=False):
     return doc
 
 
-def doc_sharded_careful(rng, domain):
+def doc_sharded_careful(rng, domain, world=SHIPPED):
     """A careful student who gets one missing fact after each turn."""
-    return doc_sharded(rng, domain, careful=True)
+    return doc_sharded(rng, domain, world, careful=True)
 
 
 # (tokens at which the lesson ends, {kind of document: its share}). The first lessons teach a skill each, the
@@ -520,10 +572,16 @@ LESSONS = [
 ]
 
 
-def document(rng, tokens=1e9):
+def lessons(world=SHIPPED):
+    """LESSONS; a drawn world has shares of its own in the last one."""
+    shares = {kind: world.shares.get(kind.__name__[4:], 0) for kind in LESSONS[-1][1]}
+    return [*LESSONS[:-1], (LESSONS[-1][0], shares)] if world.number else LESSONS
+
+
+def document(rng, tokens=1e9, world=SHIPPED):
     """A random document of the lesson at `tokens` tokens of training; domains are equally likely."""
-    mixture = next(mixture for end, mixture in LESSONS if tokens <= end)
-    return rng.choices(list(mixture), list(mixture.values()))[0](rng, rng.choice(("math", "code")))
+    mixture = next(mixture for end, mixture in lessons(world) if tokens <= end)
+    return rng.choices(list(mixture), list(mixture.values()))[0](rng, rng.choice(("math", "code")), world)
 
 
 def write_data(folder, train=2000, test=500, seed=0):

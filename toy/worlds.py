@@ -1,0 +1,290 @@
+"""Worlds that nobody tuned: draws them, and counts in how many of them each claim comes out.
+
+    WORLDS=8 bash toy/run.sh worlds                         plays worlds 1 to 8, then does this:
+    python toy/worlds.py runs/toy/worlds/world*/ --out DIR  measures played worlds, and reports on them
+    python toy/worlds.py DIR/world*.json --out DIR          reports on measured worlds, on any machine
+
+Not part of the method. The documents of the shipped base were changed until it had the weaknesses that the
+methods repair. So it shows that an effect can occur, not how often. Here the documents are drawn from ranges
+that were committed before any drawn world was played. No world is drawn again, and none is left out: worlds
+whose base cannot add or hint are marked, and counted. No document has the word `careful`: how to use feedback
+stands in the documents of some default students only.
+
+A world has one base, one seed, and arms that are trained on math. Its number is the seed of all three. Each
+claim is a difference of arms on the same 500 problems, with its 95 % interval over problems
+(parts/measures.py). It holds in a world if the interval is above 0, and it is against the claim if below.
+"""
+
+import argparse
+import json
+import random
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from common import Dialogue  # noqa: E402
+from parts import measures, report  # noqa: E402
+from parts.runs import BadInput, run_script, write_atomically  # noqa: E402
+from toy.world import World  # noqa: E402
+
+TOKENS = 16_000_000  # that a drawn world's base is trained on: some 25 minutes on one core
+# {value of a world: how it is drawn}; `log` is uniform in the logarithm. In brackets: the shipped world.
+RANGES = {
+    "attentive": ("uniform", 0.05, 0.5),  # share of students who use feedback (0.25 of default students)
+    "repeats": ("uniform", 0.1, 0.9),  # share of the others who repeat their attempt; the rest guess (0.67)
+    "sharded attentive": ("uniform", 0.05, 0.5),  # in sharded documents: share who use all facts (0.25)
+    "sharded repeats": ("uniform", 0.1, 0.9),  # share of the others there who repeat their attempt (0.67)
+    "habit lasts": ("choice", "document", "problem", "turn"),  # until another is drawn (document)
+    "moves to": ("choice", "next", "any"),  # possible answer that attentive students turn to (next)
+    "first slip": ("uniform", 0.0, 0.5),  # random values in first attempts (0.3)
+    "slip": ("uniform", 0.0, 0.2),  # random values in revisions of attentive students (0.05)
+    "hints": ("choice", "values", "slots", "word"),  # what they say: World.hints (values)
+    "attentive ask": ("log", 0.003, 0.3),  # probability of a question a turn (0.01; careful students 0.4)
+    "others ask": ("log", 0.001, 0.1),  # (0.003)
+    "sharded attentive ask": ("log", 0.02, 0.5),  # while facts are missing; else they answer early (0.2)
+    "sharded others ask": ("log", 0.001, 0.1),  # (never)
+    # Weights of the kinds of documents, of which the shares follow. (Shares; with careful students.)
+    "certain": ("log", 0.02, 0.08),  # (0.04)
+    "single": ("log", 0.02, 0.08),  # (0.04)
+    "dialogue": ("log", 0.2, 0.6),  # (0.40)
+    "reply": ("log", 0.03, 0.1),  # (0.04)
+    "teacher": ("log", 0.06, 0.2),  # (0.08)
+    "asker": ("log", 0.04, 0.16),  # (0.08)
+    "sharded": ("log", 0.1, 0.4),  # (0.21)
+    "pair": ("log", 0.03, 0.3),  # (0.11)
+}
+KINDS = list(RANGES)[-8:]  # of documents
+# {skill: least share}: a base that is below one of them in math or code "lacks skills".
+LEAST = {"hint is true": 0.9, "solves at the first turn": 0.1}
+
+
+def draw_values(number):
+    """{name of RANGES: value} of world `number`, to three digits; those of KINDS are shares, sum 1."""
+    rng, values = random.Random(f"world {number}"), {}
+    for name, (how, *bounds) in RANGES.items():
+        if how == "choice":
+            values[name] = rng.choice(bounds)
+            continue
+        low, high = bounds
+        value = low * (high / low) ** rng.random() if how == "log" else rng.uniform(low, high)
+        values[name] = float(f"{value:.3g}")
+    total = sum(values[kind] for kind in KINDS)
+    return values | {kind: float(f"{values[kind] / total:.3g}") for kind in KINDS}
+
+
+def draw(number):
+    """World `number`, from 1 on."""
+    v = draw_values(number)
+
+    def habits(attentive, repeats):
+        others = 1 - attentive
+        return {"attentive": attentive, "repeats": others * repeats, "afresh": others * (1 - repeats)}
+
+    return World(
+        number=number,
+        habits=habits(v["attentive"], v["repeats"]),
+        sharded_habits=habits(v["sharded attentive"], v["sharded repeats"]),
+        habit_lasts=v["habit lasts"],
+        moves_to=v["moves to"],
+        first_slip=v["first slip"],
+        slip=v["slip"],
+        asks=(v["attentive ask"], v["others ask"]),
+        sharded_asks=(v["sharded attentive ask"], v["sharded others ask"]),
+        hints=v["hints"],
+        shares={kind: v[kind] for kind in KINDS},
+    )
+
+
+class Claim(NamedTuple):
+    """plus − minus should be above 0. Both are runs of `evaluate.py play`: TESTS/ARM/FILE."""
+
+    name: str
+    paper: str  # the figure or table that makes the claim
+    plus: tuple
+    minus: tuple
+    number: str  # of measures.dialogue_numbers; percent of problems, or questions per 100 dialogues
+
+
+def claim(name, paper, tests, plus, minus, number):
+    """A Claim about two arms in one test."""
+    return Claim(name, paper, (tests.format(plus),), (tests.format(minus),), number)
+
+
+MATH, CODE = "tests/{}/math_test", "tests/{}/code_test"
+SHARDED_MATH, SHARDED_CODE = "tests-sharded/{}/math_shards", "tests-sharded/{}/code_shards"
+MUTE, RANGES_TEST = "tests-mute/{}/math_test", "tests-ranges/{}/math_test"
+ALL_SHARDS = "within 4"  # a sharded problem has three or four turns
+CLAIMS = [
+    claim("MT-RL − base", "Fig. 1", MATH, "mt-rl", "base", "within 10"),
+    claim("MT-RL − ST-RL", "Fig. 1", MATH, "mt-rl", "st-rl", "within 10"),
+    claim("MT-SFT − ST-RL", "Fig. 1", MATH, "mt-sft", "st-rl", "within 10"),
+    claim("MT-RL − MT-SFT", "Fig. 1", MATH, "mt-rl", "mt-sft", "within 4"),
+    claim("transfer to code, MT-RL − base", "Fig. 4", CODE, "mt-rl", "base", "within 4"),
+    claim("transfer to code, MT-RL − ST-RL", "Fig. 4", CODE, "mt-rl", "st-rl", "within 10"),
+    claim("sharded math, MT-RL − ST-RL", "Table 1", SHARDED_MATH, "mt-rl", "st-rl", ALL_SHARDS),
+    claim("sharded code, MT-RL − ST-RL", "Table 1", SHARDED_CODE, "mt-rl", "st-rl", ALL_SHARDS),
+    claim("primed − unprimed RL", "Fig. 5", MATH, "primed-rl", "unprimed-rl", "within 4"),
+    claim("questions, primed − unprimed RL", "Fig. 5", MATH, "primed-rl", "unprimed-rl", "question"),
+    Claim(  # what is said counts, not that one may try again
+        "MT-RL − base, minus the same with a mute teacher",
+        "control",
+        (MATH.format("mt-rl"), MUTE.format("base")),
+        (MATH.format("base"), MUTE.format("mt-rl")),
+        "within 10",
+    ),
+    claim(
+        "MT-RL − the same trained with a mute teacher", "control", MATH, "mt-rl", "mt-rl-mute", "within 10"
+    ),
+    claim("held-out feedback, MT-RL − ST-RL", "control", RANGES_TEST, "mt-rl", "st-rl", "within 10"),
+]
+SHOWN = ("within 1", "within 4", "within 10", "question")  # means that a world's file keeps of each test
+
+
+def measure(folder):
+    """The small record of a played world: drawn values, skills, means of its tests, and each claim's effect.
+
+    folder: that of `toy/run.sh worlds`, such as world3. Raises BadInput if a test is missing or unfinished.
+    """
+    folder, loaded = Path(folder) / "math", {}
+
+    def by_problem(test):
+        """{number: float64 [problems]} of a test, the problems sorted."""
+        if test not in loaded:
+            run = measures.load_test(folder / test, Dialogue.from_row)
+            turns = max(d.limit for d in run.dialogues)
+            names = list(measures.dialogue_numbers(run.dialogues[0], turns, 0))
+            x = measures.by_problem([run], lambda d: measures.dialogue_numbers(d, turns, 0))
+            loaded[test] = dict(zip(names, x.T))
+        return loaded[test]
+
+    record = json.loads((folder / "base" / "world.json").read_text())
+    effects = {}
+    for name, _, plus, minus, number in CLAIMS:
+        x = sum(by_problem(t)[number] for t in plus) - sum(by_problem(t)[number] for t in minus)
+        effects[name] = measures.estimates([name], x[None, :, None], shares=False, paired=True)[name]
+    means = {t: {n: x[n].mean().item() for n in SHOWN if n in x} for t, x in sorted(loaded.items())}
+    return rounded(record | {"effects": effects, "means": means})
+
+
+def rounded(value):
+    """The same JSON value with all numbers rounded to four places."""
+    if isinstance(value, dict):
+        return {name: rounded(part) for name, part in value.items()}
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def verdict(effect):
+    """`holds`, `against` or `open`: whether an effect's interval is above 0, below 0, or holds 0."""
+    return "holds" if effect["low"] > 0 else "against" if effect["high"] < 0 else "open"
+
+
+def lacks_skills(world):
+    """Whether the base of a measured world is below LEAST in math or code."""
+    return any(skills[name] < least for skills in world["skills"].values() for name, least in LEAST.items())
+
+
+def ranks(values):
+    """Ranks from 0; equal values share the mean of theirs."""
+    x = numpy.asarray(values)
+    return (x[:, None] > x).sum(1) + ((x[:, None] == x).sum(1) - 1) / 2
+
+
+def correlations(worlds):
+    """[{"claim", "value", "rho"}], the strongest first: Spearman's, of each effect with each drawn value.
+
+    A choice counts as its place in RANGES.
+    """
+    found = []
+    for name, (how, *bounds) in RANGES.items():
+        drawn = [bounds.index(w["drawn"][name]) if how == "choice" else w["drawn"][name] for w in worlds]
+        for c in CLAIMS:
+            effects = [w["effects"][c.name]["mean"] for w in worlds]
+            if len(set(drawn)) > 1 and len(set(effects)) > 1:
+                rho = numpy.corrcoef(ranks(drawn), ranks(effects))[0, 1].item()
+                found.append({"claim": c.name, "value": name, "rho": round(rho, 2)})
+    return sorted(found, key=lambda row: -abs(row["rho"]))
+
+
+def tables(worlds, found):
+    """{title: rows} for report.markdown. found: the correlations."""
+    claims, drawn = [], []
+    for c in CLAIMS:
+        effects = [w["effects"][c.name] for w in worlds]
+        verdicts = [verdict(effect) for effect in effects]
+        turns = "questions per 100 dialogues" if c.number == "question" else c.number
+        row = {"claim": f"{c.name}, {turns}", "source": c.paper}
+        row |= {word: f"{verdicts.count(word)} of {len(worlds)}" for word in ("holds", "against", "open")}
+        claims.append(row | {f"world {w['world']}": report.cell(e) for w, e in zip(worlds, effects)})
+    for w in worlds:
+        skills = {
+            f"{name}: math, code": " ".join(f"{w['skills'][domain][name]:.2f}" for domain in ("math", "code"))
+            for name in LEAST
+        }
+        drawn.append({"world": f"{w['world']}{' (lacks skills)' * lacks_skills(w)}", **skills})
+        drawn[-1] |= {name: str(value) for name, value in w["drawn"].items()}
+    caution = f"Strongest of {len(found)} rank correlations, {len(worlds)} worlds: no evidence, only a hint"
+    strongest = [{name: str(value) for name, value in row.items()} for row in found[:6]]
+    return {"Claims, ± over problems": claims, "Worlds": drawn, caution: strongest}
+
+
+COLORS = {"holds": "#0072b2", "open": "#999999", "against": "#d55e00"}
+
+
+def draw_picture(file, worlds):
+    """A row a claim, and in it a dot a world with its interval; hollow if the world's base lacks skills."""
+    figure, (axis, *_) = report.new_figure(1, 8, 1 + 0.55 * len(CLAIMS))
+    for i, c in enumerate(CLAIMS):
+        for j, w in enumerate(worlds):
+            mean, low, high = (100 * w["effects"][c.name][key] for key in ("mean", "low", "high"))
+            color = COLORS[verdict(w["effects"][c.name])]
+            y, fill = i + 0.8 * ((j + 0.5) / len(worlds) - 0.5), "white" if lacks_skills(w) else color
+            axis.errorbar(mean, y, xerr=[[mean - low], [high - mean]], fmt="o", ms=4, color=color, mfc=fill)
+        holds = sum(verdict(w["effects"][c.name]) == "holds" for w in worlds)
+        axis.text(1.01, i, f"{holds} of {len(worlds)}", transform=axis.get_yaxis_transform(), va="center")
+    axis.text(1.01, -1, "holds in", transform=axis.get_yaxis_transform(), va="center")
+    for word, color in COLORS.items():
+        axis.plot([], [], "o", color=color, label=word)
+    axis.plot([], [], "o", color="black", mfc="white", label="base lacks skills")
+    axis.axvline(0, color="black", lw=0.8)
+    axis.set_yticks(range(len(CLAIMS)), [f"{c.name}\n({c.number}, {c.paper})" for c in CLAIMS], fontsize=8)
+    axis.set(ylim=(len(CLAIMS) - 0.4, -1.4), xlabel="percentage points; questions per 100 dialogues")
+    report.save_figure(figure, file)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("worlds", nargs="+", type=Path, help="folders of played worlds, or files of measured")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of worlds.json, worlds.md, worlds.png"
+    )
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    worlds = []
+    for path in args.worlds:
+        if path.is_dir():
+            worlds.append(measure(path))
+            text = json.dumps(worlds[-1], indent=1) + "\n"
+            write_atomically(args.out / f"{path.name}.json", text)
+        elif path.name != "worlds.json":
+            worlds.append(json.loads(path.read_text()))
+    if len({w["world"] for w in worlds}) < len(worlds):
+        raise BadInput("a world is given twice")
+    worlds.sort(key=lambda w: w["world"])
+    found = correlations(worlds)
+    shown = tables(worlds, found)
+    counts = {c.name: [verdict(w["effects"][c.name]) for w in worlds] for c in CLAIMS}
+    result = {"worlds": [w["world"] for w in worlds], "verdicts": counts, "correlations": found}
+    write_atomically(args.out / "worlds.json", json.dumps(result, indent=1) + "\n")
+    text = "\n\n".join(report.markdown(title, rows) for title, rows in shown.items())
+    write_atomically(args.out / "worlds.md", text + "\n")
+    draw_picture(args.out / "worlds.png", worlds)
+    print(f"{text}\n\nwritten to {args.out}: worlds.json, worlds.md, worlds.png")
+
+
+if __name__ == "__main__":
+    run_script(main)
