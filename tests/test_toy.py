@@ -5,15 +5,17 @@ import json
 import random
 import re
 import zlib
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT, cast_of
 
-from common import Problem, grade
+from common import Dialogue, Problem, grade
 from generate import asker, converse, load_prompts, mute, teacher_view
 from parts.engines import load_model
 from parts.runs import BadInput
-from toy import make_base, world
+from toy import make_base, world, worlds
 from toy.held_out_feedback import ranges
 
 KINDS = list(dict.fromkeys(kind for _, mixture in world.LESSONS for kind in mixture))
@@ -331,3 +333,146 @@ def test_the_world_is_written_the_same_each_time(tmp_path):
     world.write_data(tmp_path)
     for file in tmp_path.iterdir():
         assert file.read_bytes() == (ROOT / "toy" / file.name).read_bytes(), file.name
+
+
+def test_a_world_is_drawn_the_same_each_time_and_within_the_ranges():
+    seen = {name: set() for name in worlds.RANGES}
+    for number in range(900, 960):
+        drawn = worlds.draw_values(number)
+        assert drawn == worlds.draw_values(number) and worlds.draw(number) == worlds.draw(number)
+        assert abs(sum(drawn[kind] for kind in worlds.KINDS) - 1) < 0.01
+        for name, (how, *bounds) in worlds.RANGES.items():
+            seen[name].add(drawn[name])
+            if name not in worlds.KINDS:  # of which the shares are drawn as weights
+                assert drawn[name] in bounds if how == "choice" else bounds[0] <= drawn[name] <= bounds[1]
+    for name, (how, *bounds) in worlds.RANGES.items():
+        assert seen[name] == set(bounds) if how == "choice" else len(seen[name]) > 40
+
+
+@pytest.mark.parametrize("hints", ["values", "slots", "word"])
+def test_documents_of_a_drawn_world_hold_its_tokens_alone_and_never_careful(hints):
+    drawn, rng = replace(worlds.draw(901), hints=hints), random.Random(5)
+    tokenizer = world.tokenizer(drawn)
+    vocab, seen = tokenizer.get_vocab(), set()
+    for tokens in (1e6, 5e6, *[1e9] * 600):
+        for role, turn, _ in world.document(rng, tokens, drawn):
+            assert role != "system" and tokenizer.tokenize("".join(turn)) == turn
+            seen |= set(turn)
+    assert world.CAREFUL not in seen and seen <= set(vocab)
+    for form, table in (("values", sum(sum(world.HINT, []), [])), ("slots", sum(world.OK, []))):
+        assert bool(seen & set(table)) == (hints == form)
+    assert bool(seen & set(world.VERDICT.values())) == (hints == "word")
+
+
+def test_the_shipped_tokenizer_has_no_token_of_drawn_worlds(toy):
+    assert toy[1].tokenizer.get_vocab() == world.tokenizer().get_vocab()
+
+
+@pytest.mark.parametrize("domain", ["math", "code"])
+def test_hints_without_values_say_which_slots_are_right(domain):
+    rng = random.Random(6)
+    for hints in ("slots", "word"):
+        toy = world.training_problem(rng, domain)
+        for _, reply, digits, _ in world.conversation(rng, toy, "random", 0, 0, 6, world.World(hints=hints)):
+            if reply:
+                said = re.findall("ok|wrong", "".join(reply))
+                assert said == ["ok" if a == b else "wrong" for a, b in zip(digits, toy.answer)]
+
+
+def drawn_turns(kind, **values):
+    """[[values of each attempt, None of a question] of a document] of 60 documents of a world."""
+    rng, drawn = random.Random(7), world.World(number=1, **values)
+    docs = [kind(rng, "math", drawn) for _ in range(60)]
+    return [[values_of(t) for role, t, trained in doc if trained] for doc in docs]
+
+
+def values_of(tokens):
+    return None if tokens[0] in world.QUESTION else tuple(tokens[1:4])
+
+
+def test_the_values_of_a_world_change_its_documents():
+    only = {"attentive": 0.0, "repeats": 1.0, "afresh": 0.0}
+    deaf = {"habits": only, "sharded_habits": only}
+    assert all(len(set(said)) == 1 for said in drawn_turns(world.doc_dialogue, **deaf, asks=(0, 0)))
+    assert any(None in said for said in drawn_turns(world.doc_dialogue, **deaf, asks=(0, 1)))
+    assert not any(None in said for said in drawn_turns(world.doc_dialogue, **deaf, asks=(1, 0)))
+    for said in drawn_turns(world.doc_sharded, **deaf, sharded_asks=(0, 1)):
+        assert said[0] is None and said[-1]
+    assert all(len(set(said)) == 1 for said in drawn_turns(world.doc_sharded, **deaf))
+
+
+def test_habits_last_as_long_as_the_world_says():
+    half = {"attentive": 0.0, "repeats": 0.5, "afresh": 0.5}
+
+    def kept(**values):
+        """Share of neighbor revisions after which the student goes on as before."""
+        found = []
+        for said in drawn_turns(world.doc_dialogue, habits=half, asks=(0, 0), first_slip=0, **values):
+            same = [a == b for a, b in itertools.pairwise(said)]
+            found += [a == b for a, b in itertools.pairwise(same)]
+        return sum(found) / len(found)
+
+    assert kept() > kept(habit_lasts="turn") + 0.15
+
+
+@pytest.fixture
+def measured(monkeypatch, tmp_path):
+    """measured(number, solved_at): a world's record; its dialogues of a test are solved at turn solved_at(its path)."""
+
+    def measure(number, solved_at):
+        base = tmp_path / f"world{number}" / "math" / "base"
+
+        def load_test(folder, make):
+            turn = solved_at(str(folder.relative_to(base.parent)))
+            statuses = ["no attempt"] * ((turn or 10) - 1) + ["correct" if turn else "wrong"]
+            questions = 2 if "/primed" in str(folder) else 0
+            texts = ["Which 2nd?" if t < questions else "x" for t in range(len(statuses))]
+            messages = [{"role": "student", "content": text} for text in texts]
+            mask = [1, 0] * len(statuses)
+            told = Dialogue("", limit=10, messages=messages, mask=mask, statuses=statuses, solved=turn)
+            return SimpleNamespace(dialogues=[replace(told, id=str(i), problem=str(i)) for i in range(50)])
+
+        monkeypatch.setattr(worlds.measures, "load_test", load_test)
+        base.mkdir(parents=True)
+        skills = {domain: dict.fromkeys(worlds.LEAST, 0.95) for domain in ("math", "code")}
+        record = {"world": number, "drawn": worlds.draw_values(900 + number), "skills": skills}
+        (base / "world.json").write_text(json.dumps(record))
+        return worlds.measure(base.parent.parent)
+
+    return measure
+
+
+def as_the_paper_says(test):
+    """The turn at which the dialogues of a test are solved, so that all claims come out."""
+    if test.startswith("tests-mute"):
+        return None
+    return {"mt-rl": 3, "primed-rl": 3, "mt-sft": 8}.get(test.split("/")[1])
+
+
+def test_every_claim_holds_where_the_arms_come_in_the_papers_order_and_is_open_where_all_are_equal(measured):
+    for effect in measured(1, as_the_paper_says)["effects"].values():
+        assert worlds.verdict(effect) == "holds" and effect["mean"] >= 1
+    for name, effect in measured(2, lambda test: 2)["effects"].items():
+        assert worlds.verdict(effect) == ("holds" if name.startswith("questions") else "open")
+    assert worlds.verdict({"low": -0.3, "high": -0.1}) == "against"
+
+
+def test_the_report_on_worlds_needs_their_small_files_alone(measured, tmp_path, monkeypatch, capsys):
+    records = [measured(1, as_the_paper_says), measured(2, lambda test: 2)]
+    records[1]["skills"]["code"]["hint is true"] = 0.5
+    for record in records:
+        (tmp_path / f"world{record['world']}.json").write_text(json.dumps(record))
+    files = map(str, reversed(sorted(tmp_path.glob("world*.json"))))
+    out = tmp_path / "report"
+    monkeypatch.setattr("sys.argv", ["worlds.py", *files, "--out", str(out)])
+    worlds.main()
+    text, result = capsys.readouterr().out, json.loads((out / "worlds.json").read_text())
+    assert result["worlds"] == [1, 2] and result["verdicts"]["MT-RL − base"] == ["holds", "open"]
+    assert "| 2 (lacks skills) |" in text and "| 1 |" in text and (out / "worlds.png").stat().st_size > 1000
+
+
+def test_rank_correlations_are_spearmans():
+    drawn = [worlds.draw_values(910) | {"slip": slip} for slip in (0.1, 0.3, 0.2, 0.3)]
+    effects = [{c.name: {"mean": mean} for c in worlds.CLAIMS} for mean in (4.0, 1.0, 2.0, 1.0)]
+    found = worlds.correlations([{"drawn": d, "effects": e} for d, e in zip(drawn, effects)])
+    assert [(row["value"], row["rho"]) for row in found] == [("slip", -1.0)] * len(worlds.CLAIMS)

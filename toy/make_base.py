@@ -361,7 +361,7 @@ def write_world(out, model, tokenizer, args, seconds, drawn):
     record |= {"tokens": args.tokens, "seed": args.seed, "minutes": seconds / 60}
     write_atomically(out / "world.json", json.dumps(record, indent=1) + "\n")
     shown = {name: [f"{shares[name]:.2f}" for shares in measured.values()] for name in worlds.LEAST}
-    print(f"{out}:", "; ".join(f"{name} {' '.join(shares)}" for name, shares in shown.items()))
+    print(f"{out}:", " and ".join(f"{name} {' '.join(shares)}" for name, shares in shown.items()))
 
 
 def write_card(out, model, tokenizer, args, seconds):
