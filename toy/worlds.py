@@ -217,6 +217,8 @@ def tables(worlds, found):
         turns = "questions per 100 dialogues" if c.number == "question" else c.number
         row = {"claim": f"{c.name}, {turns}", "source": c.paper}
         row |= {word: f"{verdicts.count(word)} of {len(worlds)}" for word in ("holds", "against", "open")}
+        skilled = [word for word, w in zip(verdicts, worlds) if not lacks_skills(w)]
+        row["holds, base has the skills"] = f"{skilled.count('holds')} of {len(skilled)}"
         claims.append(row | {f"world {w['world']}": report.cell(e) for w, e in zip(worlds, effects)})
     for w in worlds:
         skills = {
