@@ -110,14 +110,14 @@ worlds() { # lane: plays every second world
         begin "$number" math
         base=$dir/base
         [ -e "$base/world.json" ] || stage base python toy/make_base.py --world "$number" --out "$base" --threads 1
-        mt_sft; online mt-rl; online st-rl --turns 1; online mt-rl-mute --teacher mute
+        mt_sft; online mt-rl; online st-rl --turns 1; online mute-rl --teacher mute
         primed_rl primed; primed_rl unprimed --no-questions
         for arm in base st-rl mt-sft mt-rl primed-rl unprimed-rl; do
             play "$arm" "" --problems toy/math_test.jsonl toy/code_test.jsonl
             play "$arm" -sharded --problems toy/math_shards.jsonl toy/code_shards.jsonl --sharded
             play "$arm" -ranges --problems toy/math_test.jsonl --teacher ranges
         done
-        play mt-rl-mute "" --problems toy/math_test.jsonl
+        play mute-rl "" --problems toy/math_test.jsonl
         for arm in base mt-rl; do play "$arm" -mute --problems toy/math_test.jsonl --teacher mute; done
     done
 }

@@ -136,7 +136,7 @@ CLAIMS = [
         "within 10",
     ),
     claim(
-        "MT-RL − the same trained with a mute teacher", "control", MATH, "mt-rl", "mt-rl-mute", "within 10"
+        "MT-RL − the same trained with a mute teacher", "control", MATH, "mt-rl", "mute-rl", "within 10"
     ),
     claim("held-out feedback, MT-RL − ST-RL", "control", RANGES_TEST, "mt-rl", "st-rl", "within 10"),
 ]
