@@ -16,6 +16,7 @@ claim is a difference of arms on the same 500 problems, with its 95 % interval o
 """
 
 import argparse
+import itertools
 import json
 import random
 import sys
@@ -105,7 +106,12 @@ class Claim(NamedTuple):
     paper: str  # the figure or table that makes the claim
     plus: tuple
     minus: tuple
-    number: str  # of measures.dialogue_numbers; percent of problems, or questions per 100 dialogues
+    number: str  # of measures.dialogue_numbers
+
+    @property
+    def unit(self):
+        """(factor, name) of the unit in tables and the picture."""
+        return (10, "questions per 10 dialogues") if self.number == "question" else (100, self.number)
 
 
 def claim(name, paper, tests, plus, minus, number):
@@ -135,9 +141,7 @@ CLAIMS = [
         (MATH.format("base"), MUTE.format("mt-rl")),
         "within 10",
     ),
-    claim(
-        "MT-RL − the same trained with a mute teacher", "control", MATH, "mt-rl", "mute-rl", "within 10"
-    ),
+    claim("MT-RL − the same trained with a mute teacher", "control", MATH, "mt-rl", "mute-rl", "within 10"),
     claim("held-out feedback, MT-RL − ST-RL", "control", RANGES_TEST, "mt-rl", "st-rl", "within 10"),
 ]
 SHOWN = ("within 1", "within 4", "within 10", "question")  # means that a world's file keeps of each test
@@ -210,23 +214,22 @@ def correlations(worlds):
 
 def tables(worlds, found):
     """{title: rows} for report.markdown. found: the correlations."""
-    claims, drawn = [], []
+    claims, drawn, heads = [], [], [f"world {w['world']}" for w in worlds]
     for c in CLAIMS:
         effects = [w["effects"][c.name] for w in worlds]
         verdicts = [verdict(effect) for effect in effects]
-        turns = "questions per 100 dialogues" if c.number == "question" else c.number
-        row = {"claim": f"{c.name}, {turns}", "source": c.paper}
+        factor, unit = c.unit
+        row = {"claim": f"{c.name}, {unit}", "source": c.paper}
         row |= {word: f"{verdicts.count(word)} of {len(worlds)}" for word in ("holds", "against", "open")}
         skilled = [word for word, w in zip(verdicts, worlds) if not lacks_skills(w)]
         row["holds, base has the skills"] = f"{skilled.count('holds')} of {len(skilled)}"
-        claims.append(row | {f"world {w['world']}": report.cell(e) for w, e in zip(worlds, effects)})
-    for w in worlds:
-        skills = {
-            f"{name}: math, code": " ".join(f"{w['skills'][domain][name]:.2f}" for domain in ("math", "code"))
-            for name in LEAST
-        }
-        drawn.append({"world": f"{w['world']}{' (lacks skills)' * lacks_skills(w)}", **skills})
-        drawn[-1] |= {name: str(value) for name, value in w["drawn"].items()}
+        claims.append(row | {head: report.cell(e, factor) for head, e in zip(heads, effects)})
+    for name in RANGES:
+        drawn.append({"": name, **{head: str(w["drawn"][name]) for head, w in zip(heads, worlds)}})
+    for domain, name in itertools.product(("math", "code"), LEAST):
+        shares = {head: f"{w['skills'][domain][name]:.2f}" for head, w in zip(heads, worlds)}
+        drawn.append({"": f"{name}, {domain}", **shares})
+    drawn.append({"": "lacks skills", **{h: "yes" * lacks_skills(w) for h, w in zip(heads, worlds)}})
     caution = f"Strongest of {len(found)} rank correlations, {len(worlds)} worlds: no evidence, only a hint"
     strongest = [{name: str(value) for name, value in row.items()} for row in found[:6]]
     return {"Claims, ± over problems": claims, "Worlds": drawn, caution: strongest}
@@ -239,20 +242,21 @@ def draw_picture(file, worlds):
     """A row a claim, and in it a dot a world with its interval; hollow if the world's base lacks skills."""
     figure, (axis, *_) = report.new_figure(1, 8, 1 + 0.55 * len(CLAIMS))
     for i, c in enumerate(CLAIMS):
+        axis.axhline(i + 0.5, color="#eeeeee", lw=0.8)
         for j, w in enumerate(worlds):
-            mean, low, high = (100 * w["effects"][c.name][key] for key in ("mean", "low", "high"))
+            mean, low, high = (c.unit[0] * w["effects"][c.name][key] for key in ("mean", "low", "high"))
             color = COLORS[verdict(w["effects"][c.name])]
             y, fill = i + 0.8 * ((j + 0.5) / len(worlds) - 0.5), "white" if lacks_skills(w) else color
             axis.errorbar(mean, y, xerr=[[mean - low], [high - mean]], fmt="o", ms=4, color=color, mfc=fill)
         holds = sum(verdict(w["effects"][c.name]) == "holds" for w in worlds)
         axis.text(1.01, i, f"{holds} of {len(worlds)}", transform=axis.get_yaxis_transform(), va="center")
-    axis.text(1.01, -1, "holds in", transform=axis.get_yaxis_transform(), va="center")
+    axis.text(1.01, -0.7, "holds in", transform=axis.get_yaxis_transform(), va="center")
     for word, color in COLORS.items():
         axis.plot([], [], "o", color=color, label=word)
     axis.plot([], [], "o", color="black", mfc="white", label="base lacks skills")
     axis.axvline(0, color="black", lw=0.8)
-    axis.set_yticks(range(len(CLAIMS)), [f"{c.name}\n({c.number}, {c.paper})" for c in CLAIMS], fontsize=8)
-    axis.set(ylim=(len(CLAIMS) - 0.4, -1.4), xlabel="percentage points; questions per 100 dialogues")
+    axis.set_yticks(range(len(CLAIMS)), [f"{c.name}\n({c.unit[1]}, {c.paper})" for c in CLAIMS], fontsize=8)
+    axis.set(ylim=(len(CLAIMS) - 0.4, -0.9), xlabel="percentage points, or questions")
     report.save_figure(figure, file)
 
 
