@@ -192,7 +192,7 @@ def test_a_base_of_other_documents_tokens_or_seed_is_not_gone_on_with(tmp_path, 
     made = {"tokens": 2 * make_base.WIDTH, "seed": 0}
     make_base.train(tmp_path, **made)
     before = (tmp_path / "resume.pt").read_bytes()
-    for change in ({"tokens": 4 * make_base.WIDTH}, {"seed": 1}):
+    for change in ({"tokens": 4 * make_base.WIDTH}, {"seed": 1}, {"drawn": worlds.draw(901)}):
         with pytest.raises(BadInput, match="choose another --out"):
             make_base.train(tmp_path, **made | change)
     (tmp_path / "world.py").write_text("other documents")

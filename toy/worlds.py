@@ -169,6 +169,8 @@ def measure(folder):
     for name, _, plus, minus, number in CLAIMS:
         x = sum(by_problem(t)[number] for t in plus) - sum(by_problem(t)[number] for t in minus)
         effects[name] = measures.estimates([name], x[None, :, None], shares=False, paired=True)[name]
+    for file in folder.glob("tests*/*/*/metrics.jsonl"):  # also those of no claim
+        by_problem(str(file.parent.relative_to(folder)))
     means = {t: {n: x[n].mean().item() for n in SHOWN if n in x} for t, x in sorted(loaded.items())}
     return rounded(record | {"effects": effects, "means": means})
 
@@ -232,7 +234,7 @@ def tables(worlds, found):
     drawn.append({"": "lacks skills", **{h: "yes" * lacks_skills(w) for h, w in zip(heads, worlds)}})
     caution = f"Strongest of {len(found)} rank correlations, {len(worlds)} worlds: no evidence, only a hint"
     strongest = [{name: str(value) for name, value in row.items()} for row in found[:6]]
-    return {"Claims, ± over problems": claims, "Worlds": drawn, caution: strongest}
+    return {"Claims, ± over problems": claims, "Worlds": drawn} | ({caution: strongest} if found else {})
 
 
 COLORS = {"holds": "#0072b2", "open": "#999999", "against": "#d55e00"}
