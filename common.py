@@ -68,15 +68,15 @@ def sft_loss(logprobs, denominator):
     return -logprobs.sum() / denominator
 
 
-def masked_logprobs(model, ids, mask, temperature=1.0, chunk_bytes=2**28):
+def masked_logprobs(model, ids, mask, temperature=1.0, chunk_bytes=2**28, **packing):
     """log π_θ of the masked tokens, float32 [M], row by row. ids, mask: int64 [B, T], padded on the right.
 
     Only masked positions reach the LM head. They do so in chunks, whose logits fit in `chunk_bytes` and are
     computed again in the backward pass: with a vocabulary of 262k, the logits of all positions would need
-    more memory than the weights.
+    more memory than the weights. packing: if parts/packed.py has made one row of all, where each starts.
     """
     # No attention mask: attention is causal, so no token sees the padding on its right.
-    states = model.get_decoder()(input_ids=ids, use_cache=False)
+    states = model.get_decoder()(input_ids=ids, use_cache=False, **packing)
     keep = mask[:, 1:].bool()  # [B, T − 1]: the hidden state at position t predicts token t + 1
     hidden, target = states.last_hidden_state[:, :-1][keep], ids[:, 1:][keep]  # [M, hidden], [M]
     size = max(1, chunk_bytes // (4 * model.get_output_embeddings().weight.shape[0]))

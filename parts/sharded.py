@@ -14,6 +14,7 @@ import warnings
 
 import torch
 
+from parts import packed
 from parts.engines import load_model, save_adapter
 from parts.runs import BadInput, all_gather, barrier, first_line, rank_and_size
 
@@ -44,17 +45,21 @@ def trained(module):
 class Policy(torch.nn.Module):
     """Decoder and head of a model, the trained parts, as one module that FSDP2 can hold.
 
-    policy(…) is function(model, …). The model's other parts are no submodules of this.
+    policy(ids, mask, …) is function(model, ids, mask, …). packs: its rows are packed into one before
+    (parts/packed.py). The model's other parts are no submodules of this.
     """
 
-    def __init__(self, model, function):
+    def __init__(self, model, function, packs=False):
         super().__init__()
+        if packs:
+            packed.switch_on(model)
         self.decoder, self.head = model.get_decoder(), model.get_output_embeddings()
         object.__setattr__(self, "model", model)  # past Module's __setattr__, which would add a submodule
-        self.function = function
+        self.function, self.packs = function, packs
 
-    def forward(self, *args):
-        return self.function(self.model, *args)
+    def forward(self, ids, mask, *args):
+        ids, mask, packing = packed.pack(ids, mask) if self.packs else (ids, mask, {})
+        return self.function(self.model, ids, mask, *args, **packing)
 
 
 def prepare(model, function, device: str, dtype: str) -> Policy:
@@ -62,7 +67,8 @@ def prepare(model, function, device: str, dtype: str) -> Policy:
 
     model: from load_trained(), on the CPU, so that no process needs room for all weights on its GPU.
     """
-    policy, gpu = Policy(model, function), device.startswith("cuda")
+    gpu, packs = device.startswith("cuda"), packed.fits(model.config.get_text_config(), device, dtype)
+    policy = Policy(model, function, packs)
     if gpu:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if not uses_fsdp(dtype):

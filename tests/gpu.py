@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,11 +29,13 @@ sys.path.insert(0, str(ROOT))
 import bench
 import torch
 import torch.nn.functional as F
+from test_packed import plain_varlen_attn
+from torch.nn.attention import varlen
 from transformers import AutoTokenizer, Gemma3ForCausalLM, Gemma3TextConfig
 
 import grpo
 from common import Dialogue, as_tensors, masked_logprobs
-from parts import runs, sharded
+from parts import packed, runs, sharded
 from parts.engines import HFEngine, VLLMEngine, load_model, without_adapter
 
 GPU = sys.argv[1:2] != ["cpu"]
@@ -144,6 +146,33 @@ def masks():
     if not GPU:
         raise Skip("the time of attention is measured on a GPU only")
     time_attention(model.config, window, 8192)
+
+
+def packed_rows():
+    """The trainer's attention in bfloat16, packed rows against padded ones: log-probs and a gradient."""
+    if not GPU:
+        varlen.varlen_attn = plain_varlen_attn  # torch's has no CPU version
+    window, source, rows = bench.SHAPES[SHAPE][1].sliding_window, random.Random(0), []
+    for n in (3 * window, 2 * window + 1, window // 2):
+        ids = [source.randrange(5, bench.SHAPES[SHAPE][1].vocab_size) for _ in range(n)]
+        rows.append(Dialogue("", ids=ids, mask=[int(i > n // 4) for i in range(n)]))
+
+    def scored(packs, context=nullcontext):
+        packed.fits = lambda *_: packs
+        model = sharded.load_trained(str(WORK / "model"))
+        policy = sharded.prepare(model, masked_logprobs, DEVICE, "bfloat16")
+        with context(model):
+            logprobs = policy(*as_tensors(rows, DEVICE), TEMPERATURE)
+            logprobs.mean().backward()
+        gradient = sharded.whole(policy.decoder.layers[0].self_attn.q_proj.weight.grad)
+        return logprobs.detach(), F.normalize(gradient.flatten(), dim=0)
+
+    (ours, gradient), (padded, other), (control, far) = scored(True), scored(False), scored(True, no_window)
+    gap, gap_of_control = ((a - padded).abs().mean().item() for a in (ours, control))
+    report_gap("packed rows: log-probs as padded", gap, "without window", gap_of_control)
+    cosine, of_control = (other @ gradient).item(), (other @ far).item()
+    found, ok = f"{cosine:.3f}; {of_control:.2f}", cosine >= 0.95 > of_control
+    report("cosine of their gradients of a layer", "≥ 0.95; without window less", found, ok)
 
 
 @contextmanager
@@ -376,6 +405,7 @@ MORE = torch.cuda.device_count() if GPU else 2
 CHECKS = {  # name: (function of no arguments, its most seconds)
     "environment": (environment, 90),
     "masks": (masks, 90),
+    "packed rows": (packed_rows, 90),
     "transformers": (lambda: engine_check("transformers"), 150),
     "transformers, LoRA": (lambda: engine_check("transformers", LORA), 150),
     "vLLM": (lambda: engine_check("vLLM"), 240),
