@@ -5,12 +5,14 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import ROOT
 from test_lora import shake
 from torch.nn.attention import varlen
 from transformers import AutoConfig
 
 from common import Dialogue, as_tensors, masked_logprobs
 from parts import packed, sharded
+from parts.engines import load_model
 
 
 def plain_varlen_attn(query, key, value, ends, _, longest, __, scale=None, window_size=None, enable_gqa=None):
@@ -79,6 +81,20 @@ def test_the_classes_that_are_packed_are_those_tested_here(shapes, tiny):
     folders = [*shapes.values(), *map(tiny, ALSO)]
     types = {AutoConfig.from_pretrained(folder).get_text_config().model_type for folder in folders}
     assert types == set(packed.TYPES)
+    assert f"Mistral3, {', '.join(ALSO)}." in (ROOT / "parts" / "README.md").read_text()
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """What packed.fits asks for of a GPU."""
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma", "eyes", "mistral", "qwen"])
+def test_training_on_a_gpu_packs_with_all_processes_alike(name, shapes, gpu):
+    loaded = [load_model(shapes[name], device) for device in ("cpu", "meta")]  # of rank 0, of the others
+    assert all(packed.fits(m.config.get_text_config(), "cuda", "bfloat16") for m in loaded)
 
 
 @pytest.mark.parametrize(
@@ -92,15 +108,12 @@ def test_the_classes_that_are_packed_are_those_tested_here(shapes, tiny):
         {"_attn_implementation": "eager"},
     ],
 )
-def test_other_attention_devices_and_dtypes_are_not_packed(change, shapes, monkeypatch):
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    where = {"device": "cuda:0", "dtype": "bfloat16"}
+def test_other_attention_devices_and_dtypes_are_not_packed(change, shapes, gpu):
     config = AutoConfig.from_pretrained(shapes["gemma"], attn_implementation="sdpa")
-    assert packed.fits(config, **where)
+    where = {name: change.pop(name, value) for name, value in (("device", "cuda"), ("dtype", "bfloat16"))}
     for name, value in change.items():
         setattr(config, name, value)
-    assert not packed.fits(config, **{name: change.get(name, value) for name, value in where.items()})
+    assert not packed.fits(config, **where)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch's varlen_attn needs a GPU")
