@@ -29,8 +29,6 @@ sys.path.insert(0, str(ROOT))
 import bench
 import torch
 import torch.nn.functional as F
-from test_packed import plain_varlen_attn
-from torch.nn.attention import varlen
 from transformers import AutoTokenizer, Gemma3ForCausalLM, Gemma3TextConfig
 
 import grpo
@@ -150,8 +148,11 @@ def masks():
 
 def packed_rows():
     """The trainer's attention in bfloat16, packed rows against padded ones: log-probs and a gradient."""
-    if not GPU:
-        varlen.varlen_attn = plain_varlen_attn  # torch's has no CPU version
+    if not GPU:  # where torch's attention does not run
+        from test_packed import plain_varlen_attn
+        from torch.nn.attention import varlen
+
+        varlen.varlen_attn = plain_varlen_attn
     window, source, rows = bench.SHAPES[SHAPE][1].sliding_window, random.Random(0), []
     for n in (3 * window, 2 * window + 1, window // 2):
         ids = [source.randrange(5, bench.SHAPES[SHAPE][1].vocab_size) for _ in range(n)]
