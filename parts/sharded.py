@@ -32,6 +32,8 @@ def load_trained(path: str, lora: int | None = None, dtype: str = "float32", see
     """
     torch.manual_seed(seed)
     model = load_model(path, "cpu" if rank_and_size()[0] == 0 else "meta", dtype if lora else "float32", lora)
+    if not lora:  # a meta tensor may be fixed that the first process reads as a trained one (Ernie's router)
+        model.requires_grad_()
     for p in trained(model):
         p.data = p.data.float()
     return model
@@ -85,7 +87,9 @@ def prepare(model, function, device: str, dtype: str) -> Policy:
     buffers = all_gather(dict(policy.named_buffers()) if rank == 0 else None)[0]
     mesh = torch.distributed.init_device_mesh(torch.device(device).type, (processes,))
     mixed = MixedPrecisionPolicy(param_dtype=getattr(torch, dtype), reduce_dtype=torch.float32)
-    for layer in policy.decoder.layers:
+    # The layers are called h in GPT-2 and Falcon. Other lists of modules are small (Gemma 3n).
+    lists = [m for m in policy.decoder.children() if isinstance(m, torch.nn.ModuleList)]
+    for layer in max(lists, key=lambda layers: sum(p.numel() for p in layers.parameters())):
         fully_shard(layer, mesh=mesh, mp_policy=mixed)
     fully_shard(policy, mesh=mesh, mp_policy=mixed, reshard_after_forward=False)
     if processes > 1:
