@@ -184,8 +184,9 @@ OF_EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 def add_adapter(model, rank: int) -> None:
     """Adds a LoRA adapter to all linear layers of the decoder, and freezes all other weights.
 
-    The vision tower and the LM head get no adapter, nor do the MLPs of a mixture of experts. B starts at 0,
-    so the model still computes the same. Raises EngineError if the model cannot have an adapter.
+    The vision tower and the LM head get no adapter, nor do the MLPs of a mixture of experts. In a Mamba layer
+    only in_proj gets one. B starts at 0, so the model still computes the same. Raises EngineError if the
+    model cannot have an adapter.
     """
     from peft import LoraConfig
 
@@ -193,9 +194,12 @@ def add_adapter(model, rank: int) -> None:
     linear = {name for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m in decoder}
     if any(".experts." in name for name, _ in model.named_parameters()):
         linear = {name for name in linear if name.rsplit(".", 1)[-1] not in OF_EXPERTS}
+    for name, module in model.named_modules():
+        if hasattr(module, "A_log") and hasattr(module, "D"):  # Mamba, whose kernels read the other weights
+            linear -= {f"{name}.{child}" for child, _ in module.named_children() if child != "in_proj"}
     try:
         model.add_adapter(LoraConfig(r=rank, lora_alpha=ALPHA, target_modules=linear))
-    except ValueError as e:  # as peft has it for Mamba
+    except ValueError as e:  # GPT-2 has no torch.nn.Linear
         problem = f"model {model.name_or_path}: cannot have a LoRA adapter ({' '.join(str(e).split())})"
         raise EngineError(f"{problem}; leave out --lora") from None
 

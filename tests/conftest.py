@@ -35,6 +35,7 @@ EXPERTS = {
     "first_k_dense_replace": 1,
 }
 LAYERS = ["sliding_attention", "sliding_attention", "full_attention"]
+VISION = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 32}
 # Class → its config's settings, beside SIZES
 CLASSES = {
     "Granite": {"logits_scaling": 8.0, "embedding_multiplier": 12.0, "residual_multiplier": 0.3},
@@ -143,13 +144,7 @@ CLASSES = {
         "linear_value_head_dim": 16,
         "linear_num_key_heads": 2,
         "linear_num_value_heads": 4,
-        "vision_config": {
-            "depth": 1,
-            "hidden_size": 32,
-            "intermediate_size": 32,
-            "num_heads": 2,
-            "out_hidden_size": 32,
-        },
+        "vision_config": VISION,
     },
     "Mamba": {"state_size": 8},
     "SeedOss": {"attention_dropout": 0.1, "residual_dropout": 0.1},
@@ -178,6 +173,49 @@ CLASSES = {
         "sliding_window": 8,
         "layer_types": LAYERS,
     },
+    "Ministral3": {  # scales queries by their positions
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 1e4,
+            "factor": 16.0,
+            "original_max_position_embeddings": 16,
+            "llama_4_scaling_beta": 0.1,
+        }
+    },
+    "Qwen3VL": {
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6]},
+        "vision_config": {**VISION, "deepstack_visual_indexes": [0]},
+    },
+    "Gemma4": {  # as the E2B: embeddings in each layer, and layers that share keys
+        "num_hidden_layers": 4,
+        "vocab_size_per_layer_input": 128,
+        "hidden_size_per_layer_input": 8,
+        "num_kv_shared_layers": 2,
+        "global_head_dim": 64,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "vision_config": {
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "position_embedding_size": 64,
+        },
+    },
+    "Olmo2": {},
+    "Lfm2Moe": {
+        "layer_types": ["conv", "full_attention", "conv"],
+        "num_dense_layers": 1,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+    },
+    "Ernie4_5_Moe": {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 32},
+    "Phi": {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "head_dim": 8},
+    "StableLm": {"use_parallel_residual": True, "qk_layernorm": True, "hidden_dropout": 0.1, "head_dim": 8},
+    "GPT2": {},
     "HyperCLOVAX": {"logits_scaling": 0.5},
     "Llama4Text": {"interleave_moe_layer_step": 2, "num_local_experts": 2, "intermediate_size_mlp": 48},
 }
@@ -343,12 +381,14 @@ def tiny(tmp_path_factory):
 
     def make(name):
         if name not in folders:
-            kind, text = "CausalLM", {"vocab_size": len(tokenizer), **SIZES, **TOKENS, **CLASSES[name]}
+            auto = transformers.AutoModelForCausalLM
+            text = {"vocab_size": len(tokenizer), **SIZES, **TOKENS, **CLASSES[name]}
             if vision := text.pop("vision_config", None):
-                kind, text = "ConditionalGeneration", {"text_config": text, "vision_config": vision}
+                auto = transformers.AutoModelForImageTextToText
+                text = {"text_config": text, "vision_config": vision}
             config = getattr(transformers, f"{name}Config")(**text)
             torch.manual_seed(0)
-            model = getattr(transformers, f"{name.removesuffix('Text')}For{kind}")(config)
+            model = auto.from_config(config)
             sharp = (
                 5 if name in ("KimiLinear", "NemotronH") else 10
             )  # at 10 their recurrence inflates rounding
