@@ -54,19 +54,20 @@ def test_importing_a_script_loads_no_large_library_before_it_is_used():
     assert done.stdout.strip() == "set()", done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("readme", ["README.md", "toy/README.md"])
+@pytest.mark.parametrize("readme", ["README.md", "toy/README.md", "parts/README.md"])
 def test_the_pictures_and_files_that_a_readme_names_exist(readme):
     text, folder = (ROOT / readme).read_text(), (ROOT / readme).parent
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("http")]
+    links = [link.split("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("http")]
     assert links and all((folder / link).exists() for link in links), links
 
 
-def test_the_flags_that_the_readme_names_are_those_of_the_scripts():
+def test_the_flags_that_the_readmes_name_are_those_of_the_scripts():
     shown = "".join(
         (ROOT / file).read_text()
         for file in ["parts/runs.py", "tests/bench.py", *map("{}.py".format, STAGES)]
     )
-    flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", (ROOT / "README.md").read_text()))
+    text = "".join((ROOT / readme).read_text() for readme in ("README.md", "parts/README.md"))
+    flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
     others = {"--index-url"}  # of pip
     others |= {"--help", "--nodes", "--ntasks-per-node", "--gpus-per-node"}  # of every script, of Slurm
     others |= {"--exclusive", "--mem", "--cpus-per-task", "--kill-on-bad-exit"}
