@@ -467,9 +467,10 @@ def load_speaker(
     if is_address(path):
         endpoint = Endpoint(path, option, args.max_tokens, temperature)
         return Speaker(endpoint, endpoint)  # its chat template is the server's
-    chat = load_chat(args.teacher_model if path == "me" else path)
     if path == "me":
+        chat = load_chat(args.teacher_model)
         return Speaker(chat, Person(chat))
+    chat = load_chat(path)
     sampling = {
         "max_tokens": args.max_tokens,
         "temperature": temperature,

@@ -548,13 +548,18 @@ def pass_curves(runs: list[TestRun]) -> Tensor:
     return torch.stack([torch.tensor(curve, dtype=torch.float64)[:, :most] for curve in curves])
 
 
+def losses_of(runs: list[TestRun]) -> list[tuple]:
+    """(problem id, the answer's log-loss after each teacher turn) of each dialogue that has losses."""
+    problem_of = {d.id: d.problem for run in runs for d in run.dialogues}
+    return [(problem_of[row["id"]], row["losses"]) for run in runs for row in run.losses]
+
+
 def loss_curves(runs: list[TestRun], turns: int) -> tuple[list, list]:
     """Both averages of the answer's log-loss after teacher turns 1…N: keeping and dropping solved dialogues.
 
     Each is a list of {"mean", "low", "high"}. Where every dialogue is dropped, the second has None.
     """
-    problem_of = {d.id: d.problem for run in runs for d in run.dialogues}
-    rows = [(problem_of[row["id"]], row["losses"]) for run in runs for row in run.losses]
+    rows = losses_of(runs)
     keep = problem_means((p, [losses[min(t, len(losses) - 1)] for t in range(turns)]) for p, losses in rows)
     unsolved = []
     for t in range(turns):
@@ -565,9 +570,7 @@ def loss_curves(runs: list[TestRun], turns: int) -> tuple[list, list]:
 
 def loss_change(runs: list[TestRun]) -> dict[str, float]:
     """{"mean", "low", "high"}: the rise of the log-loss from a dialogue's first to its last teacher turn."""
-    problem_of = {d.id: d.problem for run in runs for d in run.dialogues}
-    rows = [row for run in runs for row in run.losses]
-    x = problem_means((problem_of[row["id"]], [row["losses"][-1] - row["losses"][0]]) for row in rows)
+    x = problem_means((problem, [losses[-1] - losses[0]]) for problem, losses in losses_of(runs))
     return estimates(["change"], x[None], shares=False)["change"]  # seeds may have measured other problems
 
 

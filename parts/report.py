@@ -442,7 +442,7 @@ def draw_turn_types(file: Path, tests: dict) -> str:
             early = f"{cell(arm['premature'], digits=0)} % early" if "premature" in arm else ""
             axis.text(102, row, early, va="center", fontsize=9)
             values = [f"{kind} {percent(share[kind])}" for kind in kinds]
-            texts.append(f"{title}: {row}: {', '.join([*values, early][: len(kinds) + bool(early)])}.")
+            texts.append(f"{title}: {row}: {', '.join(filter(None, [*values, early]))}.")
         axis.set(xlabel=x_label, xlim=(0, 100))
         axis.set_title(title, fontsize=10)
         axis.invert_yaxis()
@@ -465,13 +465,14 @@ def draw_all(out: Path, tests: dict, training: dict, against: str) -> dict[str, 
     labels = in_paper_order([*training, *tested], against)
     base = "base" if "base" in labels or against in ARMS else against
     known = list(dict.fromkeys((base, *MAIN[1:], *list(ARMS)[1:])))  # the main arms have the clearest colors
+    look = looks(labels, known)
     controls = {f"with teacher {test['teacher']}" for test in tests.values() if not test["informed"]}
     for name in (*pictures, "fig6.png"):
         (out / name).unlink(missing_ok=True)
     drawn = {}
     for name, panels in pictures.items():
         if panels := [panel for panel in panels if panel.lines]:
-            drawn[name] = draw(out / name, panels, looks(labels, known), controls)
+            drawn[name] = draw(out / name, panels, look, controls)
     if shown := undisputed(tests):
         sharded = {name: test for name, test in shown.items() if test["sharded"]}
         drawn["fig6.png"] = draw_turn_types(out / "fig6.png", sharded or shown)
