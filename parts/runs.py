@@ -284,6 +284,9 @@ def set_up(args) -> None:
     """Fills in automatic arguments, tries the device, joins the processes of torchrun. Raises BadInput."""
     if is_address(getattr(args, "model", "")):
         raise BadInput(f"--model {args.model}: the student must be a folder or a hub name")
+    if getattr(args, "model", "") == "me" and hasattr(args, "lr"):
+        reason = "a person is no model to train; give a folder or a hub name"
+        raise BadInput(f"--model me: {reason} (generate.py and evaluate.py play take me)")
     if args.device not in ("cuda", "cuda:0") and args.device.startswith("cuda:"):
         gpu = args.device.removeprefix("cuda:")
         reason = "vLLM and torchrun count only the GPUs that they see"

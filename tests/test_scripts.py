@@ -947,6 +947,12 @@ def test_a_person_can_be_the_student(problems, base, tmp_path, monkeypatch):
     assert dialogue["solved"] == 2 and dialogue["messages"][2]["content"] == "Please try."
 
 
+@pytest.mark.parametrize("script", ["grpo", "qprime"])
+def test_a_person_cannot_be_trained(script, problems, base, tmp_path, capsys):
+    command = dict(model="me", teacher_model=base, problems=problems, out=tmp_path / "run")
+    refused(capsys, "a person is no model to train", script, **command)
+
+
 def test_a_mute_teacher_says_its_prompt_to_every_turn_and_needs_no_model(problems, base, tmp_path):
     play = dict(model=base, teacher="mute", problems=problems, out=tmp_path, turns=3, **TALK)
     run("evaluate", "play", teacher_model=tmp_path / "none", **play)
