@@ -4,9 +4,9 @@
     python toy/make_base.py --world 3 --out runs/world3    # the base of a drawn world, see worlds.py
 
 Not part of the method. If the command is killed, the same command resumes. The model is a Llama of 0.72
-million parameters. Documents are packed into rows with a block-diagonal attention mask; the loss counts
-assistant turns only. Muon trains the matrices of the layers, AdamW all other weights. The learning rate warms
-up, stays constant, and decays linearly over the last 40 % of the steps.
+million parameters (with --hidden 256: 2.71). Documents are packed into rows with a block-diagonal attention
+mask; the loss counts assistant turns only. Muon trains the matrices of the layers, AdamW all other weights.
+The learning rate warms up, stays constant, and decays linearly over the last 40 % of the steps.
 """
 
 import argparse
@@ -34,6 +34,7 @@ from toy import world, worlds  # noqa: E402
 
 ROWS = 45  # of a batch; with 15 the model learns nothing
 WIDTH = 128  # tokens of a row
+HIDDEN = 128  # dimension of the model's hidden states
 WARMUP, DECAY = 40, 0.4  # steps; share of all steps
 SAVE_EVERY = 100  # steps
 
@@ -63,21 +64,24 @@ class Muon(torch.optim.Optimizer):
                     p.add_(update, alpha=-group["lr"] * max(1, shape[0] / shape[1]) ** 0.5)
 
 
-def new_model(vocab):
-    """A new model. Tokens with common features (world.features) start with similar embeddings."""
+def new_model(vocab, hidden):
+    """A new model. Tokens with common features (world.features) start with similar embeddings.
+
+    hidden: dimension of its hidden states, a multiple of 32.
+    """
     config = LlamaConfig(
         vocab_size=len(vocab),
-        hidden_size=128,
+        hidden_size=hidden,
         num_hidden_layers=3,
-        num_attention_heads=4,
-        intermediate_size=384,
+        num_attention_heads=hidden // 32,
+        intermediate_size=3 * hidden,
         max_position_embeddings=4096,
         pad_token_id=0,
         bos_token_id=None,
         eos_token_id=5,
         tie_word_embeddings=False,
     )
-    model, vectors = LlamaForCausalLM(config), defaultdict(lambda: torch.randn(config.hidden_size))
+    model, vectors = LlamaForCausalLM(config), defaultdict(lambda: torch.randn(hidden))
     features = world.features()
     for word, i in sorted(vocab.items(), key=lambda item: item[1]):  # a fixed order: the vectors are random
         if word not in features:
@@ -134,7 +138,7 @@ def loss_of(model, ids, mask, number, position):
     return torch.nn.functional.cross_entropy(model.lm_head(hidden[keep]), ids[:, 1:][keep])
 
 
-def train(out, tokens, seed, drawn=world.SHIPPED):
+def train(out, tokens, seed, drawn=world.SHIPPED, hidden=HIDDEN):
     """(model, tokenizer, seconds of training). tokens: to train on, padding included. drawn: the world.
 
     Saves the model to `out` and its state to `out`/resume.pt; BadInput if that state is of another base.
@@ -142,7 +146,7 @@ def train(out, tokens, seed, drawn=world.SHIPPED):
     torch.manual_seed(seed)
     tokenizer = world.tokenizer(drawn)
     vocab = tokenizer.get_vocab()
-    model = new_model(vocab)
+    model = new_model(vocab, hidden)
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n]
     others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and ".layers." in n)]
     optimizers = [
@@ -158,11 +162,17 @@ def train(out, tokens, seed, drawn=world.SHIPPED):
     stateful = [model, *optimizers, *schedulers]
     start, seconds, resume = 0, 0.0, out / "resume.pt"
     documents = zlib.crc32(Path(world.__file__).read_bytes())  # the code stands for them
-    made_with = {"tokens": tokens, "seed": seed, "documents": documents, "world": asdict(drawn)}
+    made_with = {
+        "tokens": tokens,
+        "seed": seed,
+        "documents": documents,
+        "world": asdict(drawn),
+        "hidden": hidden,
+    }
     if resume.exists():
         saved = torch.load(resume)
         if saved["made_with"] != made_with:
-            reason = "holds a base that was begun with another --tokens, --seed, --world or world.py"
+            reason = "was begun with another --tokens, --seed, --hidden, --world or world.py"
             raise BadInput(f"{out}: {reason}; choose another --out, or remove {resume}")
         start, seconds = saved["step"], saved["seconds"]
         for part, state in zip(stateful, saved["states"]):
@@ -319,8 +329,8 @@ def skills(model, tokenizer, domain, n=500, drawn=world.SHIPPED):
 CARD = """# The toy base model
 
 A Llama of {parameters:,} parameters, trained from scratch by
-`python toy/make_base.py --out toy/base --tokens {tokens} --seed {seed}` on documents of the toy world
-(`toy/world.py`): {tokens:,} tokens, padding included; {minutes:.0f} minutes on two CPU cores; seed {seed}.
+`python toy/make_base.py --out toy/base --tokens {tokens} --seed {seed} --hidden {hidden}` on documents of the
+toy world (`toy/world.py`): {tokens:,} tokens, padding included; {minutes:.0f} minutes on two CPU cores.
 
 ## Documents
 Shares of each kind of document in the lessons (`LESSONS` in `toy/world.py`; `reply` is `doc_reply` there).
@@ -383,6 +393,7 @@ def write_card(out, model, tokenizer, args, seconds):
         parameters=sum(p.numel() for p in model.parameters()),
         tokens=args.tokens,
         seed=args.seed,
+        hidden=args.hidden,
         minutes=seconds / 60,
         lessons="\n".join(lessons),
         skills="\n".join(rows),
@@ -405,6 +416,7 @@ def main():
     tokens = f"tokens to train on, padding included (default: 42 million; of a drawn world {worlds.TOKENS:,})"
     parser.add_argument("--tokens", type=int, help=tokens)
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights and the documents")
+    parser.add_argument("--hidden", type=int, default=HIDDEN, help="dimension of the model (default: 128)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
     args = parser.parse_args()
     args.tokens = args.tokens or (worlds.TOKENS if args.world else 42_000_000)
@@ -413,7 +425,7 @@ def main():
     args.out.mkdir(parents=True, exist_ok=True)
     lock = os.open(args.out, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)  # waits for a process that a killed toy/run.sh has left behind
-    model, tokenizer, seconds = train(args.out, args.tokens, args.seed, drawn)
+    model, tokenizer, seconds = train(args.out, args.tokens, args.seed, drawn, args.hidden)
     if drawn.number:
         write_world(args.out, model, tokenizer, args, seconds, drawn)
     else:

@@ -5,7 +5,7 @@
 #   bash toy/run.sh ablation   online SML on math with other γ, g, N, returns and advantages, each with the same number of dialogues
 #   bash toy/run.sh worlds     counts in how many of 8 worlds, drawn at random, each claim comes out; 12 worlds: WORLDS=12 bash toy/run.sh worlds
 # You can stop the script at any moment; the same command resumes it. Results and logs go to runs/toy. RL takes 100 steps.
-# For 300 steps and another folder: STEPS=300 OUT=runs/longer bash toy/run.sh all
+# For 300 steps and another folder: STEPS=300 OUT=runs/longer bash toy/run.sh all; for another base model: BASE=FOLDER OUT=runs/other bash toy/run.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 what=${1:-look}
@@ -21,7 +21,7 @@ export OMP_NUM_THREADS=1 # two processes run side by side, each with one thread
 talk="--prompts toy/prompts.json --max-tokens 8 --teacher-temperature 0.7 --threads 1"
 sft="--lr 5e-4 --threads 1"
 rl="--steps ${STEPS:-100} --lr 8e-4 --save-every 20"
-base=toy/base unit=seed # worlds: each has a base and a folder of its own
+base=${BASE:-toy/base} unit=seed # worlds: each has a base and a folder of its own
 [ "$what" != worlds ] || unit=world
 
 stage() { # name, command …: runs a stage, writes its output to a log, prints its time and result, or why it failed
@@ -163,8 +163,8 @@ printf '%b' "$clear"
 seeds=[0-$((${SEEDS:-1} - 1))] # a glob pattern
 runs() { ls -d "$out"/seed$seeds/$1/{st-sft,mt-sft,mt-sft-10,primed,unprimed,st-rl,st-rl-32,mt-rl,mt-rl-weak,primed-rl,unprimed-rl} 2>/dev/null; }
 case $what in
-look) report report base "Table 1:" "$out"/seed0/math/tests*/*/{math,code}_* $(runs math) ;;
-all) for domain in math code; do report "report-$domain" base "Table 1:" "$out"/seed$seeds/$domain/tests*/*/{math,code}_* $(runs $domain); done ;;
+look) report report "$(basename "$base")" "Table 1:" "$out"/seed0/math/tests*/*/{math,code}_* $(runs math) ;;
+all) for domain in math code; do report "report-$domain" "$(basename "$base")" "Table 1:" "$out"/seed$seeds/$domain/tests*/*/{math,code}_* $(runs $domain); done ;;
 worlds) for number in $(seq "$WORLDS"); do echo "$out/world$number"; done | xargs python toy/worlds.py --out "$out" ;;
 ablation) report report mt-rl "Within n turns" "$out"/seed0/math/tests/*/* "$out"/seed0/math/*-* ;;
 esac
