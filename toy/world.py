@@ -574,9 +574,19 @@ LESSONS = [
 
 
 def lessons(world=SHIPPED):
-    """LESSONS; a drawn world has shares of its own in the last one."""
-    shares = {kind: world.shares.get(kind.__name__[4:], 0) for kind in LESSONS[-1][1]}
-    return [*LESSONS[:-1], (LESSONS[-1][0], shares)] if world.number else LESSONS
+    """LESSONS; in a drawn world the second is longer, and the last one has shares of its own.
+
+    Two bases of documents made by hand learned to add only after 9 million tokens. The shipped base went on
+    learning it in a far longer last lesson.
+    """
+    if not world.number:
+        return LESSONS
+    first, (_, second), (end, last) = LESSONS
+    return [
+        first,
+        (12_000_000, second),
+        (end, {kind: world.shares.get(kind.__name__[4:], 0) for kind in last}),
+    ]
 
 
 def document(rng, tokens=1e9, world=SHIPPED):
