@@ -9,6 +9,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import ROOT, cast_of
 
 from common import Dialogue, Problem, grade
@@ -354,14 +355,32 @@ def test_documents_of_a_drawn_world_hold_its_tokens_alone_and_never_careful(hint
     drawn, rng = replace(worlds.draw(901), hints=hints), random.Random(5)
     tokenizer = world.tokenizer(drawn)
     vocab, seen = tokenizer.get_vocab(), set()
-    for tokens in [1e6] * 60 + [1e9] * 600:
-        for role, turn, _ in world.document(rng, tokens, drawn):
+    for _ in range(600):
+        for role, turn, _ in world.document(rng, world=drawn):
             assert role != "system" and tokenizer.tokenize("".join(turn)) == turn
-            seen |= set(turn) if tokens == 1e9 else set()  # the first lesson has hints with values, too
+            seen |= set(turn)
     assert world.CAREFUL not in seen and seen <= set(vocab)
     for form, table in (("values", sum(sum(world.HINT, []), [])), ("slots", sum(world.OK, []))):
         assert bool(seen & set(table)) == (hints == form)
     assert bool(seen & set(world.VERDICT.values())) == (hints == "word")
+
+
+def test_the_base_of_a_world_starts_with_the_weights_of_the_skills(tmp_path, monkeypatch):
+    monkeypatch.setattr(make_base, "ROWS", 1)
+    tokens, drawn = make_base.WIDTH, worlds.draw(901)
+    skills, tokenizer, _ = make_base.train(tmp_path, tokens, 0, world.SKILLS)
+    assert tokenizer.get_vocab() == world.tokenizer(drawn).get_vocab()
+    (tmp_path / "world").mkdir()
+    monkeypatch.setattr(make_base, "WARMUP", 1e9)  # the learning rate of the one step is 0
+    model, _, _ = make_base.train(tmp_path / "world", tokens, 1, drawn, pretrained=tmp_path)
+    assert all(torch.allclose(a, b) for a, b in zip(skills.parameters(), model.parameters()))
+
+
+def test_the_skills_are_those_of_the_shipped_first_lessons():
+    for tokens in (1e6, 9e6):
+        made = [world.document(random.Random(8), tokens, w) for w in (world.SKILLS, world.SHIPPED)]
+        assert tokens > 8e6 or made[0] == made[1]
+        assert tokens < 8e6 or made[0] == world.document(random.Random(8), 7e6)
 
 
 def test_the_shipped_tokenizer_has_no_token_of_drawn_worlds(toy):

@@ -1,7 +1,8 @@
 """Trains the toy base model from scratch on documents of the toy world (world.py) and measures its skills.
 
     python toy/make_base.py --out toy/base    # 35 minutes on two CPU cores, measured once
-    python toy/make_base.py --world 3 --out runs/world3    # the base of a drawn world, see worlds.py
+    python toy/make_base.py --skills --out runs/skills    # that with which all drawn worlds start
+    python toy/make_base.py --world 3 --pretrained runs/skills --out runs/world3    # see worlds.py
 
 Not part of the method. If the command is killed, the same command resumes. The model is a Llama of 0.72
 million parameters (with --hidden 256: 2.71). Documents are packed into rows with a block-diagonal attention
@@ -138,15 +139,16 @@ def loss_of(model, ids, mask, number, position):
     return torch.nn.functional.cross_entropy(model.lm_head(hidden[keep]), ids[:, 1:][keep])
 
 
-def train(out, tokens, seed, drawn=world.SHIPPED, hidden=HIDDEN):
+def train(out, tokens, seed, drawn=world.SHIPPED, hidden=HIDDEN, pretrained=None):
     """(model, tokenizer, seconds of training). tokens: to train on, padding included. drawn: the world.
 
-    Saves the model to `out` and its state to `out`/resume.pt; BadInput if that state is of another base.
+    pretrained: folder of a base with the same tokenizer, whose weights are the first ones. Saves the model to
+    `out` and its state to `out`/resume.pt; BadInput if that state is of another base.
     """
     torch.manual_seed(seed)
     tokenizer = world.tokenizer(drawn)
     vocab = tokenizer.get_vocab()
-    model = new_model(vocab, hidden)
+    model = LlamaForCausalLM.from_pretrained(pretrained) if pretrained else new_model(vocab, hidden)
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n]
     others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and ".layers." in n)]
     optimizers = [
@@ -161,18 +163,14 @@ def train(out, tokens, seed, drawn=world.SHIPPED, hidden=HIDDEN):
     schedulers = [torch.optim.lr_scheduler.LambdaLR(o, schedule) for o in optimizers]
     stateful = [model, *optimizers, *schedulers]
     start, seconds, resume = 0, 0.0, out / "resume.pt"
-    documents = zlib.crc32(Path(world.__file__).read_bytes())  # the code stands for them
-    made_with = {
-        "tokens": tokens,
-        "seed": seed,
-        "documents": documents,
-        "world": asdict(drawn),
-        "hidden": hidden,
-    }
+    made_with = {"tokens": tokens, "seed": seed, "world": asdict(drawn), "hidden": hidden}
+    made_with["documents"] = zlib.crc32(Path(world.__file__).read_bytes())  # the code stands for them
+    if pretrained:
+        made_with["pretrained"] = zlib.crc32((pretrained / "model.safetensors").read_bytes())
     if resume.exists():
         saved = torch.load(resume)
         if saved["made_with"] != made_with:
-            reason = "was begun with another --tokens, --seed, --hidden, --world or world.py"
+            reason = "was begun with another world.py or other arguments"
             raise BadInput(f"{out}: {reason}; choose another --out, or remove {resume}")
         start, seconds = saved["step"], saved["seconds"]
         for part, state in zip(stateful, saved["states"]):
@@ -365,11 +363,12 @@ temperature 1, teacher and asker at 0.7. Each aim leaves something to learn or e
 
 
 def write_world(out, model, tokenizer, args, seconds, drawn):
-    """Writes what worlds.py reads of a drawn world's base: its values and measured skills."""
+    """Prints skills of the base of a drawn world or of SKILLS; of the former, writes what worlds.py reads."""
     measured = {domain: skills(model, tokenizer, domain, drawn=drawn) for domain in ("math", "code")}
-    record = {"world": args.world, "drawn": worlds.draw_values(args.world), "skills": measured}
-    record |= {"tokens": args.tokens, "seed": args.seed, "minutes": seconds / 60}
-    write_atomically(out / "world.json", json.dumps(record, indent=1) + "\n")
+    if args.world:
+        record = {"world": args.world, "drawn": worlds.draw_values(args.world), "skills": measured}
+        record |= {"tokens": args.tokens, "seed": args.seed, "minutes": seconds / 60}
+        write_atomically(out / "world.json", json.dumps(record, indent=1) + "\n")
     shown = {name: [f"{shares[name]:.2f}" for shares in measured.values()] for name in worlds.LEAST}
     print(f"{out}:", " and ".join(f"{name} {' '.join(shares)}" for name, shares in shown.items()))
 
@@ -410,22 +409,28 @@ def main():
     parser.add_argument(
         "--out", type=Path, required=True, help="folder of the model; an unfinished training is resumed"
     )
-    parser.add_argument(
-        "--world", type=int, default=0, help="a drawn world, from 1 on (default: the shipped)"
-    )
-    tokens = f"tokens to train on, padding included (default: 42 million; of a drawn world {worlds.TOKENS:,})"
-    parser.add_argument("--tokens", type=int, help=tokens)
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--skills", action="store_true", help="the base with which all drawn worlds start")
+    start.add_argument("--world", type=int, default=0, help="a drawn world, from 1 on; needs --pretrained")
+    parser.add_argument("--pretrained", type=Path, help="the folder of a base made with --skills")
+    parser.add_argument("--tokens", type=int, help="tokens to train on (42, --skills 12, --world 8 million)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights and the documents")
     parser.add_argument("--hidden", type=int, default=HIDDEN, help="dimension of the model (default: 128)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
     args = parser.parse_args()
-    args.tokens = args.tokens or (worlds.TOKENS if args.world else 42_000_000)
-    drawn = worlds.draw(args.world) if args.world else world.SHIPPED
+    if bool(args.world) != bool(args.pretrained):
+        raise BadInput("--world and --pretrained: give both, or neither")
+    drawn, tokens = world.SHIPPED, 42_000_000  # padding included
+    if args.skills:
+        drawn, tokens = world.SKILLS, worlds.SKILLS_TOKENS
+    if args.world:
+        drawn, tokens = worlds.draw(args.world), worlds.TOKENS
+    args.tokens = args.tokens or tokens
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     lock = os.open(args.out, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)  # waits for a process that a killed toy/run.sh has left behind
-    model, tokenizer, seconds = train(args.out, args.tokens, args.seed, drawn, args.hidden)
+    model, tokenizer, seconds = train(args.out, args.tokens, args.seed, drawn, args.hidden, args.pretrained)
     if drawn.number:
         write_world(args.out, model, tokenizer, args, seconds, drawn)
     else:

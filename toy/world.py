@@ -27,7 +27,7 @@ import itertools
 import json
 import random
 import zlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 SLOT_NAMES = ("1st", "2nd", "3rd")
 LETTERS = "abcde"
@@ -39,7 +39,7 @@ HABITS = {"attentive": 0.25, "repeats": 0.50, "afresh": 0.25}  # of default stud
 class World:
     """What the documents depend on. The default is the shipped world; worlds.py draws others."""
 
-    number: int = 0  # 0: the shipped world, the only one with careful students
+    number: int = 0  # 0: the shipped world, the only one with careful students; -1: SKILLS
     habits: dict = field(default_factory=HABITS.copy)  # shares of default students
     sharded_habits: dict = field(default_factory=HABITS.copy)  # the same in sharded documents
     habit_lasts: str = "document"  # or `problem`: another in the second problem of a pair; or `turn`
@@ -64,6 +64,7 @@ class World:
 
 
 SHIPPED = World()
+SKILLS = World(number=-1)  # teaches the skills with which the bases of all drawn worlds start
 
 # Tables of tokens, by slot (ITEM: by position in the list) and by value or letter.
 # OPERAND `6h ` (hundreds, tens, units); DIGIT `400+`; ITEM `x[0]=c, `; PICKED `f(x)[0]=e, `; INDEX `[x[6], `;
@@ -129,7 +130,7 @@ TEMPLATE = (
 
 
 def words(world=SHIPPED):
-    """All tokens except the special ones. A drawn world has tokens of its own only for other hints."""
+    """All tokens except the special ones. Drawn worlds, and SKILLS, also have tokens for other hints."""
     tables = (
         [t.values() for t in OPERAND + ITEM + PICKED]
         + DIGIT
@@ -141,8 +142,8 @@ def words(world=SHIPPED):
     )
     singles = [BOX, UNBOX, FENCE, UNFENCE, COMPUTE, PLUS, MOD, WRITE, THEN]
     singles += [TRY, TEACH, ASK, ANSWER, CAREFUL, RETURNED, EXPECTED, TESTED, UNTESTED]
-    others = {"slots": [word for slot in OK for word in slot], "word": list(VERDICT.values())}
-    return [word for table in tables for word in table] + singles + others.get(world.hints, [])
+    others = [word for slot in OK for word in slot] + list(VERDICT.values()) if world.number else []
+    return [word for table in tables for word in table] + singles + others
 
 
 def features():
@@ -574,29 +575,16 @@ LESSONS = [
 
 
 def lessons(world=SHIPPED):
-    """LESSONS; in a drawn world the second is longer, and the last one has shares of its own.
-
-    Two bases of documents made by hand learned to add only after 9 million tokens. The shipped base went on
-    learning it in a far longer last lesson.
-    """
-    if not world.number:
-        return LESSONS
-    first, (_, second), (end, last) = LESSONS
-    return [
-        first,
-        (12_000_000, second),
-        (end, {kind: world.shares.get(kind.__name__[4:], 0) for kind in last}),
-    ]
+    """LESSONS of the shipped base. SKILLS has all but the last, a drawn world the last, with own shares."""
+    if world == SKILLS:
+        return [*LESSONS[:-2], (1e99, LESSONS[-2][1])]
+    if world.number:
+        return [(1e99, {kind: world.shares.get(kind.__name__[4:], 0) for kind in LESSONS[-1][1]})]
+    return LESSONS
 
 
 def document(rng, tokens=1e9, world=SHIPPED):
-    """A random document of the lesson at `tokens` tokens of training; domains are equally likely.
-
-    In worlds whose hints hold no values, half of the first lesson's hold them: it also teaches to look values
-    up, without which a base did not learn to add.
-    """
-    if world.hints != "values" and tokens <= LESSONS[0][0] and rng.random() < 0.5:
-        world = replace(world, hints="values")
+    """A random document of the lesson at `tokens` tokens of training; domains are equally likely."""
     mixture = next(mixture for end, mixture in lessons(world) if tokens <= end)
     return rng.choices(list(mixture), list(mixture.values()))[0](rng, rng.choice(("math", "code")), world)
 
