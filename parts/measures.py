@@ -1,17 +1,17 @@
 """Not part of the method: the counts that every stage logs, and the numbers that the report shows.
 
 - Accuracy within n turns: the share of problems that are solved at turn n or before.
-- "±": half a 95 % interval of the mean over seeds and problems, both taken as random (`interval`). With one
-  seed, only over problems: then it says nothing about how much seeds of training differ. In brackets: over
-  problems alone, for the seeds at hand. The difference of two labels is taken problem by problem and seed by
-  seed (paired), because both met the same problems. A range in place of "±" is an interval near 0 or 100 %.
+- "±": half the 95 % interval of the mean, with seeds and problems both taken as random (`interval`). With one
+  seed, only problems vary, so "±" says nothing about how much seeds of training differ. In brackets: half the
+  interval over problems alone, for the seeds at hand. Near 0 and 100 %, the interval is written as a range.
+- Difference of two labels: taken problem by problem and seed by seed (paired), as both met the same problems.
 - Tokens: all tokens of the dialogue after the problem, including those of the teacher and the template.
 - pass@k: the chance that at least one of k first turns is right (unbiased estimate, Chen et al., 2021).
-- Log-loss of the right answer: mean negative log-likelihood per token of a turn that states the answer,
+- Log-loss of the right answer: mean negative log-likelihood per token of a turn that states the answer, from
   behind its opening (\\boxed{ or ```python), measured after each teacher turn. Later turns exist only for
   unsolved dialogues, so there are two averages: solved dialogues keep their last value, or are dropped (then
   only the hard problems remain).
-- Premature: attempts before the last shard of a sharded problem is revealed, as a share of those turns.
+- Premature: among the turns before the last shard of a sharded problem, the share that are attempts.
 """
 
 import functools
@@ -32,9 +32,9 @@ from parts.runs import BadInput, read_config, read_jsonl, read_whole_config
 from parts.sources import SOURCES
 
 KINDS = ("attempt", "question", "other")  # of student turns, by rule (Dialogue.kinds)
-# The judge's types of student turns (Laban et al., 2025), and the kind that each has by rule (else "other").
+# The judge's types of student turns (Laban et al., 2025), and the kind that each has by rule (else "other")
 TYPES = ("answer attempt", "clarification", "interrogation", "discussion", "hedge", "refusal", "missing")
-RULE = {"answer attempt": "attempt", "clarification": "question", "interrogation": "question"}
+KIND_OF_TYPE = {"answer attempt": "attempt", "clarification": "question", "interrogation": "question"}
 
 
 @dataclass
@@ -51,12 +51,12 @@ class TestRun:
     disputed: bool
     single_turn: bool  # whether the student sees the whole problem and nobody answers it
     turns: int
-    settings: dict  # {argument: value} of all that changes the result
+    settings: dict  # {argument: value} of every argument that changes the result
     dialogues: list  # of Dialogue
     losses: list  # {"id", "solved", "losses": nats a token after each teacher turn}
     judged: list  # {"id", "types", "leaks"}
     config: dict = field(default_factory=dict)  # config.json
-    prompts_name: str = ""  # name of its prompts, if the label has it (see name_prompts)
+    prompts_name: str = ""  # name of its prompts file, if `name_prompts` has added it to the label
     trained_on: dict | None = None  # see `trained_on`
 
 
@@ -75,8 +75,8 @@ class TrainingRun:
     trained_on: dict | None = None  # see `trained_on`
 
 
-def load_training(folder: str, make: Callable) -> TrainingRun:
-    """The run in a folder of sft.py, qprime.py or grpo.py. make: turns a row of its log into a Dialogue.
+def load_training(folder: str, make_dialogue: Callable) -> TrainingRun:
+    """The run in a folder of sft.py, qprime.py or grpo.py. make_dialogue: a row of its log → Dialogue.
 
     Raises BadInput.
     """
@@ -91,15 +91,15 @@ def load_training(folder: str, make: Callable) -> TrainingRun:
         starts = tuple(f'{{"step": {step}, ' for step in steps)  # the log may be too large to parse all of it
         with log.open(encoding="utf-8") as lines:
             rows = [json.loads(line) for line in lines if line.startswith(starts)]
-        logged = [(row, make(row)) for row in rows]
+        logged = [(row, make_dialogue(row)) for row in rows]
     learned = trained_on(str(path / "model"))
     return TrainingRun(
         path.name, args["script"], teacher_name(args), played, metrics, logged, str(path), config, learned
     )
 
 
-def load_test(folder: str, make: Callable) -> TestRun:
-    """The run in a folder of `evaluate.py play`. make: turns a row of its log into a Dialogue.
+def load_test(folder: str, make_dialogue: Callable) -> TestRun:
+    """The run in a folder of `evaluate.py play`. make_dialogue: a row of its log → Dialogue.
 
     Raises BadInput if the folder holds another kind of run, or an unfinished one.
     """
@@ -108,12 +108,15 @@ def load_test(folder: str, make: Callable) -> TestRun:
     args = config["arguments"]
     if args.get("command") != "play" or not (path / "metrics.jsonl").exists():
         raise BadInput(
-            f"{path} is no finished test run; "
+            f"{path} is not a finished test run; "
             "give folders of `evaluate.py play`, or repeat that command to finish it"
         )
     problems, teacher = short_name(args["problems"]), teacher_name(args)
-    variants = {"scripted": " (sharded)", "rephrased": f" (sharded, teacher {teacher})"}
-    variants["chosen"] = f" (sharded, shards chosen by {teacher})"
+    variants = {
+        "scripted": " (sharded)",
+        "rephrased": f" (sharded, teacher {teacher})",
+        "chosen": f" (sharded, shards chosen by {teacher})",
+    }
     single_turn = args["turns"] == 1 and not (args["sharded"] or args["dispute"])
     variant = " (single turn)" if single_turn else variants.get(args["sharded"], f", teacher {teacher}")
     names = ("model", "seed", "max_tokens", "temperature", "teacher_temperature", "answers")
@@ -133,7 +136,7 @@ def load_test(folder: str, make: Callable) -> TestRun:
         single_turn=single_turn,
         turns=args["turns"],
         settings=settings,
-        dialogues=[make(row) for row in read_jsonl(path / "dialogues.jsonl")],
+        dialogues=[make_dialogue(row) for row in read_jsonl(path / "dialogues.jsonl")],
         losses=read_jsonl(path / "losses.jsonl"),
         judged=read_jsonl(path / "judged" / "judged.jsonl"),
         config=config,
@@ -146,10 +149,10 @@ UNKNOWN = {"domains": [], "turns": 0}
 
 @functools.cache
 def trained_on(model: str) -> dict | None:
-    """{"domains", "turns": N} of all dialogues that a model was trained on; None if no run of the kit did.
+    """{"domains", "turns": N} of all dialogues that a model was trained on; UNKNOWN if a log is missing.
 
-    They are those in the logs of its run, or of its --data, and of the run that trained its initial model.
-    UNKNOWN if a log is missing.
+    Reads the logs of the model's run, or of its --data, and those of the run that trained its initial model.
+    None if no run of the kit trained the model.
     """
     if not recipe(model):
         return None
@@ -160,7 +163,7 @@ def trained_on(model: str) -> dict | None:
     if before == UNKNOWN or not all(log.is_file() for log in logs):
         return UNKNOWN
     found = set()
-    for log in logs:  # keys of its rows; within a message, quotes are escaped
+    for log in logs:  # matches only keys of a row: inside a message, quotes are escaped
         found |= set(re.findall(rb'"domain": "(\w+)", "limit": (\d+)', log.read_bytes()))
     domains = {domain.decode() for domain, _ in found} | set(before["domains"] if before else ())
     turns = [int(limit) for _, limit in found] + [before["turns"] if before else 0]
@@ -184,7 +187,7 @@ def trained_here(runs: list[TestRun]) -> bool | None:
 def recipe(model: str) -> dict:
     """What a model was trained with: the arguments of its run, by name; {} if no run of the kit trained it.
 
-    Seeds, and the folders in which the runs of a seed lie, are left out, so that all seeds have the same.
+    Without the seed, and with models and data named without their folders, so that all seeds have one recipe.
     """
     file = Path(model).parent / "config.json"
     if Path(model).name != "model" or not file.is_file():
@@ -198,7 +201,7 @@ def recipe(model: str) -> dict:
 
 
 def check_labels(tests: list[TestRun], training: list[TrainingRun]) -> None:
-    """Raises BadInput if runs of one label are no seeds of one model, but of models of one name."""
+    """Raises BadInput if runs with the same label are not seeds of one model, but models of the same name."""
     first = {}
     for run in [*training, *tests]:
         args = run.config["arguments"]
@@ -212,7 +215,7 @@ def check_labels(tests: list[TestRun], training: list[TrainingRun]) -> None:
             if known.get(name) != expected.get(name):
                 values = f"{name} {expected.get(name)!r} and {known.get(name)!r}"
                 raise BadInput(
-                    f"{other} and {run.folder} have the label {run.label}, but are no seeds of one model: "
+                    f"{other} and {run.folder} have the label {run.label}, but are not seeds of one model: "
                     f"{values}; compare them in two reports, or train one in a folder of another name"
                 )
 
@@ -223,10 +226,11 @@ def same_path(model: str) -> str:
 
 
 def name_prompts(tests: list[TestRun]) -> None:
-    """Adds to a run's label the name of its prompts file, if they are not the prompts of most runs.
+    """Adds the name of a run's prompts file to its label, if most runs had other prompts.
 
-    Only of a model that met the same test with the usual prompts, too: then it is a control, such as a base
-    that is told how to behave, and has a row of its own. `check_comparable` refuses others.
+    It does so only if the same model took the same test with the usual prompts, too. Then the run is a
+    control, such as a base model that is told how to behave, and gets a row of its own. Any other mixture of
+    prompts is left for `check_comparable` to refuse.
     """
     (usual, _), *_ = Counter(run.settings.get("prompts") for run in tests).most_common() or [(None, 0)]
     plain = {(run.test, run.label) for run in tests if run.settings.get("prompts") == usual}
@@ -294,7 +298,7 @@ def last_part(name: str) -> str:
 
 
 def teacher_name(args: dict) -> str:
-    """The teacher's name in the report: of the informed one its model's, else NAME or "NAME by MODEL"."""
+    """The teacher's name in the report: MODEL for the informed teacher, else NAME or "NAME by MODEL"."""
     name, model = args.get("teacher", "informed"), args.get("teacher_model")  # sft.py has no teacher
     if name == "informed":
         return last_part(model or args["model"])
@@ -304,11 +308,11 @@ def teacher_name(args: dict) -> str:
 def summary(dialogues: list, turns: int) -> dict[str, float]:
     """Counts over dialogues that every stage logs.
 
-    solved_n, outgrown, refused: shares of the dialogues; also after_leak (solved after a hint that held the
-    answer) and given_up (the student gave up a right answer that was disputed). turns, questions: numbers per
-    dialogue. leaks, empty_hints: shares of the hints, of those that hold the answer and of empty ones.
-    repeats: share of the turns, after the first, that equal the turn before. All others are shares of the
-    student turns.
+    Shares of the dialogues: solved_n (by turn n), outgrown (the next turn did not fit into the context),
+    refused (by the teacher's server or template), after_leak (solved after a hint that held the answer),
+    given_up (the student gave up a right answer that was disputed). Numbers per dialogue: turns, questions.
+    Shares of the hints: leaks (those that hold the answer), empty_hints. repeats: of the turns after the
+    first, the share that equal the turn before. All others are shares of the student turns.
     """
     n, student_turns = len(dialogues), sum(d.turns for d in dialogues)
     per_turn = max(1, student_turns)
@@ -359,10 +363,10 @@ def silence(counts: dict[str, float]) -> str:
     if counts["empty_hints"] < 0.8:
         return ""
     why = "a reasoning model says nothing if the token limit ends its reasoning"
-    return f"\nnote: {counts['empty_hints']:.0%} of the hints were empty ({why}); {SPEAK}"
+    return f"\nnote: {counts['empty_hints']:.0%} of the hints were empty ({why}); {FOR_EMPTY_HINTS}"
 
 
-SPEAK = "raise --max-tokens, switch the teacher's reasoning off, or change --teacher-model"
+FOR_EMPTY_HINTS = "raise --max-tokens, switch the teacher's reasoning off, or change --teacher-model"
 # What may keep a model from solving anything: a count of `summary`, what it is a share of, what to change.
 CAUSES = (
     ("cut", "of the turns were cut off by the token limit", "raise --max-tokens"),
@@ -371,7 +375,7 @@ CAUSES = (
     ("failures", "of the turns held a program that crashed or ran too long", "read some in dialogues.jsonl"),
     ("outgrown", "of the dialogues outgrew the context", "lower --turns or --max-tokens"),
     ("refused", "of the dialogues were refused by the teacher's server or template", "read the notes above"),
-    ("empty_hints", "of the hints were empty", SPEAK),
+    ("empty_hints", "of the hints were empty", FOR_EMPTY_HINTS),
 )
 
 
@@ -398,19 +402,19 @@ def stalled(rows: list[dict]) -> str | None:
     """Why the last steps of GRPO taught little, as a line for the terminal. rows: of metrics.jsonl.
 
     A step teaches little if most of its groups have equal rewards. None if the last step is not such a step.
-    Also None if it is one of many: told are a first step that taught nothing, and the 3rd, 6th, 12th, … of
-    such steps in a row.
+    So that the log stays short, also None at most other steps: the line comes after a first step that taught
+    nothing, and after the 3rd, 6th, 12th, … step in a row that taught little.
     """
     streak = list(itertools.takewhile(lambda row: row["equal_groups"] > 0.5, reversed(rows)))
     n = len(streak)
-    at_once = len(rows) == 1 and n and not rows[0]["trained_tokens"]
-    if not at_once and n not in (3 * 2**k for k in range(20)):
+    nothing_at_first = len(rows) == 1 and n and not rows[0]["trained_tokens"]
+    if not nothing_at_first and n not in (3 * 2**k for k in range(20)):
         return None
     return f"step {rows[-1]['step']}, why little is learned: {equal_rewards(streak)}"
 
 
 def equal_rewards(rows: list[dict]) -> str:
-    """How many groups had equal rewards in some steps of GRPO and, if most, why."""
+    """How many groups had equal rewards in these steps of GRPO; if most had, also why."""
     counts = mean_counts(rows)
     text = f"rewards were equal in {counts['equal_groups']:.0%} of the groups"
     return f"{text}, which teach nothing: {causes(counts)}" if counts["equal_groups"] > 0.5 else text
@@ -435,7 +439,7 @@ def problem_means(pairs: Iterable) -> Tensor:
 
 
 def by_problem(runs: list[TestRun], numbers: Callable) -> Tensor:
-    """float64 [problems, n]: the values of the dict numbers(dialogue), mean over a problem's dialogues."""
+    """float64 [problems, n]: each problem's mean of the n values of numbers(dialogue), a dict."""
     return problem_means((d.problem, list(numbers(d).values())) for run in runs for d in run.dialogues)
 
 
@@ -447,21 +451,22 @@ NORMAL = 1.96
 def interval(x: Tensor, shares: Tensor | bool = False, paired: bool = False) -> tuple[Tensor, ...]:
     """(mean, low, high, alone), each [n]: means with 95 % intervals over seeds and problems.
 
-    x: float64 [seeds, problems, n]; of one seed, problems alone vary. alone: half the interval over problems
-    alone, for these seeds. shares: [n], whether a column holds shares, whose interval is Wilson's. paired: x
-    holds differences of shares, whose variance is taken as if one more problem differed (Agresti and Min,
-    2005). So neither interval is empty where all values are equal.
+    x: float64 [seeds, problems, n]. With one seed, only problems vary. alone: half the interval over problems
+    alone, for these seeds. shares: [n], the columns that hold shares; they get Wilson's interval. paired: x
+    holds differences of shares; their variance is taken as if one more problem differed (Agresti and Min,
+    2005). Because of these two rules, an interval has a width even where all values are equal.
 
-    The variances over seeds and over problems are added, and the noise of single values, which both contain,
-    is taken off once; the degrees of freedom are Satterthwaite's. Simulated with 500 problems and three seeds
-    that differ by a standard deviation of 4 points, this covers the true mean in 94 % of 2,000 cases, an
-    interval over problems alone in 70 %, a bootstrap over seeds and problems in 91 %. With seeds that differ
-    by 10 points, these are 95, 36 and 81 %: resampled, three seeds vary too little.
+    The variances over seeds and over problems are added. Both contain the noise of single values, so that is
+    subtracted once. The degrees of freedom are Satterthwaite's. In 2,000 simulations with 500 problems and
+    three seeds, whose standard deviation was 4 points, this interval covered the true mean in 94 % of the
+    cases, an interval over problems alone in 70 %, and a bootstrap over seeds and problems in 91 %. At a
+    standard deviation of 10 points, they covered it in 95, 36 and 81 %. The bootstrap falls short because
+    three seeds, resampled, vary too little.
     """
     seeds, problems, _ = x.shape
     mean, problem_means, seed_means = x.mean((0, 1)), x.mean(0), x.mean(1)
     over_problems = (problem_means.var(0, correction=int(problems > 1)) + paired / problems) / problems
-    over_seeds = seed_means.var(0, correction=int(seeds > 1)) / seeds  # 0 of one seed
+    over_seeds = seed_means.var(0, correction=int(seeds > 1)) / seeds  # 0 with one seed
     residuals = (x - problem_means - seed_means[:, None] + mean).square().mean((0, 1))
     noise = residuals / max(1, (seeds - 1) * (problems - 1))
     variance = torch.maximum(over_problems + over_seeds - noise, torch.maximum(over_problems, over_seeds))
@@ -471,7 +476,7 @@ def interval(x: Tensor, shares: Tensor | bool = False, paired: bool = False) -> 
     )
     t = student_t(inverse_freedom)
     half = t * variance.sqrt()
-    # So many independent draws would have this variance; where all values are equal, one for each problem.
+    # How many independent draws would have this variance? If all values are equal: one draw per problem.
     draws = torch.where(variance > 1e-12, mean * (1 - mean) / variance, problems)
     low, high = (
         torch.where(torch.as_tensor(shares), *bounds)
@@ -494,7 +499,7 @@ def wilson(mean: Tensor, draws: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def estimates(names: Iterable, x: Tensor, shares: Tensor | bool = True, paired: bool = False) -> dict:
-    """{name: {"mean", "low", "high"}}, a name a column of x; of several seeds also "alone". As `interval`."""
+    """{name of a column of x: {"mean", "low", "high"}}; with several seeds also "alone". See `interval`."""
     keys = ("mean", "low", "high", "alone")[: 3 + (len(x) > 1)]
     columns = dict(zip(keys, interval(x, shares, paired)))
     return {name: {key: column[i].item() for key, column in columns.items()} for i, name in enumerate(names)}
@@ -523,7 +528,7 @@ def dialogue_numbers(dialogue, turns: int, budget: int, sharded: bool = False) -
     return numbers
 
 
-COUNTS = ("turns", "tokens", *KINDS)  # how the names of the numbers that are no shares begin
+COUNTS = ("turns", "tokens", *KINDS)  # numbers whose names begin like this are not shares
 
 
 # ------------------------------------------------------------------------------------------ runs of one label
@@ -535,17 +540,17 @@ def pass_at(k: int, n: int, right: int) -> float:
 
 
 def pass_curves(runs: list[TestRun]) -> Tensor:
-    """float64 [runs, problems, k]: pass@1, 2, … of first turns; k up to the fewest samples."""
+    """float64 [runs, problems, k]: pass@1, 2, … of first turns; k up to the fewest samples of any problem."""
     curves = []
     for run in runs:
         firsts = defaultdict(list)
         for dialogue in run.dialogues:
             firsts[dialogue.problem].append(dialogue.solved == 1)
         counts = [(len(firsts[problem]), sum(firsts[problem])) for problem in sorted(firsts)]
-        most = min(n for n, _ in counts)
-        curves.append([[pass_at(k, n, right) for k in range(1, most + 1)] for n, right in counts])
-    most = min(len(curve[0]) for curve in curves)
-    return torch.stack([torch.tensor(curve, dtype=torch.float64)[:, :most] for curve in curves])
+        max_k = min(n for n, _ in counts)
+        curves.append([[pass_at(k, n, right) for k in range(1, max_k + 1)] for n, right in counts])
+    max_k = min(len(curve[0]) for curve in curves)
+    return torch.stack([torch.tensor(curve, dtype=torch.float64)[:, :max_k] for curve in curves])
 
 
 def losses_of(runs: list[TestRun]) -> list[tuple]:
@@ -571,13 +576,14 @@ def loss_curves(runs: list[TestRun], turns: int) -> tuple[list, list]:
 def loss_change(runs: list[TestRun]) -> dict[str, float]:
     """{"mean", "low", "high"}: the rise of the log-loss from a dialogue's first to its last teacher turn."""
     x = problem_means((problem, [losses[-1] - losses[0]]) for problem, losses in losses_of(runs))
-    return estimates(["change"], x[None], shares=False)["change"]  # seeds may have measured other problems
+    # All seeds together as one, since each may have measured other problems
+    return estimates(["change"], x[None], shares=False)["change"]
 
 
 def judge_numbers(runs: list[TestRun]) -> dict[str, float | None]:
-    """Shares of the judge's labels, of labels that agree with the rules, of hints that give the answer away.
+    """{name: share}: each label of the judge, labels that agree with the rules, hints that leak the answer.
 
-    None where nothing was judged.
+    A share is None where nothing was judged.
     """
     pairs, hints = [], []  # pairs: (kind by rule, the judge's type)
     for run in runs:
@@ -588,7 +594,9 @@ def judge_numbers(runs: list[TestRun]) -> dict[str, float | None]:
                 hints += row["leaks"]
     marks = {name: [label == name for _, label in pairs] for name in TYPES}
     marks["no label"] = [label is None for _, label in pairs]
-    marks["agreement with the rules"] = [kind == RULE.get(label, "other") for kind, label in pairs if label]
+    marks["agreement with the rules"] = [
+        kind == KIND_OF_TYPE.get(label, "other") for kind, label in pairs if label
+    ]
     marks["hints that give the answer away"] = [hint for hint in hints if hint is not None]
     return {name: sum(values) / len(values) if values else None for name, values in marks.items()}
 
@@ -606,7 +614,7 @@ def judged_shares(run: TestRun) -> dict[str, str]:
 def measure(labels: dict[str, list[TestRun]], against: str) -> dict:
     """All numbers of one test: its settings, and under "arms" the numbers of each label.
 
-    labels: {label: its runs, one a seed}. against: the label that others are compared with, if it is there.
+    labels: {label: its runs, one per seed}. against: the label to compare others with, if it is among them.
     """
     runs = next(iter(labels.values()))
     first = runs[0]
@@ -622,7 +630,7 @@ def measure(labels: dict[str, list[TestRun]], against: str) -> dict:
         arms[label] = estimates(names, x[label], shares) | measure_arm(runs, turns)
         if against in labels and label != against:
             ours, theirs = x[label], x[against]  # [seeds, problems, n]
-            if len(ours) != len(theirs):  # as of a base that was played once: no seed has its counterpart
+            if len(ours) != len(theirs):  # such as a base that was played once: seeds have no counterparts
                 theirs = theirs.mean(0, keepdim=True)
             arms[label]["gain"] = estimates(names, ours - theirs, shares=False, paired=True)
     settings = ("problems", "teacher", "informed", "sharded", "disputed", "single_turn")
@@ -634,7 +642,7 @@ def measure(labels: dict[str, list[TestRun]], against: str) -> dict:
 
 
 def measure_arm(runs: list[TestRun], turns: int) -> dict:
-    """The numbers of one label that are no means of `dialogue_numbers`."""
+    """The numbers of one label beside the means of `dialogue_numbers`."""
     dialogues = [d for run in runs for d in run.dialogues]
     solved, curves = [d for d in dialogues if d.solved], pass_curves(runs)
     arm = {"runs": [run.folder for run in runs], "dialogues": len(dialogues), "solved": len(solved)}
@@ -658,9 +666,10 @@ def measure_arm(runs: list[TestRun], turns: int) -> dict:
 
 
 def measure_training(runs: list[TrainingRun]) -> dict:
-    """The size of a label's training, mean over its seeds; of RL also its curves, up to the shortest run.
+    """The size of a label's training, mean over its seeds; for RL also its curves, up to the shortest run.
 
-    Curves are lists of {"mean", "low", "high"}, over seeds; questions and reward are means of ten steps.
+    A curve is a list of {"mean", "low", "high"} over seeds, one per step. Questions and reward are means of
+    the last ten steps.
     """
     first, metrics, n = runs[0], [run.metrics for run in runs], len(runs)
     numbers = {"script": first.script, "teacher": first.teacher, "seeds": n, "steps": min(map(len, metrics))}
@@ -681,6 +690,6 @@ def measure_training(runs: list[TrainingRun]) -> dict:
 
 
 def over_seeds(steps: list[Tensor]) -> list[dict]:
-    """{"mean", "low", "high"} of each step, whose values are those of the seeds."""
+    """{"mean", "low", "high"} of each step. steps: for each step, the values of the seeds."""
     x = torch.stack(steps, -1).double()[:, None]  # [seeds, 1, steps]
     return list(estimates(range(len(steps)), x, shares=False).values())

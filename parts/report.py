@@ -1,8 +1,8 @@
 """Not part of the method: turns finished runs into tables, pictures and a page, numbered as in the paper.
 
 `write` fills a folder: fig1.png … (those that have data), report.md (all tables), results.json (every number,
-interval and count) and report.html (tables, pictures, and a reader of the dialogues). parts/measures.py
-computes the numbers and says how each is defined.
+interval and count) and report.html (tables, pictures, and the dialogues to read). parts/measures.py computes
+the numbers and says how each is defined.
 """
 
 import base64
@@ -20,8 +20,8 @@ from parts.measures import KINDS, TYPES, TestRun, TrainingRun, percent
 from parts.pictures import Line, Panel, draw, looks, new_figure, save_figure
 from parts.runs import write_atomically
 
-# The paper's arms by label, in its order, and as it writes them. A picture with more arms than it can hold
-# shows six of them, or only four.
+# {label: the paper's name for this arm}, in the paper's order. A picture that cannot hold all arms shows MAIN
+# or only FEW of them.
 ARMS = {"base": "base", "st-sft": "ST-SFT", "st-rl": "ST-RL", "mt-sft": "MT-SFT", "mt-rl": "MT-RL"}
 ARMS |= {"st-rl-32": "ST-RL, g = 32", "mt-sft-10": "MT-SFT, 10 turns", "primed": "Q-primed"}
 ARMS |= {"primed-rl": "Q-primed RL", "unprimed": "unprimed", "unprimed-rl": "unprimed RL"}
@@ -50,7 +50,7 @@ def arm_name(label: str) -> str:
 
 
 def labels_to_draw(labels: Iterable[str], arms: tuple = MAIN) -> list[str]:
-    """All labels if there are no more than `arms`; else those in `arms`, and those unknown to the paper."""
+    """All labels, if there are no more of them than `arms`; else those in `arms` or unknown to the paper."""
     labels = list(labels)
     if len(labels) <= len(arms):
         return labels
@@ -58,11 +58,11 @@ def labels_to_draw(labels: Iterable[str], arms: tuple = MAIN) -> list[str]:
 
 
 def group_runs(runs: list[TestRun], against: str) -> dict[str, dict[str, list[TestRun]]]:
-    """{test: {label: its runs, one a seed}}, in the order of the report.
+    """{test: {label: its runs, one per seed}}, in the order of the report.
 
-    Tests of full problems come first, then those of a single turn and sharded ones, then disputed ones; in
-    each of these, the teacher that most models met comes first, and then the domain of training. Seeds are
-    sorted, because differences are taken between equal seeds.
+    Tests of full problems come first, then single-turn and sharded ones, then disputed ones. In each group,
+    tests with the teacher that most models met come first, and among these the domain of training. Runs are
+    sorted by seed, because differences are taken between equal seeds.
     """
     labels = in_paper_order((run.label for run in runs), against)
     full = {(r.teacher, r.label) for r in runs if not (r.sharded or r.disputed or r.single_turn)}
@@ -87,7 +87,7 @@ def undisputed(tests: dict) -> dict:
 
 
 def main_tests(tests: dict) -> dict:
-    """The tests of full problems with the teacher that most models met; without any, all others."""
+    """The tests of full problems with the teacher that most models met; if there are none, all undisputed."""
     shown = undisputed(tests)
     full = {name: test for name, test in shown.items() if not (test["sharded"] or test["single_turn"])}
     if not full:
@@ -97,7 +97,7 @@ def main_tests(tests: dict) -> dict:
 
 
 def by_teacher(tests: dict) -> dict[str, dict[str, dict]]:
-    """{problems: {label: {teacher at inference: share solved in all turns}}} of labels with several."""
+    """{problems: {label: {teacher at inference: share solved in all turns}}}, for labels with several."""
     solved = defaultdict(lambda: defaultdict(dict))
     for test in tests.values():
         if not (test["sharded"] or test["disputed"] or test["single_turn"]):
@@ -127,8 +127,8 @@ def share_by_kind(arm: dict) -> dict[str, float]:
 # ----------------------------------------------------------------------------------------------------- tables
 
 # A table is a list of rows, a row is {column: text}.
-# Table 1, Gemma-3-12B trained on Omni-MATH, % solved: (problems, sharded?) → the first five ARMS. If
-# not sharded, in a single turn.
+# The paper's Table 1, Gemma-3-12B trained on Omni-MATH, % solved: (problems, sharded?) → the first five ARMS.
+# Problems that are not sharded were told in full, in a single turn.
 PAPER = {
     ("lost-in-conversation-math", False): ("92.0", "92.5 ± 2", "94.4 ± 1", "93.2 ± 2", "94.1 ± 2"),
     ("lost-in-conversation-math", True): ("62.7", "63.3 ± 1", "63.7 ± 2", "67.1 ± 2", "69.9 ± 1"),
@@ -141,26 +141,30 @@ SISTER_ROW = "sister paper's baseline (of all problems; here by default those wh
 
 
 def cell(estimate: dict, scale: int = 100, digits: int = 1, alone: bool = False) -> str:
-    """Mean ± half the 95 % interval; the interval as a range where "±" would leave 0–1.
+    """Mean ± half the 95 % interval, with a true minus sign. A share near 0 or 1 has its interval as a range.
 
     scale: 100 for percent, or 1. alone: with several seeds, half the interval over problems alone follows.
     """
     mean, low, high = (scale * estimate[key] for key in ("mean", "low", "high"))
-    half, text = round((high - low) / 2, digits), f"{mean:z.{digits}f}"  # z: no "-0.0"
-    if mean - half < 0 <= low or high <= scale < mean + half:
+    half, text = round((high - low) / 2, digits), f"{mean:z.{digits}f}".replace("-", "−")  # z: no "-0.0"
+    if mean - half < 0 <= low or high <= scale < mean + half:  # "±" would reach below 0 or above 100 %
         return f"{text} ({low:.{digits}f}–{high:.{digits}f})"
-    if half:  # else "± 0.0"
+    if half:  # no "± 0.0"
         text += f" ± {half:.{digits}f}"
     if alone and "alone" in estimate:
         text += f" [{scale * estimate['alone']:.{digits}f}]"
     return text
 
 
-def table_1(tests: dict, against: str) -> dict[str, list[dict]]:
-    """{title: rows}: % solved in all turns, a row a test, a column an arm, five arms a table.
+def turns_text(n: int) -> str:
+    return "1 turn" if n == 1 else f"{n} turns"
 
-    Tests of the same problems are neighbors: those told in full and sharded. The paper's numbers are a row of
-    their own below a test of the same protocol.
+
+def table_1(tests: dict, against: str) -> dict[str, list[dict]]:
+    """{title: rows}: % solved in all turns, one row per test, one column per arm, five arms per table.
+
+    Tests of the same problems, told in full and sharded, stand together. Below a test with a protocol of the
+    paper stands a row with the paper's numbers.
     """
     tests, tables = undisputed(tests), {}
     problems = [test["problems"] for test in tests.values()]
@@ -172,10 +176,10 @@ def table_1(tests: dict, against: str) -> dict[str, list[dict]]:
         for name, test in tests.items():
             arms, within = test["arms"], f"within {test['turns']}"
             ours = {label: cell(arms[label][within]) for label in columns if label in arms}
-            alike = test["sharded"] or test["single_turn"]
-            numbers = PAPER.get((test["problems"], bool(test["sharded"])), ()) if alike else ()
+            in_paper = test["sharded"] or test["single_turn"]
+            numbers = PAPER.get((test["problems"], bool(test["sharded"])), ()) if in_paper else ()
             paper = {label: number for label, number in zip(paper_labels, numbers) if label in ours}
-            if ours:  # with empty cells for other arms, because grid() takes the columns' order from the rows
+            if ours:  # other arms get empty cells, because grid() takes the order of columns from the rows
                 rows.append({"test": name, **dict.fromkeys(columns, ""), **ours})
             if paper:
                 rows.append({"test": "in the paper", **paper})
@@ -185,7 +189,7 @@ def table_1(tests: dict, against: str) -> dict[str, list[dict]]:
 
 
 def accuracy_rows(test: dict) -> list[dict]:
-    """One test, a row a model: % solved within 1, 4 and all turns, paired differences, questions, tokens."""
+    """One row per model of a test: % solved within 1, 4 and all turns, paired gains, questions, tokens."""
     columns = [f"within {n}" for n in sorted({1, min(4, test["turns"]), test["turns"]})]
     against, rows = test["against"], []
     for label, arm in test["arms"].items():
@@ -257,7 +261,7 @@ def all_tables(tests: dict, training: dict, against: str) -> dict[str, list[dict
     """{title: rows} of all tables."""
     tables = defaultdict(list, table_1(tests, against))
     for name, test in tests.items():
-        title = f"Within n turns on {name}: {test['size']} problems, up to {test['turns']} turns"
+        title = f"Within n turns on {name}: {test['size']} problems, up to {turns_text(test['turns'])}"
         tables[title] = accuracy_rows(test)
         for label, arm in test["arms"].items():
             for title, row in rows_of_arm(test, arm).items():
@@ -275,9 +279,9 @@ def all_tables(tests: dict, training: dict, against: str) -> dict[str, list[dict
 
 
 def grid(rows: list[dict]) -> list[list[str]]:
-    """A table as lists of texts, the column heads first, with the names of arms for their labels.
+    """A table as lists of texts, the column heads first. Labels are replaced by the names of their arms.
 
-    A first cell that repeats the one above is empty.
+    A cell of the first column is left empty if it repeats the one above.
     """
     columns = list(dict.fromkeys(column for row in rows for column in row))
     lines, above = [[arm_name(column) for column in columns]], None
@@ -299,13 +303,13 @@ def markdown(title: str, rows: list[dict]) -> str:
 # --------------------------------------------------------------------------------------------------- pictures
 
 PASS = ", pass@k"
-CURVES = 8  # more in a panel cannot be told apart
+MAX_CURVES = 8  # more in a panel cannot be told apart
 
 
 def line_of(label: str, x: Iterable, estimates: Iterable, scale: int = 100, note: str = "") -> Line:
     """A line of estimates, by default in percent, with their intervals; a gap where an estimate is None.
 
-    note: stands behind the arm's name.
+    note: follows the arm's name.
     """
     values = [[scale * e[key] if e else float("nan") for key in ("low", "mean", "high")] for e in estimates]
     low, mean, high = zip(*values)
@@ -313,9 +317,10 @@ def line_of(label: str, x: Iterable, estimates: Iterable, scale: int = 100, note
 
 
 def panel_titles(tests: dict) -> dict[str, str]:
-    """{test: title of its panel}: its domain, and whether the models were trained on that, if it is known.
+    """{test: title of its panel}: its domain and, if known, whether the models were trained on that domain.
 
-    For several tests of a domain, the name of their problems stands instead, or all of the test's name.
+    If another test has the same domain, the title has the name of the problems instead; if that is not unique
+    either, the test's full name.
     """
     words = {n: (test["domain"], re.sub("[-_]", " ", test["problems"]), n) for n, test in tests.items()}
     titles, role = {}, {True: ": trained", False: ": never trained", None: ""}
@@ -334,31 +339,35 @@ def end_of_training(test: dict, labels: Iterable[str]) -> tuple:
 
 
 def accuracy_panels(tests: dict, arms: tuple = MAIN, gain: bool = False) -> Iterator[Panel]:
-    """Fig. 1: accuracy within n turns; of more than CURVES arms, the points above `against`, in rows.
+    """Fig. 1: accuracy within n turns. With more than MAX_CURVES arms, gains over `against` as points.
 
-    gain: Fig. 4, these points in any case.
+    gain: draws the gains in any case (Fig. 4).
     """
     tests = main_tests(tests)
     shown = {name: labels_to_draw(test["arms"], arms) for name, test in tests.items()}
-    rows = any(len(shown[name]) > CURVES and test["against"] in shown[name] for name, test in tests.items())
+    crowded = any(
+        len(shown[name]) > MAX_CURVES and test["against"] in shown[name] for name, test in tests.items()
+    )
     for name, title in panel_titles(tests).items():
         test, turns = tests[name], range(1, tests[name]["turns"] + 1)
-        above, found = f"points above {arm_name(test['against'])}", {x: test["arms"][x] for x in shown[name]}
-        if gain or rows:
-            found = {label: arm["gain"] for label, arm in found.items() if "gain" in arm}
-        for n in sorted({min(4, len(turns)), len(turns)}) if rows else ():
-            lines = [line_of(label, [""], [arm[f"within {n}"]]) for label, arm in found.items()]
-            yield Panel(f"{title}\nwithin {n} turns", above, "", lines)
-        if not rows:
-            lines = [line_of(x, turns, [arm[f"within {n}"] for n in turns]) for x, arm in found.items()]
-            y_label, end = above if gain else "solved within n turns, %", end_of_training(test, found)
+        above, drawn = f"points above {arm_name(test['against'])}", {x: test["arms"][x] for x in shown[name]}
+        if gain or crowded:
+            drawn = {label: arm["gain"] for label, arm in drawn.items() if "gain" in arm}
+        if crowded:
+            for n in sorted({min(4, len(turns)), len(turns)}):
+                lines = [line_of(label, [""], [arm[f"within {n}"]]) for label, arm in drawn.items()]
+                yield Panel(f"{title}\nwithin {turns_text(n)}", above, "", lines)
+        else:
+            lines = [line_of(x, turns, [arm[f"within {n}"] for n in turns]) for x, arm in drawn.items()]
+            y_label, end = above if gain else "solved within n turns, %", end_of_training(test, drawn)
             yield Panel(title, "turns n", y_label, lines, *end)
 
 
 def teacher_panels(tests: dict, training: dict, against: str) -> Iterator[Panel]:
     """Fig. 2: teachers at inference. Left, as in the paper, the untuned student; right, trained students."""
     found = by_teacher(tests)
-    first = {test["problems"]: test for test in reversed(tests.values())}  # met by most models
+    # The first test of each problem set, which has the teacher that most models met
+    first = {test["problems"]: test for test in reversed(tests.values())}
     titles = panel_titles({problems: first[problems] for problems in found})
     for name, labels in found.items():
         untuned, trained = [], []
@@ -367,7 +376,7 @@ def teacher_panels(tests: dict, training: dict, against: str) -> Iterator[Panel]
             note = "" if teacher == "–" else f"\ntaught by {teacher}"
             line = line_of(label, [f"with teacher {x}" for x in points], points.values(), note=note)
             (untuned if label == against else trained).append(line)
-        title = titles[name].removesuffix(": trained")  # the left students were not
+        title = titles[name].removesuffix(": trained")  # the students in the left panel were not
         yield Panel(f"{title}\nuntuned student", "solved in all turns, %", "", untuned)
         yield Panel(f"{title}\ntrained students", "solved in all turns, %", "", trained)
 
@@ -386,20 +395,20 @@ def loss_panels(tests: dict) -> Iterator[Panel]:
 
 
 def training_panels(training: dict) -> Iterator[Panel]:
-    """Fig. 5: questions and reward over the steps of RL, means of the last ten steps."""
+    """Fig. 5: questions and reward over the steps of RL, means of the last ten steps; with --test, tests."""
     rl = {label: run for label, run in training.items() if run.get("reward")}
     labels = labels_to_draw(rl, ("mt-rl", "primed-rl", "unprimed-rl"))
     for key, y_label in (("questions", "questions a dialogue"), ("reward", "reward (discounted)")):
         lines = [line_of(x, range(1, rl[x]["steps"] + 1), rl[x][key], scale=1) for x in labels]
         yield Panel("", "GRPO steps", y_label, lines)
     tested = {label: rl[label]["test"] for label in labels if "test" in rl[label]}
-    # the last key but "step": solved within N turns
+    # [-2]: the key before "step", solved within N turns
     lines = [line_of(label, test["step"], test[list(test)[-2]]) for label, test in tested.items()]
     yield Panel("", "GRPO steps", "test problems solved, %", lines)
 
 
 def budget_panels(tests: dict) -> Iterator[Panel]:
-    """Solved at equal tokens: by dialogues, and by k first turns alone if problems have several samples."""
+    """Solved at equal tokens: by dialogues and, if problems have several samples, by k first turns alone."""
     tests = {name: test for name, test in tests.items() if any(2 in x["pass"] for x in test["arms"].values())}
     for name, title in panel_titles(tests).items():
         turns, lines = range(1, tests[name]["turns"] + 1), []
@@ -415,7 +424,7 @@ def budget_panels(tests: dict) -> Iterator[Panel]:
 
 
 def draw_turn_types(file: Path, tests: dict) -> str:
-    """Fig. 6: a bar a label, its turns by type: the judge's types if all runs have them, else by rule.
+    """Fig. 6: one bar per label with its types of turns: the judge's if all runs have them, else by rule.
 
     Returns its alt text.
     """
@@ -484,9 +493,9 @@ def draw_all(out: Path, tests: dict, training: dict, against: str) -> dict[str, 
 RUNS = "Runs"
 SECTIONS = (  # heading, picture, how the titles of its tables begin, caption
     ("Solved within n turns", "fig1.png", "Table 1", "Problems solved within n turns (the paper's Fig. 1, 4, "
-     "7, 8) and in all turns (its Table 1, of models trained on math). Bands and bars are 95 % intervals. Of "
-     "more than eight models, the picture has the differences. Single turn: the whole problem is told, and "
-     "nobody answers (the paper: full)."),
+     "7, 8) and in all turns (its Table 1, of models trained on math). Bands and bars are 95 % intervals. "
+     "With more than eight models, the picture shows points above the base instead. Single turn: the whole "
+     "problem is told, and nobody answers (the paper: full)."),
     ("Test by test", None, "Within n turns", "Columns with − are differences, taken problem by problem."),
     ("Teachers", "fig2.png", "Teacher at", "Models that were tested with several teachers. Left, as in the "
      "paper's Fig. 2, the untuned student. Pale: teachers other than the informed one."),
@@ -506,16 +515,16 @@ SECTIONS = (  # heading, picture, how the titles of its tables begin, caption
      "answer; ± over problems."),
     ("Leaks", None, "Hints that give", "Hints that give the answer away, by the rule of parts/leaks.py, and "
      "the dialogues that were solved after one. The last column counts those as unsolved."),
-    ("What went wrong", None, "What went", "Repeated turns: a share of the turns that follow another. Empty: "
-     "a share of the hints. Refused, by the teacher's server or template: a share of the dialogues. Others: "
-     "of all student turns."),
+    ("What went wrong", None, "What went", "Repeated turns: a share of the turns after the first. Empty: a "
+     "share of the hints. Refused (by the teacher's server or template): a share of the dialogues. All "
+     "others: shares of the student turns."),
     (RUNS, None, RUNS, "Who took part in each run, and the command. The command's defaults are those of the "
      "kit's revision; config.json in the folder has all settings."),
 )  # fmt: skip
 
 
 def runs_table(runs: list[TestRun | TrainingRun]) -> list[dict]:
-    """A row a run: who took part, the versions, the command."""
+    """One row per run: who took part, the versions, the command."""
     rows = []
     for run in runs:
         args, versions = run.config["arguments"], run.config.get("versions", {})
@@ -537,8 +546,8 @@ def runs_table(runs: list[TestRun | TrainingRun]) -> list[dict]:
     return rows
 
 
-def apart(tests: list[TestRun], against: str) -> list[str]:
-    """A note for each test that some models met with another teacher, so that no table compares them."""
+def notes_on_teachers(tests: list[TestRun], against: str) -> list[str]:
+    """A note for each test in which some models met another teacher, so that no table compares them."""
     met = defaultdict(lambda: defaultdict(list))  # {test without its teacher: {teacher: labels}}
     for run in tests:
         if not (run.sharded == "scripted" or run.single_turn):
@@ -558,24 +567,26 @@ def apart(tests: list[TestRun], against: str) -> list[str]:
 
 
 def interval_note(tests: dict) -> str:
-    """What "±" means in this report: over what the intervals are."""
+    """What "±" means in this report: an interval over problems, or over seeds and problems."""
     seeds = {label: len(arm["runs"]) for test in tests.values() for label, arm in test["arms"].items()}
     single = [label for label, n in seeds.items() if n == 1]
     if len(single) == len(seeds):
-        over = "over problems (one seed: how much seeds of training differ is not in it)"
+        over = "over problems (one seed, so it leaves out how much seeds of training differ)"
     else:
         over = "over seeds and problems; in brackets, for these seeds, over problems alone"
         over += f" (one seed, so only over problems: {', '.join(map(arm_name, single))})" if single else ""
-    return f"± is half the 95 % interval {over}. Near 0 and 100 %, the interval stands as a range."
+    return f"± is half the 95 % interval {over}. Near 0 and 100 %, the interval is written as a range."
 
 
 def headline(tests: dict) -> str:
-    """A sentence a test: how much mt-rl (or the last label) solves, and its lead over the base."""
+    """One sentence per test: how much mt-rl (or the last label) solves, and its lead over the base."""
     sentences = []
     for name, test in main_tests(tests).items():
         label = "mt-rl" if "mt-rl" in test["arms"] else list(test["arms"])[-1]
         arm, within = test["arms"][label], f"within {test['turns']}"
-        sentence = f"{name}: {arm_name(label)} solves {cell(arm[within])} % {within} turns"
+        sentence = (
+            f"{name}: {arm_name(label)} solves {cell(arm[within])} % within {turns_text(test['turns'])}"
+        )
         if "gain" in arm:
             sentence += f", {cell(arm['gain'][within])} points above {arm_name(test['against'])}"
         sentences.append(f"{sentence}.")
@@ -589,7 +600,7 @@ FLAGGED = (
 
 
 def as_shown(dialogue, judged: Sequence = ()) -> dict:
-    """What the page shows of a dialogue. judged: the judge's mark of each hint.
+    """The parts of a dialogue that the page shows. judged: for each hint, whether the judge calls it a leak.
 
     flags: {number of a message: who says that this hint gives the answer away, "rule", "judge" or both}.
     """
@@ -605,13 +616,13 @@ def as_shown(dialogue, judged: Sequence = ()) -> dict:
 
 
 def dialogues_to_read(tests: dict[str, dict[str, list[TestRun]]], problems: int) -> list[dict]:
-    """For the page: the first dialogue of each of so many problems, from the first seed of each label."""
+    """For the page: the first dialogue of each of the first `problems`, from the first seed of each label."""
     texts = []
     for name, labels in tests.items():
         arms = []
         for label, runs in labels.items():
             backwards = sorted(runs[0].dialogues, key=lambda d: d.id, reverse=True)
-            first = {d.problem: d for d in backwards}  # the last one written is that with the lowest id
+            first = {d.problem: d for d in backwards}  # the lowest id of a problem comes last and stays
             judged = {row["id"]: row["leaks"] for row in runs[0].judged}
             chosen = [first[problem] for problem in sorted(first)[:problems]]
             rows = [as_shown(dialogue, judged.get(dialogue.id, ())) for dialogue in chosen]
@@ -621,7 +632,7 @@ def dialogues_to_read(tests: dict[str, dict[str, list[TestRun]]], problems: int)
 
 
 def flagged_hints(texts: list[dict]) -> list[dict]:
-    """A row for each flagged hint of the dialogues_to_read."""
+    """One row for each flagged hint. texts: what dialogues_to_read returns."""
     rows = []
     for test in texts:
         for arm in test["arms"]:
@@ -667,7 +678,7 @@ def group_to_read(rows: list[tuple], args: dict) -> dict:
 
 def trained_dialogue(row: dict, dialogue) -> dict:
     """A dialogue of GRPO: reward, advantages, and the color and tokens of each student turn."""
-    advantages = [f"{a:+.2f}" for a in row["advantages"]]
+    advantages = [f"{a:+.2f}".replace("-", "−") for a in row["advantages"]]
     title = f"reward {row['reward']:.2g} → advantage {', '.join(dict.fromkeys(advantages)) or '–'}"
     details = zip(row.get("pieces", ()), dialogue.sampled_logprobs, row.get("trainer_logprobs", ()))
     turns = []
@@ -692,7 +703,7 @@ def write(out: Path, tests: list[TestRun], training: list[TrainingRun], against:
     """
     out.mkdir(parents=True, exist_ok=True)
     of_training = {run.label: run.trained_on for run in training}
-    for run in tests:  # its model's folder may be elsewhere
+    for run in tests:  # the model's folder may have moved, and be among those of `training`
         run.trained_on = of_training.get(run.label, run.trained_on)
     runs = group_runs(tests, against)
     measured = {name: measures.measure(labels, against) for name, labels in runs.items()}
@@ -702,7 +713,7 @@ def write(out: Path, tests: list[TestRun], training: list[TrainingRun], against:
     pictures, tables = draw_all(out, measured, trained, against), all_tables(measured, trained, against)
 
     tables[RUNS] = runs_table([run for run in [*training, *tests] if run.config])
-    intro = "\n\n".join([headline(measured), *apart(tests, against)])
+    intro = "\n\n".join([headline(measured), *notes_on_teachers(tests, against)])
     texts, sections = ["# Report", intro], []
     for heading, picture, beginning, caption in SECTIONS:
         chosen = {title: rows for title, rows in tables.items() if rows and title.startswith(beginning)}

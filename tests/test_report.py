@@ -186,6 +186,12 @@ def test_differences_between_seeds_are_those_of_equal_seeds_in_whatever_order_th
     assert gain == shown_gain([[0.0, 0.0]] * 3)
 
 
+def test_a_loss_has_a_minus_sign_and_a_single_turn_no_plural():
+    assert shown_gain([[-0.5, 0.5, -0.5, -0.5]]).startswith("−25.0 ± ")
+    found = tables([run_of([dialogue("p", ("wrong",), limit=1)])])
+    assert "Within n turns on t: 1 problems, up to 1 turn" in found
+
+
 def test_the_two_averages_of_the_log_loss():
     losses = [{"id": "a/0", "losses": [4.0, 2.0]}, {"id": "b/0", "losses": [2.0, 2.0, 6.0]}]
     keep, unsolved = measures.loss_curves([run_of([dialogue("a"), dialogue("b")], losses=losses)], 4)
@@ -566,7 +572,7 @@ def test_panels_mark_the_turn_where_multi_turn_training_ended_if_it_is_one(train
 
 def test_more_arms_than_curves_that_can_be_told_apart_are_rows_of_differences():
     (few,), crowded = panels_of(["math"], [MATH] * 7), panels_of(["math"], [MATH] * 8)
-    assert few.y_label and len(few.lines) == 8 == report.CURVES
+    assert few.y_label and len(few.lines) == 8 == report.MAX_CURVES
     assert [panel.title for panel in crowded] == ["math: trained\nwithin 4 turns"]
     assert not crowded[0].y_label and crowded[0].x_label == "points above base"
     assert [line.label for line in crowded[0].lines] == [f"arm-{n}" for n in range(8)]  # not the base itself
@@ -764,7 +770,7 @@ def test_a_group_shows_rewards_with_mean_and_std_and_the_advantage_of_each_dialo
     group = the_group(trained())
     assert group["title"] == "step 1, p: rewards 1 0.5 0 0.5; mean 0.50, std 0.35"
     titles = [d["title"] for d in group["dialogues"]]
-    assert titles[0] == "reward 1 → advantage +1.41" and titles[2] == "reward 0 → advantage -1.41"
+    assert titles[0] == "reward 1 → advantage +1.41" and titles[2] == "reward 0 → advantage −1.41"
 
 
 def test_the_rewards_of_a_group_are_those_of_dialogues_that_were_not_dropped_for_a_leak():
@@ -975,14 +981,14 @@ def test_models_of_one_name_that_were_trained_differently_are_no_seeds(tmp_path)
     assert recipes["a"] == recipes["b"] and recipes["a"]["model's data"] == ["talk"]
     a, b, c = (run_of([], "rl", config=config(f"{name}/rl/model", **recipes[name])) for name in "abc")
     measures.check_labels([a, b], [])
-    with pytest.raises(BadInput, match="label rl, but are no seeds of one model: model's lr 0.1 and 0.2"):
+    with pytest.raises(BadInput, match="label rl, but are not seeds of one model: model's lr 0.1 and 0.2"):
         measures.check_labels([a, c], [])
 
 
 def test_models_that_the_kit_did_not_train_are_one_label_only_at_one_path():
     a, b = (run_of([], "rl", config=config(path)) for path in ("a/rl", "b/rl"))
     measures.check_labels([a, a], [])
-    with pytest.raises(BadInput, match="no seeds of one model"):
+    with pytest.raises(BadInput, match="not seeds of one model"):
         measures.check_labels([a, b], [])
 
 
@@ -996,9 +1002,9 @@ def test_teachers_of_one_name_and_two_models_are_no_one_test():
 def test_models_that_met_no_common_teacher_are_named(tmp_path):
     mine = run_of([dialogue()], teacher="base", test="t, teacher base")
     own = run_of([dialogue()], "rl", teacher="rl", test="t, teacher rl")
-    (note,) = report.apart([own, mine], "base")
+    (note,) = report.notes_on_teachers([own, mine], "base")
     assert "on t, rl met teacher rl and not base" in note
-    assert not report.apart([mine, run_of([dialogue()], "rl", teacher="base"), own], "base")
+    assert not report.notes_on_teachers([mine, run_of([dialogue()], "rl", teacher="base"), own], "base")
 
 
 def test_the_pictures_numbers_stand_in_their_alt_texts(tmp_path):
