@@ -1,10 +1,10 @@
-"""Not part of the method: a model's chat template, and what in a turn is private reasoning.
+"""Not part of the method: a model's chat template, and which part of a turn is private reasoning.
 
 chat = load_chat("google/gemma-3-12b-it")
 ids = chat.view([{"role": "user", "content": "What is 3 + 5?"}])  # up to where the assistant speaks
 ids += chat.turn("It is 9.") + chat.between("Look again.")        # and up to its next turn
 visible("<think>7 or 8?</think>It is 8.")    # "It is 8."
-visible("7 or 8?</think>It is 8.")           # "It is 8.", as the prompt may open the reasoning
+visible("7 or 8?</think>It is 8.")           # "It is 8.", as the prompt may have opened the reasoning
 visible("<think>7 or")                       # "", cut off inside the reasoning
 """
 
@@ -27,6 +27,7 @@ class Chat:
     token such as `<end_of_turn>`, it is encoded as ordinary text, so that nobody can fake a turn.
     note: a line for the user if the template rewrites earlier turns (Qwen 3 drops their reasoning; a record
     keeps turns as sampled) or contains today's date; else None.
+    end: id of the end-of-turn token. gap: blanks that stand before it. stops: ids that end a turn.
     opened_reasoning: "<think>" if the prompt opens the reasoning of each turn, else "".
     """
 
@@ -35,8 +36,8 @@ class Chat:
     def __init__(self, tokenizer, name: str):
         """name: the model's, for messages. Raises BadInput if the template cannot be used."""
         self.tokenizer, self.name = tokenizer, name
-        self.unknown, self.shown = {}, math.inf  # unknown words of the probes below are not shown
-        # The probes below hide no control token: this pattern never matches.
+        # The probes below print no unknown word and hide no control token: "(?!)" never matches.
+        self.unknown, self.shown = {}, math.inf
         self.token_of, self.control = {}, re.compile("(?!)")
         if not tokenizer.chat_template:
             raise BadInput(f"{name}: has no chat template; use the instruction-tuned version of the model")
@@ -62,19 +63,19 @@ class Chat:
         self.learn_reasoning(header)
         probe = self.encode(probe)
         control = sorted({t.content for i, t in added.items() if t.special or i in probe}, key=len)[::-1]
-        # Each control token has a private-use character that stands for it while a message is rendered.
+        # While a message is rendered, a private-use character stands for each control token in it.
         self.token_of = {chr(0xF0000 + i): token for i, token in enumerate(control)}
         self.character_of = {token: character for character, token in self.token_of.items()}
         self.control = re.compile("|".join(map(re.escape, control)))
-        self.unknown, self.shown = {}, 0  # words that the tokenizer does not know, and how many were shown
+        self.unknown, self.shown = {}, 0  # words that the tokenizer does not know; how many were printed
 
     def probe(self) -> str:
-        """A short conversation as text. Finds out whether a message is a text or, as for SmolVLM, a list."""
+        """A short conversation as text. Sets in_parts: whether messages must be lists, as for SmolVLM."""
         reasons = []
         for self.in_parts in (False, True):
             try:
                 shown = self.render(messages(self.MARK, self.MARK, "C"))
-                if shown.count(self.MARK) == 2 and f"'{self.MARK}'" not in shown:  # no list, printed as such
+                if shown.count(self.MARK) == 2 and f"'{self.MARK}'" not in shown:  # else it prints the list
                     return shown
                 reasons.append("it does not show each message once")
             except Exception as e:  # a template is a program and may raise anything
@@ -82,15 +83,16 @@ class Chat:
         raise BadInput(f"{self.name}: its template cannot alternate user and assistant ({reasons[0]})")
 
     def learn_reasoning(self, header: str) -> None:
-        """Learns from the template what ends reasoning, and whether the prompt opens it.
+        """Learns from the template which texts end reasoning, and whether the prompt opens it.
 
-        header: what the template puts before an earlier assistant turn.
+        header: the template's text before an earlier assistant turn.
         """
-        # If the template drops what stands before a text in an earlier turn, that text ends reasoning.
+        # A text ends reasoning if the template deletes, from an earlier turn, everything before it.
         quoted = re.findall(r"(?<=['\"])[^'\"\\\n]{4,40}(?=['\"])", str(self.tokenizer.chat_template))
         dropped = [text for text in set(quoted) if self.drops(text)]
         self.thought_ends = [text for text in dropped if not re.search(STOPS, text)]
-        # If the prompt has more before a turn than an earlier turn has, that opens reasoning.
+        # The prompt opens reasoning if it has a known mark that is not closed, or if it ends in a text that
+        # does not stand before an earlier turn.
         prompt = self.render(messages(self.MARK)).split(self.MARK)[1]
         extra, last = prompt[len(commonprefix([header, prompt])) :], re.split(STOPS, prompt)[-1]
         opens = re.search(STARTS, last) or dropped and extra.strip() and last.endswith(extra)
@@ -110,12 +112,12 @@ class Chat:
         return self.tokenizer.decode([self.end]) in answer
 
     def drops(self, text: str) -> bool:
-        """Whether the template takes out of an earlier turn what stands before this text."""
+        """Whether the template deletes, from an earlier turn, everything before this text."""
         shown = self.attempt(messages("A", f"{self.THOUGHT}{text}{self.MARK}", "C"))
         return self.MARK in shown and self.THOUGHT not in shown
 
     def attempt(self, messages: list[dict], **kwargs) -> str:
-        """As render(), but empty if the template refuses the messages."""
+        """Like render(), but returns "" if the template refuses the messages."""
         try:
             return self.render(messages, **kwargs)
         except Exception:  # a template is a program and may raise anything
@@ -137,7 +139,7 @@ class Chat:
         return ids
 
     def note_unknown(self, text: str) -> None:
-        """Prints the words that the tokenizer does not know: the first, then whenever they have doubled."""
+        """Prints words unknown to the tokenizer: the first, then whenever their number has doubled."""
         unk, pieces = self.tokenizer.unk_token_id, []
         text = re.sub("[\U000f0000-\U000fffff]", " ", text)  # hidden control tokens
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -167,7 +169,7 @@ class Chat:
     def between(self, text: str, end: bool = False) -> list[int]:
         """The template's tokens between two student turns, with the teacher's `text` among them.
 
-        end: whether to begin with the end-of-turn token of the first.
+        end: whether to begin with the end-of-turn token of the first student turn.
         """
         rest = self.render(messages("A", self.MARK, text)).split(self.MARK, 1)[1]
         ids = self.encode(rest.removeprefix(self.gap))
@@ -178,7 +180,7 @@ class Chat:
         return self.encode(self.hide(text) + self.gap) + [self.end]
 
     def text(self, ids: list[int]) -> str:
-        """Text of a sampled turn without its end token, behind the <think> that the prompt may open."""
+        """Text of a sampled turn without its end token, after "<think>" if the prompt opens the reasoning."""
         ids = ids[:-1] if ids and ids[-1] in self.stops else ids
         text = self.opened_reasoning + self.tokenizer.decode(ids, skip_special_tokens=False)
         for end in self.thought_ends:
@@ -186,10 +188,10 @@ class Chat:
         return text
 
     def pieces(self, ids: list[int]) -> list[str]:
-        """The text of each token. If a character has several, the last has it; the others are empty."""
+        """The text of each token. A character of several tokens goes to the last; the others are empty."""
         texts = []
         for i in range(len(ids)):
-            # Some tokenizers drop a leading space, so each token is decoded behind those before it.
+            # Some tokenizers drop a leading space, so each token is decoded together with those before it.
             before, now = (self.tokenizer.decode(ids[max(0, i - 8) : end]).rstrip("�") for end in (i, i + 1))
             texts.append(now[len(before) :])
         return texts
@@ -211,9 +213,9 @@ def load_chat(path: str) -> Chat:
 
 # ------------------------------------------------------------------------------------------ private reasoning
 
-# Most models write it in tags such as <think>, <Thought>, <seed:think>, <|START_THINKING|> and
-# <|begin_of_thought|>. PAIRS has the other marks. Of words in brackets only Mistral's [THINK] counts, as
-# "[Reasoning]" may be a heading. The marks come from chat templates and from servers' reasoning parsers.
+# Most models put it into tags such as <think>, <Thought>, <seed:think>, <|START_THINKING|> and
+# <|begin_of_thought|>. PAIRS has all other marks, from chat templates and from servers' reasoning parsers.
+# In square brackets only Mistral's [THINK] counts, because "[Reasoning]" may be a heading.
 NAMES = r"(?i:<\|?{}(?:think|thinking|thoughts?|reasoning)(?::\w+)?\|?>)"
 PREFIX = r"(?:[\w:]*[:_])?"  # as in <seed:think>
 PAIRS = {
@@ -233,8 +235,8 @@ STOPS = "|".join(
     [NAMES.format(rf"(?:/{PREFIX}|{PREFIX}end_(?:of_)?)"), *map(re.escape, PAIRS.values())]
     + [r"\[BEGIN FINAL RESPONSE\]"]  # Apriel
 )
-# Apriel and Granite 3.2 start with a sentence. Any model may write that of Granite, so its second one must
-# follow.
+# Apriel and Granite 3.2 open reasoning with a sentence. Any model may write Granite's, so it counts only if
+# Granite's closing sentence follows.
 SENTENCES = (
     r"\AHere are my reasoning steps:\n.*?(?:\[BEGIN FINAL RESPONSE\]|$)|"
     r"\AHere(?:'s| is) my thought process:.*?Here(?:'s| is) my response:"
@@ -245,7 +247,7 @@ CLOSER = r"</response>|<\|END_(?:RESPONSE|TEXT)\|>|<\|end_of_solution\|>|\[END F
 
 
 def visible(text: str) -> str:
-    """Returns the part of a turn that the other side sees."""
+    """The part of a turn that the other side sees."""
     hidden = rf"(?:{STARTS}).*?(?:{STOPS}|$)|{SENTENCES}"  # $: the turn was cut off inside its reasoning
     answer = re.split(STOPS, re.sub(hidden, "", text, flags=re.S))[-1].strip()
     return re.sub(rf"\A(?:{OPENER})|(?:{CLOSER})\Z", "", answer).strip()

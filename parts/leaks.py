@@ -5,36 +5,38 @@ r"""Not part of the method: decides whether a hint gives the answer of a problem
     states("Look again at step 2.", "2", "What is 1 + 1?")           # False
 
 The rule for mathematics: words, relation signs, dashes, … cut the hint into values, and answers.py compares
-them. A hint states the answer if
-- it is the answer, or has it in one of its last five boxes; or
-- an equal value stands in it, and the problem does not have the same words. If the answer is a number of at
-  most three digits, or a few letters, the value must also be no label ("step 2", "modulo 7", "let x = 2"),
-  and the next noun, if any, must occur in the problem ("2 mistakes" does not answer "How many apples …?").
+each with the answer. A hint states the answer if
+- the whole hint, or one of its last five boxes, is the answer; or
+- a value in it equals the answer, and the problem does not have the same words. For a short answer (up to
+  three digits or letters), two more conditions hold: the value is not a label ("step 2", "modulo 7", "let x =
+  2"), and the next noun, if any, occurs in the problem ("2 mistakes" does not answer "How many apples …?").
 Paraphrases ("one more than 11") are left to the judge.
 
-Measured on sentences that others wrote. "Stated" is the last sentence of a problem's solution, if it holds
-the answer as a text. "Earlier" is another sentence of the same solution; some of these do state the answer.
-"Others" is one sentence, or three, of another problem's solution. "Counters" have a number after "step",
-"power of", "divisible by", … or before "cases", "ways to", …, which is made the answer of another problem.
+Measured on sentences from the solutions of public data sets. "Stated" is the last sentence of a problem's
+solution, if it holds the answer as a text. "Earlier" is another sentence of the same solution; some of these
+do state the answer. "Others" is one sentence, or three, of another problem's solution. "Counters" are
+sentences with a number after "step", "power of", "divisible by", … or before "cases", "ways to", …; this
+number is taken for the answer of another problem. In brackets: the number of snippets; of "stated", what an
+older rule found, a list of wordings that offer an answer.
 
     flagged, %              stated       earlier   others, one   three      counters
-                            (old rule)             (snippets)               (snippets)
     MATH-500                96.0 (70.5)    9.2     0.4 (500)     2.4        0.7 (144)
     Omni-MATH               91.4 (73.8)    6.6     0.3 (696)     1.7        1.1 (700)
     OlympiadBench           93.0           5.1     0.2 (500)     1.0        0.4 (278)
     GSM8K, test             98.3           3.1     0.3 (900)     0.8        too few
 
 The rule was made on GSM8K's training part and MATH-500; its first try on the other three sets gave the same
-figures to about a point. Later changes came from MATH-500 and, for other forms, from Omni-MATH. Worst are
-integers up to 20: in Omni-MATH 83 % of the stated ones are found, and of three sentences of another problem
-4.8 % are flagged. Three sentences miss the aim of 1 % in two sets, counters just miss it in Omni-MATH.
-Rewritten answers (1/2, 0.5, 3,690, sqrt(2)): 190 of 196 found in Omni-MATH, 70 of 71 in OlympiadBench. Of
-4,644 hints of the toy world 0 are flagged. A sentence takes 0.7 to 1.6 ms on average on a busy machine, three
-sentences up to 5 ms.
+figures to about a point. Later changes came from MATH-500 and, for other forms of an answer, from Omni-MATH.
+The rule is worst for integers up to 20: in Omni-MATH it finds 83 % of the stated ones and flags 4.8 % of the
+snippets of three sentences of another problem. The aim was to flag at most 1 % of "others" and "counters":
+three sentences miss it in two sets, counters just miss it in Omni-MATH. Of answers rewritten in another form
+(1/2, 0.5, 3,690, sqrt(2)), it finds 190 of 196 in Omni-MATH and 70 of 71 in OlympiadBench. It flags none of
+4,644 hints of the toy world. A sentence takes 0.7 to 1.6 ms on average on a busy machine, three sentences up
+to 5 ms.
 
-Sixty hints of SmolLM2-135M-Instruct on easy sums, read one by one: ten give the answer away, and the rule
-found nine of these. It flags one more, which repeats the problem's sum. (The tenth, "The final answer is 54
-based on logic", is found since.)
+Of sixty hints of SmolLM2-135M-Instruct on easy sums, read one by one, ten give the answer away. The rule
+found nine of these and, after a change, also the tenth, "The final answer is 54 based on logic". It flags one
+more hint, which only repeats the problem's sum.
 """
 
 import itertools
@@ -42,10 +44,10 @@ import re
 
 from parts.answers import boxed, equal_answers
 
-MAX_HINT, MAX_COMPARED = 20_000, 12  # characters read of a hint; values compared at some cost
+MAX_HINT, MAX_COMPARED = 20_000, 12  # characters of a hint that are read; values given to equal_answers
 FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}  # １ is 1
 
-# Dashes, arrows, curly quotation marks, emojis: all characters beyond ASCII that are no part of a value.
+# Dashes, arrows, curly quotation marks, emojis: all non-ASCII characters that cannot be part of a value.
 SIGN = "[^\\x00-\\x7fΑ-Ωα-ω¼-¾⅐-⅞²³¹⁰-₉√∛×·⋅∙÷−–⁄∕∞°±∓∪∩∖∅∠⟨⟩′ℝ∈⌊⌋⌈⌉€£¥]"
 # Values stand between these: words, relation signs, ends of sentences and lines.
 SEPARATOR = re.compile(
@@ -54,7 +56,7 @@ SEPARATOR = re.compile(
     + f"|{SIGN}",
     re.X,
 )
-# Before a number that only counts or labels: "step 2", "modulo 7", "at least 3", "let x = 5".
+# What stands before a number that only counts or labels: "step 2", "modulo 7", "at least 3", "let x = 5".
 LABEL = re.compile(
     r"""\b(?:steps?|parts?|equations?|eq|cases?|lines?|rows?|columns?|terms?|figure|problem|question|item|point
     |lemma|theorem|example|p?mod|modulo|exponent|base|degree|order|by|than|times|not|n't|least|most|over|plus
@@ -65,7 +67,7 @@ LABEL = re.compile(
     |\b(?:let|if|when|where|for|set|suppose|try|at)\ \\?\w{1,6}\s*=\s*$""",
     re.I | re.X,
 )
-# Before a value that is a result, even if the problem has the same number.
+# What stands before a value that is a result, even if the problem has the same number.
 CLAIM = re.compile(
     r"\S*\s*(?:[=≈≡:]|\\approx|\\equiv|\b(?:is|are|be|equals?|gets?|gives?|of|so|thus|hence|therefore)\b)\s*$",
     re.I,
@@ -79,14 +81,14 @@ CLAUSE_END = re.compile(
 MARKS = re.compile(
     r"(?:\$|\\[()\[\],;!$ ]|\*\*|`|\\q?quad\b|[ \t&]|\\displaystyle\b|\\\\|</?[a-z]+/?>|^(?:#+|[-*]) )+", re.M
 )
-NO_NOUNS = set(
+NOT_NOUNS = set(
     """with from left more that than into over total each them they this these those such altogether
     together only""".split()
 )
 
 
 def states(hint: str, answer: str, prompt: str) -> bool:
-    """Whether a hint states the right answer to a problem of mathematics, by equal_answers."""
+    """Whether a hint states the right answer to a problem of mathematics, by the rule above."""
     text, answer, asked = plain(hint[:MAX_HINT]), plain(answer), plain(prompt).lower()
     boxes = [boxed(box) or "" for box in re.split(r"(?=\\(?:boxed|fbox)(?![a-zA-Z]))", hint[:MAX_HINT])[-5:]]
     if any(equal_answers(box, answer) for box in boxes if len(box) <= len(answer) + 60):
@@ -96,22 +98,23 @@ def states(hint: str, answer: str, prompt: str) -> bool:
 
 def is_stated(text, start, end, answer, asked):
     """Whether the value text[start:end], which equals the answer, is stated there and not just mentioned."""
-    if not text[:start].strip() and not text[end:].strip(" ."):
+    if not text[:start].strip() and not text[end:].strip(" ."):  # nothing else in the hint
         return True
     before, after = text[max(0, start - 60) : start], CLAUSE_END.split(text[end : end + 60], maxsplit=1)[0]
+    # The problem has the same words only if those around the value are the same, too: "is 5", "5 apples".
     claim, next_word = CLAIM.search(before), re.search(r"^\s*\w+", after)
     quote = (claim[0] if claim else "") + text[start:end] + (next_word[0] if next_word else "")
     if re.search(rf"(?<![\w.])\s*{spaced(quote.lower())}(?!\w|\.\d)", asked):
         return False
-    if not re.fullmatch(r"-?\w{1,3}", answer):
+    if not re.fullmatch(r"-?\w{1,3}", answer):  # a long answer is hardly there by accident
         return True
     nouns = [word.lower() for word in re.findall(r"(?<![\\a-zA-Z])[A-Za-z]{4,}", after)]
-    nouns = [noun[:5] for noun in nouns if noun not in NO_NOUNS][:2]
+    nouns = [noun[:5] for noun in nouns if noun not in NOT_NOUNS][:2]  # :5, so that "apple" finds "apples"
     return not LABEL.search(before) and (not nouns or any(noun in asked for noun in nouns))
 
 
 def places(text, answer):
-    """Yields (start, end) of the places of a text that hold the answer or a value equal to it."""
+    """Yields (start, end) of each place of a text that holds the answer or a value equal to it."""
     if len(answer) > 2 and not re.fullmatch(r"-?[\d.,]+", answer):
         yield from (m.span() for m in re.finditer(rf"(?<![\w.]){spaced(answer)}(?!\w|[.,]\d)", text, re.I))
     same, digits, letters = {squeeze(answer): True}, sum(map(str.isnumeric, answer)), LETTER.search(answer)
@@ -121,23 +124,23 @@ def places(text, answer):
         value = squeeze(text[start:end]).strip(".,;:*/_'\"")
         value = value.strip("()") if value.count("(") != value.count(")") else value
         if value not in same:
-            # Not worth comparing: empty, too long, too few digits, or letters that the answer lacks.
-            could = 0 < len(value) <= len(answer) + 60 and 4 * sum(map(str.isnumeric, value)) >= digits
-            could = could and (letters or not LETTER.search(re.sub(r"(?<=\d)[a-z]+$", "", value)))
-            could = could and len(same) <= MAX_COMPARED and not (value.isdigit() and answer.isdigit())
-            if could:
+            # Not worth comparing: empty, too long, too few digits, or letters while the answer has none
+            maybe = 0 < len(value) <= len(answer) + 60 and 4 * sum(map(str.isnumeric, value)) >= digits
+            maybe = maybe and (letters or not LETTER.search(re.sub(r"(?<=\d)[a-z]+$", "", value)))
+            maybe = maybe and len(same) <= MAX_COMPARED and not (value.isdigit() and answer.isdigit())
+            if maybe:
                 same[value] = equal_answers(value, answer) is True
         if same.get(value):
             yield start, end
 
 
 def holds(hint: str, solution: str | None) -> bool:
-    """Whether a hint holds a program word for word, ignoring blanks; False if there is none."""
+    """Whether a hint holds the program `solution`, apart from blanks; False if there is no solution."""
     return bool(squeeze(solution or "")) and squeeze(solution) in squeeze(hint)
 
 
 def plain(text):
-    """A text without the marks of formulas, of text in them, of bold type, headings, lists and HTML."""
+    r"""A text without marks: of formulas ($, \text{…}), bold type, headings, lists and HTML."""
     text = text.translate(FULL_WIDTH)
     text = re.sub(r"\\(?:text|textbf|mathbf|mathrm|mbox|emph)\s*\{([^{}]*)\}", r"\1", text)
     text = MARKS.sub(" ", text).strip()
@@ -145,7 +148,7 @@ def plain(text):
 
 
 def spaced(text):
-    """A pattern for a text with any blanks in it."""
+    """A pattern that finds a text with any blanks between its characters."""
     return r"\s*".join(map(re.escape, squeeze(text)))
 
 

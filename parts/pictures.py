@@ -1,6 +1,6 @@
-"""Not part of the method: draws curves, and points, with their intervals; parts/report.py says which.
+"""Not part of the method: draws curves, or rows of points, with their intervals. parts/report.py says which.
 
-A picture has panels side by side, and one legend. `draw` also returns its numbers in words, as its alt text.
+A picture has panels side by side, and one legend. `draw` also returns the picture's numbers as its alt text.
 """
 
 import io
@@ -10,34 +10,34 @@ from typing import NamedTuple
 
 
 class Line(NamedTuple):
-    """A curve; or a row of points, whose x are entries of the legend ("": none)."""
+    """A curve; or a row of points: then each x is the point's entry in the legend ("" for none)."""
 
     label: str  # decides how it looks
-    name: str  # in the legend, or beside the row
+    name: str  # shown in the legend, or beside the row
     x: Sequence
     y: Sequence
     band: tuple  # (lower y, upper y)
-    crosses: bool = False  # drawn as dotted crosses, beside another line of this label
+    crosses: bool = False  # dotted, with crosses, to differ from another line of this label
 
 
 class Panel(NamedTuple):
-    """Curves; or rows of points, if the y axis has no label. Panels with one y label have one axis."""
+    """Curves; or rows of points, if y_label is empty. Panels with the same y_label share their y axis."""
 
     title: str
     x_label: str
     y_label: str
     lines: list[Line]
-    mark: int | None = None  # where a vertical line is drawn
+    mark: int | None = None  # x of a vertical line
     mark_name: str = ""
 
 
-def words(panels: list[Panel]) -> str:
-    """The numbers of a picture as its alt text: both ends of each curve, or all points of each row."""
+def alt_text(panels: list[Panel]) -> str:
+    """The numbers of a picture in words: both ends of each curve, or all points of each row."""
     texts = []
     for panel in panels:
         lines = []
         for line in panel.lines:
-            points = [(x, f"{y:.3g}") for x, y in zip(line.x, line.y) if y == y]  # no NaN
+            points = [(x, f"{y:.3g}".replace("-", "−")) for x, y in zip(line.x, line.y) if y == y]  # no NaN
             if panel.y_label:
                 points = [(f"at {x:.3g}", y) for x, y in points[:: max(1, len(points) - 1)]]
             lines.append(f"{line.name} {', '.join(f'{y} {x}'.strip() for x, y in points)}")
@@ -65,14 +65,14 @@ def new_figure(panels: int, width: float, height: float) -> tuple:
 
 
 def save_figure(figure, file: Path) -> None:
-    """Writes the picture, with one legend for all panels; in 64 colors, which makes a quarter of the size."""
+    """Writes the picture, with one legend for all panels. 64 colors make the file four times smaller."""
     from PIL import Image  # a dependency of matplotlib
 
     handles = {}
     for axis in figure.axes:
         for handle, name in zip(*axis.get_legend_handles_labels()):
             handles.setdefault(name, handle)
-    # The legend stands above the figure, and "tight" enlarges the picture by it. Inside the figure, a long
+    # The legend stands above the figure, and bbox_inches="tight" makes room for it. Inside the figure, a long
     # legend would leave the panels no height or width.
     columns = int(figure.get_figwidth() / (0.6 + 0.08 * max(map(len, handles), default=0)))
     place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": max(1, columns), "frameon": False}
@@ -80,12 +80,13 @@ def save_figure(figure, file: Path) -> None:
         figure.legend(handles.values(), handles, **place)
     buffer = io.BytesIO()
     figure.savefig(buffer, bbox_inches="tight")
-    # FASTOCTREE: the default method drops rare colors, so that markers in the legend change theirs.
+    # FASTOCTREE, because the default method drops rare colors: markers in the legend would change color.
     picture = Image.open(buffer).convert("RGB").quantize(64, Image.Quantize.FASTOCTREE)
     picture.save(file, optimize=True)
 
 
-# First the colors of Okabe and Ito for the color-blind; markers and line styles are for print in gray.
+# First the colors of Okabe and Ito, which the color-blind can tell apart. Markers and line styles tell lines
+# apart when printed in gray.
 COLORS = ("#000000", "#56b4e9", "#e69f00", "#009e73", "#d55e00", "#0072b2", "#cc79a7", "#8c510a")
 COLORS += ("#b2df8a", "#882255", "#44aa99", "#808000", "#777777", "#332288", "#ddcc77", "#aa4499")
 STYLES = ("o-", "v--", "s-.", "D:", "^-", "P--", "<-.", "d:", "*:", "h--", ">:", "X-.")
@@ -95,8 +96,8 @@ POINTS = "oDs^vPX*h<>pd8H1"  # markers of rows
 def looks(labels: Sequence[str], known: Sequence[str]) -> dict[str, dict]:
     """{label: its color, marker and line style}, for `draw`.
 
-    Known labels look the same whatever others there are. Labels that end with ")" are variants of others and
-    are dotted and hollow. No two have one color, up to as many as there are COLORS.
+    A known label looks the same in every report. A label that ends with ")" is a variant of another: its line
+    is dotted and its markers are hollow. No two labels share a color as long as there are enough COLORS.
     """
     places, found = {label: i for i, label in enumerate(known)}, {}
     taken = [places[label] for label in labels if label in places]
@@ -112,7 +113,7 @@ def looks(labels: Sequence[str], known: Sequence[str]) -> dict[str, dict]:
 
 
 def draw(file: Path, panels: list[Panel], looks: dict[str, dict], pale: Sequence[str] = ()) -> str:
-    """Writes one picture of curves or of rows; returns its alt text. pale: x of rows that are drawn paler."""
+    """Writes one picture of curves or of rows; returns its alt text. pale: entries of rows to draw paler."""
     if panels[0].y_label:
         figure = draw_curves(panels, looks)
     else:
@@ -121,7 +122,7 @@ def draw(file: Path, panels: list[Panel], looks: dict[str, dict], pale: Sequence
         axis.set(xlabel=panel.x_label, ylabel=panel.y_label)
         axis.set_title(panel.title, fontsize=10)
     save_figure(figure, file)
-    return words(panels)
+    return alt_text(panels)
 
 
 def draw_curves(panels: list[Panel], looks: dict[str, dict]):
@@ -145,7 +146,7 @@ def draw_curves(panels: list[Panel], looks: dict[str, dict]):
 
 
 def draw_rows(panels: list[Panel], looks: dict[str, dict], pale: Sequence[str]):
-    """A figure of rows of points, with their intervals; those of a row that are not pale are joined."""
+    """A figure of rows of points, with their intervals. A thin line joins a row's points but the pale."""
     entries = dict.fromkeys(entry for panel in panels for line in panel.lines for entry in line.x)
     entries = sorted(entries, key=lambda entry: entry in pale)
     longest = max(len(text) for panel in panels for line in panel.lines for text in line.name.split("\n"))
@@ -156,7 +157,7 @@ def draw_rows(panels: list[Panel], looks: dict[str, dict], pale: Sequence[str]):
             axis.sharex(axes[0])
         if panel.x_label.startswith("points"):  # differences
             axis.axvline(0, color="gray", linewidth=1)
-        for i, line in enumerate(panel.lines):
+        for i, line in enumerate(panel.lines):  # each entry at its own height within the row
             color, joined = looks[line.label]["color"], []
             for entry, mean, low, high in zip(line.x, line.y, *line.band):
                 j, look = entries.index(entry), {"color": color, "alpha": 0.4 if entry in pale else 1}
