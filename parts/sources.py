@@ -2,8 +2,8 @@
 
 A problem line is a dict with fields of `Problem` in common.py: id, domain, prompt, and an answer or tests.
 A data set is read once. Its problem lines are then cached in a file under ~/.cache/sml. Rows that cannot
-become a problem are left out and counted by reason. Long tests are kept packed beside that file, one file for
-each problem, which all releases of a data set share. They are unpacked when a program is judged.
+become a problem are left out and counted by reason. Long tests are packed into files of their own beside it,
+one per problem, and are unpacked when a program is judged. All releases of a data set share these files.
 """
 
 import ast
@@ -43,8 +43,8 @@ class Source:
     to_line: Callable  # row → problem line without id; raises Unusable, or KeyError if the row lacks a field
     load_kwargs: dict = field(default_factory=dict)  # more arguments of datasets.load_dataset
     files: tuple = ()  # files of the hub's repository, read directly instead of by load_dataset
-    other: tuple = ()  # the other configurations, whose files in a local copy are not read
-    side: str = ""  # take "train" or "test" problems only; a problem's text decides its side, in any copy
+    other: tuple = ()  # names of the other configurations: their files in a local copy are not read
+    side: str = ""  # take only "train" or only "test" problems; a hash of the problem's text decides its side
     max_problems: int = 10**9
 
 
@@ -57,11 +57,10 @@ def load(source: str, judgeable: str, problem_class: type) -> list:
     """
     path = problem_file(source, judgeable, problem_class)
     problems, faults = read_lines(path, problem_class)
-    for number, reason in faults[:1]:
-        more = f"; {len(faults) - 1} more lines have faults, `evaluate.py check` shows all" * (
-            len(faults) > 1
-        )
-        raise BadInput(f"{path}, line {number}: {reason}{more}")
+    if faults:
+        (number, reason), more = faults[0], len(faults) - 1
+        others = f"; {more} more lines have faults, `evaluate.py check` shows all" if more else ""
+        raise BadInput(f"{path}, line {number}: {reason}{others}")
     if not problems:
         raise BadInput(f"{path}: holds no problem; each line is a JSON object with id, domain, prompt, …")
     return list(problems.values())
@@ -71,7 +70,7 @@ NOT_LINES = {b"[": "a JSON array", b"\x1f\x8b": "compressed with gzip", b"PAR1":
 
 
 def read_lines(path: Path, problem_class: type) -> tuple[dict, list]:
-    """Returns {line number: problem} of a file, and [(line number, reason)] of the lines that are none.
+    """Returns {line number: problem} of a file, and [(line number, reason)] of lines that are no problems.
 
     Raises BadInput if the file does not consist of lines.
     """
@@ -156,10 +155,9 @@ def check_problem(problem: Any) -> None:
 def asserts_something(snippet: str) -> bool:
     """Whether an assert snippet can fail by itself, not only because the function raises.
 
-    It needs an `assert` or `raise`, or a call whose name says that it checks: one with "assert", "check",
-    "verify", "raises" or "fail" in it, such as `np.testing.assert_allclose`, `self.assertEqual`,
-    `pytest.raises` or a `check` that another snippet defines. So `f(3)` and `f(3) == 4` are none. Raises
-    ValueError if it is not Python.
+    It needs an `assert` or `raise`, or a call whose name has "assert", "check", "verify", "raises" or "fail"
+    in it, such as `np.testing.assert_allclose`, `self.assertEqual`, `pytest.raises` or a `check` that another
+    snippet defines. So `f(3)` and `f(3) == 4` assert nothing. Raises ValueError if it is not Python.
     """
     try:
         nodes = list(ast.walk(ast.parse(snippet)))
@@ -173,10 +171,10 @@ def asserts_something(snippet: str) -> bool:
 
 
 def check_solution(line: dict) -> None:
-    """Raises Unusable if a problem line's own solution is not correct: then no answer could be trusted.
+    """Raises Unusable if a problem line's own solution is wrong: then its answer or tests may be, too.
 
-    A program is run on all tests. Of a mathematical solution only the last box is compared, if it has one; if
-    it cannot be compared, the problem stays.
+    A program is run on all tests. A mathematical solution is wrong only if its last box differs from the
+    answer; without a box, or with one that cannot be compared, the problem stays.
     """
     solution = line.get("solution")
     if not solution:
@@ -193,7 +191,7 @@ def check_solution(line: dict) -> None:
 
 
 def program_of(solution: str, name: str | None = None) -> str:
-    """The program in a solution, which may have fences or be nothing but the program; else an empty text."""
+    """The program in a solution, which has fences or is nothing but the program; "" if there is none."""
     fenced = f"```python\n{solution}\n```"
     return programs.find_program(solution, name) or programs.find_program(fenced, name) or ""
 
@@ -250,7 +248,7 @@ def import_lines(
 
     origin: the local path or hub name of the rows, for messages. Raises BadInput if there is no problem.
     """
-    source, prompts, left_out, lacking = SOURCES[name], set(), Counter(), None
+    source, prompts, left_out, row_without_field = SOURCES[name], set(), Counter(), None
     for number, row in enumerate(tqdm(rows, desc=name, unit="row", mininterval=1, leave=False), 1):
         try:
             line = {"id": f"{name.split('/')[0]}-{number}", **row_to_line(source, row)}
@@ -265,17 +263,17 @@ def import_lines(
             check_solution(line)
         except (Unusable, ValueError) as e:
             left_out[str(e)] += 1
-            if lacking is None and str(e).startswith("no field"):
-                lacking = number
+            if row_without_field is None and str(e).startswith("no field"):
+                row_without_field = number
             continue
         prompts.add(line["prompt"])
         yield line
         if len(prompts) == source.max_problems:
             break
     reasons = "".join(f"; {count} left out: {reason}" for reason, count in left_out.most_common())
-    if not prompts and lacking:
+    if not prompts and row_without_field:
         schema = f"the rows must be as in the data set {source.hub}"
-        raise BadInput(f"{origin}, row {lacking}: makes no problem of {name}{reasons}; {schema}")
+        raise BadInput(f"{origin}, row {row_without_field}: makes no problem of {name}{reasons}; {schema}")
     if not prompts:
         raise BadInput(f"{origin}: makes no problem of {name}{reasons or '; there are no rows'}")
     print(f"{name}: {len(prompts)} problems{reasons}", file=sys.stderr)
@@ -301,7 +299,7 @@ PACKED = ".json.gz"  # the end of the name of a file of packed tests
 def pack(tests: list, folder: Path) -> list | str:
     """Returns short tests as they are. Writes long ones to a file in `folder` and returns its relative path.
 
-    The content names the file, so that the releases of a data set share it.
+    The file's name is a hash of its content, so that the releases of a data set share it.
     """
     text = json.dumps(tests).encode()
     if len(text) < 10_000:
@@ -316,7 +314,7 @@ def pack(tests: list, folder: Path) -> list | str:
 
 
 def unpack(tests: list | str) -> list:
-    """Returns the tests of a problem, which are a list or the path of the file that holds it packed."""
+    """Returns the tests of a problem. tests: the list itself, or the path of the file that `pack` wrote."""
     return json.loads(gzip.decompress(Path(tests).read_bytes())) if isinstance(tests, str) else tests
 
 
@@ -331,9 +329,9 @@ SPLITS = ("train", "test", "validation", "valid", "val", "dev")
 def local_files(name: str, local: str) -> list[Path]:
     """Returns the files to read of a local copy of the data set `name`.
 
-    local: a file, or a folder: a clone from the hub, the hub's cache, or what `save_to_disk` wrote. Of a
+    local: a file, or a folder: a clone from the hub, the hub's cache, or what `save_to_disk` wrote. From a
     folder only the files of the right configuration and split are read. Raises BadInput if a file is missing
-    or names another split: else other problems would be read, and nobody would notice.
+    or only another split is there, because reading other problems would go unnoticed.
     """
     source, path = SOURCES[name], Path(local).expanduser().absolute()
     if not path.is_dir() and not path.is_file():
@@ -344,7 +342,8 @@ def local_files(name: str, local: str) -> list[Path]:
     named = {file.name.removesuffix(".gz"): file for file in found}
     if source.files and all(file in named for file in source.files):
         return [named[file] for file in source.files]
-    # The folder's own name counts if it is nothing but a split or a configuration.
+    # The words in a file's path tell its configuration and split. The folder's own name is one of them only
+    # if it is the name of a split or a configuration.
     folder = path if path.is_dir() else path.parent
     root = folder.parent if folder.name in (*SPLITS, config, *source.other) else folder
     words = {file: path_words(file, root) for file in found}
@@ -363,14 +362,14 @@ def local_files(name: str, local: str) -> list[Path]:
         wanted = f"{config} {split}" if source.other and config else split
         raise BadInput(f"{path}: {name} needs the {wanted} file, such as {split}.jsonl; found only {only}")
     files = all_shards(files)
-    needed = files if source.max_problems == 10**9 else files[:1]  # else perhaps no other is reached
+    needed = files if source.max_problems == 10**9 else files[:1]  # with a limit the first may be enough
     if missing := [file.name for file in needed if not file.exists()]:
         raise BadInput(f"{path}: {name} needs {', '.join(missing[:5])}, which is not there")
     return files
 
 
 def files_below(path: Path) -> list[Path]:
-    """Returns the files of rows in a folder, sorted; of a single file, the file. Raises BadInput if none."""
+    """Returns the sorted files of rows in a folder, or the single file. Raises BadInput if there are none."""
     if not path.is_dir():
         return [path]
     if (path / "snapshots").is_dir():  # the hub's cache may hold several revisions
@@ -389,7 +388,7 @@ def files_below(path: Path) -> list[Path]:
 
 
 def path_words(file: Path, root: Path) -> str:
-    """The words of a path, lower case, each between "_"; then the split that save_to_disk notes beside it."""
+    """The words of a path, as "_word_word_" in lower case, and the split that save_to_disk noted there."""
     text, state = str(file.relative_to(root)), file.parent / "state.json"
     if file.suffix == ".arrow" and state.is_file():
         split = re.search(r'"_split": "(\w+)', state.read_text(errors="replace"))
@@ -398,7 +397,7 @@ def path_words(file: Path, root: Path) -> str:
 
 
 def all_shards(files: list[Path]) -> list[Path]:
-    """The files, with the missing ones of a series such as test-00000-of-00003.parquet."""
+    """The files, plus the missing ones of each series such as test-00000-of-00003.parquet."""
     shards = {}
     for file in files:
         if match := re.fullmatch(r"(.*)-\d{5}-of-(\d{5})(\.[\w.]+)", file.name):
@@ -412,7 +411,7 @@ def all_shards(files: list[Path]) -> list[Path]:
 def local_rows(files: list[Path]) -> Iterator[dict]:
     """Yields the rows of Parquet or Arrow files, of JSON lines or of JSON lists; the last two may be gzipped.
 
-    A row of LiveCodeBench may take 100 MB, so that only few are held at once. Raises BadInput.
+    Holds only a few rows at a time, because one of LiveCodeBench may take 100 MB. Raises BadInput.
     """
     for path in files:
         where = path
@@ -498,14 +497,14 @@ def answer_text(answer: Any) -> str:
 
 
 def text_of(row: dict, name: str) -> str:
-    """Returns a field that must be a text: in an f-string, None would become the text "None"."""
+    """Returns a field; raises Unusable if it is no text, because an f-string would turn None into "None"."""
     if not is_text(row[name]):
         raise Unusable(f"{name!r} is no text")
     return row[name]
 
 
 def parsed(value: Any) -> Any:
-    """Returns the value of a field that one copy of a data set holds as JSON text, another as the value."""
+    """Returns the value of a field that is JSON text in some copies of a data set, the value in others."""
     return json.loads(value) if isinstance(value, str) else value
 
 
@@ -555,8 +554,8 @@ def opencode_row(row: dict) -> dict:
     """Problem line of a row of OpenCodeInstruct.
 
     The row needs score 1 and at least three tests, of which the first eight are taken. The first half of
-    these, rounded up, is public. The data set does not tell them apart; were all public, the teacher would
-    see all that decides.
+    these, rounded up, is public. The data set does not say which are; if all were, the teacher would see
+    every test that decides.
     """
     asserts = [text.strip() for text in json.loads(row["unit_tests"])][:8]
     if not float(row["average_test_score"]) >= 1:  # it may be NaN
@@ -615,7 +614,7 @@ def lost_row(task: str, joined: bool, row: dict) -> dict:
         name, public = parsed(row["metadata"])["func_name"], parsed(row["public_test_cases"])
         line = {"domain": "code", "prompt": row["prompt"], "public_tests": public, "func_name": name}
         line["asserts"] = [humaneval_assert(name, row["prompt"], text_of(row, "test"))]
-    if line.get("func_name"):  # only the full text shows the function's name; a first shard must not give it
+    if line.get("func_name"):  # only the full text has the function's name; the first shard must not tell it
         shards[-1] += f" (The function must be called `{line['func_name']}`.)"
     bullets = "\n".join(f"- {shard}" for shard in shards)
     return {**line, "prompt": bullets if joined else line["prompt"], "shards": shards}
