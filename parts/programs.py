@@ -2,7 +2,7 @@
 
 Expected values are never sent to the sandbox. Outputs are compared here, with the rules of `same_number`. A
 bool is not an integer and a set is not a dict, but a tuple equals a list, as in JSON. LiveCodeBench's checker
-(lcb_runner/evaluation/testing_util.py) wants equal Decimals: it accepts 10 for 00010, and no rounding.
+(lcb_runner/evaluation/testing_util.py) demands equal Decimals: it accepts 10 for 00010, but no rounding.
 """
 
 import ast
@@ -27,13 +27,14 @@ PYTHON += r"|[\w./-]+\.py|tool_code)(?![\w+#-])"
 NO_LANGUAGE = re.compile(r"(?:plain[ _-]?)?text|txt|plain|code|none|", re.I)
 OPENING = re.compile(
     rf"(?P<indent>[ \t>]*(?:(?:[-*+]|\d+[.)]) [ \t]*)?)(?P<fence>`{{3,}}+|~{{3,}}+)[ \t]*(?P<tag>[^`]*)$"
-    rf"|.*?(?<!`)(?P<late>`{{3,}}+)[ \t]*{PYTHON}[ \t]*$",  # behind text only with a tag: else it is an end
+    rf"|.*?(?<!`)(?P<late>`{{3,}}+)[ \t]*{PYTHON}[ \t]*$",  # behind text: without a tag it is an end
     re.I,
 )
 LOOKAHEAD = 6  # fences tried as a block's end: the program's own strings and comments may contain fences
-MAX_FENCES = 600  # fences read, the last ones of a turn
+MAX_FENCES = 600  # only the last fences of a turn are read
 PREDEFINED = frozenset({*dir(builtins), *sandbox.header(), "__file__"})  # names that need no definition
-NO_PROGRAM = re.compile(r"\s*(?:>>>|[$%] |In \[|Traceback )")  # how dialogues and error messages begin
+# How an interactive session or an error message begins
+NO_PROGRAM = re.compile(r"\s*(?:>>>|[$%] |In \[|Traceback )")
 
 
 class Block(NamedTuple):
@@ -64,15 +65,15 @@ def code_blocks(text: str) -> Iterator[Block]:
 
     A Markdown parser is not enough: markdown-it-py misses 16 of the 52 blocks in tests/test_programs.py.
     Models write text behind the closing fence or before the opening one, forget a fence, or put one into a
-    string. A block that is not closed is no attempt, as for LiveCodeBench (extract_code): mostly the token
-    limit has cut it off, and its beginning may parse.
+    string. A block that is not closed is no attempt, as in LiveCodeBench (extract_code): usually the token
+    limit has cut it off, even if its beginning parses.
     """
     lines = text.replace("\r\n", "\n").split("\n")
     fences = [i for i, line in enumerate(lines) if "```" in line or "~~~" in line][-MAX_FENCES:]
-    at = 0
-    while at < len(fences):
-        block, fences_read = read_block(lines, fences[at : at + 1 + LOOKAHEAD])
-        at += fences_read
+    first = 0
+    while first < len(fences):
+        block, fences_read = read_block(lines, fences[first : first + 1 + LOOKAHEAD])
+        first += fences_read
         if block:
             yield block
 
@@ -80,7 +81,7 @@ def code_blocks(text: str) -> Iterator[Block]:
 def read_block(lines: list[str], fences: list[int]) -> tuple[Block | None, int]:
     """(block, number of fences read) for the block that the first fence opens.
 
-    None instead of the block: it is not closed, or its tag names another language.
+    The block is None if it is not closed, or if its tag names another language.
     """
     start, *later = fences
     opening = OPENING.match(lines[start])
@@ -91,10 +92,10 @@ def read_block(lines: list[str], fences: list[int]) -> tuple[Block | None, int]:
         for end, last_line in ends:
             source, tree = parse_block([*lines[start + 1 : end], *last_line], opening["indent"] or "")
             if tree:
-                # An end that opens the next block is not counted as read.
+                # If the end is also the opening of the next block, it is not counted as read.
                 return Block(source, tree, tagged), later.index(end) + 2 - is_python(lines[end])
-    # Without an end, or with an opening before it (the end was forgotten), only this fence is skipped:
-    # a program may follow. Otherwise the whole block is.
+    # No program was found. If the block has no end, or another block opens before it (this one's end was
+    # forgotten), only the first fence is skipped, because a program may follow. Otherwise the whole block is.
     if not ends or any(map(is_python, lines[start + 1 : ends[0][0] + 1])):
         return None, 1
     end, last_line = ends[0]
@@ -126,9 +127,9 @@ def possible_ends(lines: list[str], fences: list[int], fence: str) -> list[tuple
 def parse_block(body: list[str], indent: str) -> tuple[str, ast.Module | None]:
     """(source, tree) of a block's lines; the tree is None if they are not Python.
 
-    Quotation marks (>) are removed if the opening fence's indent has one. The rest is tried as it is, without
-    that indent, without the indent that all lines share, and with blanks for no-break spaces, with which some
-    models indent.
+    Quotation marks (>) are removed if the opening fence's indent has one. Then the lines are tried as they
+    are, without the fence's indent, without the indent that all lines share, and also with blanks in place of
+    no-break spaces, with which some models indent.
     """
     if ">" in indent:
         body = [re.sub(r"^[ \t]*(>[ \t]?)+", "", line) for line in body]
@@ -211,7 +212,8 @@ def definition(body: list[ast.stmt], name: str) -> int:
 def is_placeholder(node: ast.stmt, def_line: int) -> bool:
     """Whether a statement is pass, raise …, a constant, or returns None, 0, -1, "" or [].
 
-    def_line: number of the function's first line; a value that is returned on that line is meant.
+    def_line: number of the function's first line. A value returned on that very line, as in
+    `def f(): return 0`, is no placeholder.
     """
     if isinstance(node, ast.Return):
         try:
@@ -226,7 +228,7 @@ def is_placeholder(node: ast.stmt, def_line: int) -> bool:
 # ----------------------------------------------------------------------------------------------- comparing
 
 TOLERANCE = Decimal("1e-6")
-MOST_DECIMALS = 30  # that contests print
+MOST_DECIMALS = 30  # contests do not ask for more
 CONSTANTS = "3.14159265358979323846264338327950288", "2.71828182845904523536028747135266249"  # pi, e
 # Without traps no operation raises; a number that is too large becomes NaN.
 CONTEXT = Context(prec=100, Emax=10**17, Emin=-(10**17), traps=[])
@@ -239,12 +241,14 @@ WORD = re.compile(r"[^\s,:;=%$(){}\[\]]+")
 def same_number(got: str, want: str) -> bool:
     """Whether two texts are equal, or numbers that a contest judge takes for the same.
 
-    - Two integers must be equal texts. A fraction for an integer may be off by less than 1e-6.
+    - Two integers must be equal texts. If only one number is an integer, they may differ by less than 1e-6.
     - Two fractions may differ by less than 1e-6, absolute or relative to the expected one.
-    - Three to five decimals that are expected count as rounded: less than half a unit in the last place.
-      One or two may be money or exact: less than half a cent, too, and 1e-6 as above.
-    - An expected number between 1e-9 and 1e-6 may be off by less than half, so that 0 is not right for it.
-    - All digits count of more than 30 decimals, and of pi and e if more are expected than a float has.
+    - An expected number with three to five decimals counts as rounded: the difference must be less than half
+      a unit in its last place. With one or two decimals it may be money or exact: the difference must be less
+      than half a cent and within the 1e-6 above.
+    - If an expected number lies between 1e-9 and 1e-6, the difference must be less than half of it, so that 0
+      is wrong.
+    - If more than 30 decimals are expected, or more digits of pi or e than a float has, all must be equal.
 
     The caller must have activated CONTEXT.
     """
@@ -257,7 +261,7 @@ def same_number(got: str, want: str) -> bool:
     if not (a.is_finite() and b.is_finite()):
         return False
     if any(integers) and max(abs(a), abs(b)) >= 2**53:
-        # Floats skip integers here. One is expected: a wrong result, rounded, would pass.
+        # Floats skip integers at this size. If an integer is expected, a float may be a wrong one, rounded.
         return integers[0] and abs(a - b) <= Decimal("1e-15") * abs(b)
     decimals = -b.as_tuple().exponent
     digits = len(want) > 18 and any(constant.startswith(want[:-1]) for constant in CONSTANTS)
@@ -290,7 +294,7 @@ def different_line(got: str, want: str) -> int | None:
 
 
 def same_line(got: str, want: str) -> bool:
-    """Whether two lines agree word by word, and in what is between unless only numbers are expected.
+    """Whether two lines agree word by word and, unless they hold only numbers, in the text between the words.
 
     Blanks at the end never count; blanks at the start count only if the expected line has some.
     """
@@ -319,7 +323,7 @@ def same_value(got: Any, want: Any) -> bool:
     if isinstance(got, set) and isinstance(want, set):
         typed_got, typed_want = ({(type(x), x) for x in values} for values in (got, want))
         extra, missing = ([x for _, x in typed] for typed in (typed_got - typed_want, typed_want - typed_got))
-        # Fractions may still agree. Each is compared with all, so a large number of them would take too long.
+        # Unequal fractions may still agree. Each is compared with each, which limits how many there may be.
         return len(extra) == len(missing) < 99 and all(
             [any(same_value(x, y) for y in missing) for x in extra]
             + [any(same_value(x, y) for x in extra) for y in missing]
@@ -331,7 +335,7 @@ def same_value(got: Any, want: Any) -> bool:
 
 
 def tokens(text: str) -> int:
-    """Number of words and symbols in a text; bounds the number of objects that it describes."""
+    """Number of words and symbols in a text: at least the number of objects that the text describes."""
     return len(re.sub(r"\w+", "1", text).replace(" ", ""))
 
 
@@ -418,13 +422,13 @@ def quoted(text: str) -> str:
     return guarded(repr(text))
 
 
-def written(text: str) -> str:
-    """A value, given by its repr or as JSON, as Python writes it. Long ones stay as they are."""
+def in_python(text: str) -> str:
+    """A value, given by its repr or as JSON, in Python's notation. A long one stays as it is."""
     if len(text) > 10_000:
         return text
     try:
         value = literal(text)
-        if isinstance(value, set) and value:  # in an order that is the same in each run
+        if isinstance(value, set) and value:  # sorted, because the order of a set differs from run to run
             return "{" + ", ".join(sorted(map(repr, value), key=lambda item: (len(item), item))) + "}"
         return repr(value)
     except ValueError:  # no plain value, or an integer of more than 4,300 digits
@@ -432,7 +436,7 @@ def written(text: str) -> str:
 
 
 def first_difference(got: str, want: str) -> tuple[int, int]:
-    """(index in got, index in want) where the first words or numbers differ; where they end if none does."""
+    """(index in got, index in want) where the first unequal words begin to differ; both ends if none do."""
     words = (WORD.finditer(text) for text in (got, want))
     with localcontext(CONTEXT):
         for a, b in zip(*words):
@@ -443,9 +447,10 @@ def first_difference(got: str, want: str) -> tuple[int, int]:
 
 
 def shown(value: str, at: int | None = None) -> str:
-    """What `written` returns of a value from the student's program, shortened around an index.
+    """A value of the student's program in Python's notation (see `in_python`), shortened around an index.
 
-    A piece of a long value may hold half a quotation, so it needs quotation marks, unless it is of numbers.
+    A piece of a long value may hold half a quotation. So it is put in quotation marks, unless it holds only
+    numbers.
     """
     piece = short(value, at)
     return guarded(piece) if piece == value or NUMBERS.fullmatch(piece) else quoted(piece)
@@ -453,7 +458,7 @@ def shown(value: str, at: int | None = None) -> str:
 
 def compared_values(got: str, want: str) -> str:
     """Says "returned …, expected …" of two values. Long ones are shortened around the first difference."""
-    got, want = written(got), written(want)
+    got, want = in_python(got), in_python(want)
     at, at_want = first_difference(got, want)
     return f"returned {shown(got, at)}, expected {short(want, at_want)}"
 
@@ -486,7 +491,7 @@ def run_test(source: str, func_name: str | None, test: dict) -> Result:
     call = f"{func_name}({arguments})" if functional else f"input {short(test_input)!r}"
     if result.status != "ok":
         status = "undecided" if result.status == "unanswered" else result.status
-        # An error's text may be the program's own; the others are the sandbox's.
+        # The text of an error may be the program's own. With another status it is the sandbox's.
         error = quoted(short(result.error)) if status == "error" else result.error or status
         return Result(status, f"{call} stopped: {error}")
     try:
@@ -525,24 +530,24 @@ def check(
 ) -> tuple[str, str]:
     """(status, report) of a program. All tests and asserts decide; the report is about the public ones.
 
-    status: as in Result; a program that does not parse is an error. report: the results of the public tests,
-    and asserts, passed or not, at most `most`; it tells nothing of hidden ones. If none are public, the first
-    three tests and all asserts are. Asserts run if all tests pass. Nothing runs after the first time-out
-    but public tests, up to the first time-out of one of these. No test runs twice.
+    status: as in Result; a program that does not parse is an error. report: the results of the public tests
+    and asserts, passed or not, at most `most` lines; it tells nothing of hidden ones. If none are public, the
+    first three tests and all asserts count as public. Asserts run only if all tests are passed. After the
+    first test that fails, only public tests run, up to the first time-out among them. No test runs twice.
     """
     results, outcomes, status = [], [], "correct"
     for test in tests:
         results.append((test, run_test(source, func_name, test)))
         if results[-1][1].status != "correct":
             status = results[-1][1].status
-            if status != "undecided":  # after an undecided test the next may still fail
+            if status != "undecided":  # after an undecided test a later one may still fail
                 break
     if status == "correct" and asserts:
         outcomes = sandbox.run_asserts(source, func_name, asserts)
         kinds = {result.status for result in outcomes} - {"ok"}
         ranks = {"error": "wrong", "timeout": "timeout"}  # any other kind could not be judged
-        default = "undecided" if kinds else "correct"
-        status = next((name for kind, name in ranks.items() if kind in kinds), default)
+        otherwise = "undecided" if kinds else "correct"
+        status = next((name for kind, name in ranks.items() if kind in kinds), otherwise)
     if status == "correct":
         return "correct", ""
     if report := parse_error(source):
@@ -566,5 +571,5 @@ def report_on_assert(snippet: str, result: sandbox.Outcome) -> str:
     """A line of the report, on one assert snippet."""
     if result.status == "ok":
         return f"Passed: {short(' '.join(snippet.split()))}"
-    returned = f" (returned {shown(written(result.output))})" if result.output else ""
+    returned = f" (returned {shown(in_python(result.output))})" if result.output else ""
     return f"Failed: {guarded(result.error)}{returned}"  # the program's words are quoted in it
