@@ -125,10 +125,10 @@ def places(text, answer):
         value = value.strip("()") if value.count("(") != value.count(")") else value
         if value not in same:
             # Not worth comparing: empty, too long, too few digits, or letters while the answer has none
-            maybe = 0 < len(value) <= len(answer) + 60 and 4 * sum(map(str.isnumeric, value)) >= digits
-            maybe = maybe and (letters or not LETTER.search(re.sub(r"(?<=\d)[a-z]+$", "", value)))
-            maybe = maybe and len(same) <= MAX_COMPARED and not (value.isdigit() and answer.isdigit())
-            if maybe:
+            worth = 0 < len(value) <= len(answer) + 60 and 4 * sum(map(str.isnumeric, value)) >= digits
+            worth = worth and (letters or not LETTER.search(re.sub(r"(?<=\d)[a-z]+$", "", value)))
+            worth = worth and len(same) <= MAX_COMPARED and not (value.isdigit() and answer.isdigit())
+            if worth:
                 same[value] = equal_answers(value, answer) is True
         if same.get(value):
             yield start, end

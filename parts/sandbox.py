@@ -8,18 +8,18 @@
 A program cannot forge a verdict, because no expected output ever enters its process. It is sent none. It
 also inherits none, because the process that forks it never reads a task.
 
-    caller ── server       starts clean; forks processes, hands the caller their pipes, and so stays clean
+    caller ── server       starts clean; forks processes and hands the caller their pipes, so it stays clean
                 ├─ program  gets the source and one input; the caller compares its result
-                ├─ asserts  gets the asserts; there the function asks the program's process (Mirror)
+                ├─ asserts  gets the asserts; their calls of the function go to the program's process (Mirror)
                 └─ more     forked and confined ahead of the next jobs, which hides most of a job's cost
 
 The program and asserts processes drop their capabilities and limit their CPU time, memory, threads and files.
 On Linux they are locked in, too. Landlock lets them read Python's own folders and nothing else; of other
 files a program can see the size and the times (stat) if it knows the path. Seccomp leaves them only the
 system calls that Python is known to need: they cannot start processes, send signals, open connections, or
-change files or other processes, and a newer kernel opens nothing new to them. Where the kernel lacks one of
-these protections, they run without it; protections() says which are active. When the caller ends, its socket
-closes, and then every process below it ends.
+change files or other processes, and calls that a later kernel adds are denied, too. Where the kernel lacks
+one of these protections, they run without it; protections() says which are active. When the caller ends, its
+socket closes, and then every process below it ends.
 """
 
 import ast
@@ -110,21 +110,24 @@ def call_function(source: str, name: str, arguments: str) -> Outcome:
 
 
 def run_asserts(source: str, name: str, asserts: list[str]) -> list[Outcome]:
-    """Runs assert snippets, where `name` is a proxy that asks the program's process; one Outcome each.
+    """Runs assert snippets, where `name` is a proxy for the program's function; returns one Outcome each.
 
     output: of a failed assert, the repr of the value that the function returned last. error: the line that
-    failed, and in brackets and quotation marks the exception if it is no AssertionError.
-    unanswered: the assert means something else here than in Python, so nobody knows whether the program is
-    right. An argument or a result cannot be carried (see Mirror), or the snippet needs a name or a library
-    that it does not have, or it fails and replaces something that only the program's process would see. Or it
-    passes by an inequality or a negation after an infinity or NaN came, which pass too easily.
+    failed and, if the exception is no AssertionError, the exception in brackets and quotation marks.
+    status "unanswered": the assert may mean something else here than in one process, so nobody knows whether
+    the program is right. There are four cases:
+    - An argument or a result cannot be carried to the other process (see Mirror).
+    - The snippet needs a name or a library that it does not have here.
+    - It fails, and it replaces something (such as stdin) of which the program's process has its own.
+    - It passes with an inequality or a negation, and the function has returned an infinity or NaN: with these
+      such an assert passes too easily.
     """
     tasks = [
         {"work": "answers", "source": source, "name": name},
         {"work": "asserts", "asserts": asserts, "name": name},
     ]
     result = run_job(tasks, replies=len(asserts))
-    # An assert during which the program ended is the last, and has no outcome; its line may stand there.
+    # If the program ended during an assert, this one has no outcome: the reply ends with its line, if known.
     *lines, line = result["reply"].split("\n")
     results = [Outcome(*json.loads(each)) for each in lines]
     if len(results) == len(asserts):
@@ -171,7 +174,7 @@ def outcome(result: dict, channel: str) -> Outcome:
     if result["timeout"]:
         return Outcome("timeout", "", f"took more than {result['timeout']}", result["starved"])
     if result["overflow"]:
-        return Outcome("error", "", f"gave out more than {result['overflow']} bytes")
+        return Outcome("error", "", f"wrote more than {result['overflow']} bytes")
     if exit_code != 0:
         reason = f"exit status {exit_code}" if exit_code > 0 else f"killed by signal {-exit_code}"
         return Outcome("error", "", last_line or reason)
@@ -183,8 +186,8 @@ def outcome(result: dict, channel: str) -> Outcome:
 class Server:
     """The process that forks others for jobs: a program of its own, which inherits no memory of the caller.
 
-    Through a socket it offers processes, by their descriptors, and is told when their job is over. serve() is
-    its side.
+    A socket connects them. Through it the server offers processes, by sending their descriptors, and is told
+    when a job is over. This class is the caller's side, serve() the server's.
     """
 
     def __init__(self):
@@ -233,7 +236,7 @@ class Server:
         # A program may ignore SIGXCPU; then the kernel kills it a second later.
         if -signal.SIGXCPU in exit_codes or max(cpu_seconds) >= limits["seconds"]:
             result["timeout"] = f"{limits['seconds']} s of processor time"
-        elif result["timeout"]:  # if it did not sleep, the CPU was busy
+        elif result["timeout"]:  # a program that did not sleep was short of CPU time
             result["starved"] = sum(cpu_seconds) > 0.1 * limits["wall"]
         return result
 
@@ -266,6 +269,7 @@ def read_outputs(fds: dict[str, int], replies: int, limits: dict) -> dict:
             os.set_blocking(fd, False)
         while waiting and not overflow:
             seconds_left = deadline - time.monotonic()
+            # After the last reply, only what is already in the pipes is read.
             events = selector.select(0 if exit_code == 0 else max(0, seconds_left))
             if not events or seconds_left < 0:
                 timeout = "" if exit_code == 0 else f"{limits['wall']} s on the clock"
@@ -466,13 +470,11 @@ def colliding_keys(node: ast.AST) -> list[ast.AST]:
     it is its own hash.
     """
     keys = node.elts if isinstance(node, ast.Set) else node.keys if isinstance(node, ast.Dict) else []
-    texts = (str, bytes)
+    values = [(key, getattr(key, "value", key)) for key in keys]
     return [
         key
-        for key in keys
-        if not (
-            isinstance(value := getattr(key, "value", key), texts) or type(value) is int and value < 2**60
-        )
+        for key, value in values
+        if not isinstance(value, (str, bytes)) and not (type(value) is int and value < 2**60)
     ]
 
 
@@ -509,26 +511,27 @@ def plain_repr(value: Any) -> str:
 
 
 def as_items(value):
-    """The description of an object that is all its items: no state, the items."""
+    """(state, items) that describe an object which has items and no other state."""
     return None, list(value)
 
 
 def as_mapping(value):
-    """The same of a mapping: first all keys, then all values."""
+    """(state, items) of a mapping: the items are all keys, then all values."""
     return None, [*value, *value.values()]
 
 
 def as_arguments(value):
-    """The same of an object whose class makes it of some arguments."""
+    """(state, items) of an object that its class makes from arguments: the items are these."""
     return None, list(value.__reduce__()[1])
 
 
 def as_view(value):
-    """The same of a view of a dict."""
+    """(state, items) of a view of a dict: the only item is the dict."""
     return None, gc.get_referents(value)[:1]
 
 
-# Objects that do not change: type → (object → its state as JSON, its items; state, items → object)
+# Objects that cannot change. {type: (function from an object to its state, as JSON, and its items; function
+# from state and items to an object)}
 FIXED: dict[type, tuple[Callable, Callable]] = {
     tuple: (as_items, lambda _, items: tuple(items)),
     frozenset: (as_items, lambda _, items: frozenset(items)),
@@ -546,7 +549,8 @@ for kind in datetime.date, datetime.time, datetime.datetime, datetime.timedelta,
     FIXED[kind] = as_arguments, lambda _, items, kind=kind: kind(*items)
 for view in dict.keys, dict.values, dict.items:  # made of their dict
     FIXED[type(view({}))] = as_view, lambda _, items, view=view: view(items[0])
-# Objects that can change: type → (object → its state, its items; state → an empty object)
+# Objects that can change. {type: (function from an object to its state and items; function from a state to an
+# empty object, which `change` fills)}
 CHANGING: dict[type, tuple[Callable, Callable]] = {
     list: (as_items, lambda _: []),
     set: (as_items, lambda _: set()),
@@ -564,17 +568,18 @@ CHANGING: dict[type, tuple[Callable, Callable]] = {
     bytearray: (lambda value: (value.decode("latin-1"), []), lambda _: bytearray()),
 }
 NAMED = {kind.__name__: kind for kind in [*FIXED, *CHANGING]}
-# The only classes that the program may name to the asserts' process. Whatever calls them there, with whatever
-# a message can bring, gets data and runs nothing else. All other classes and functions stay where they are.
+# The only classes that a message of the program may name. In the asserts' process, calling one of them with
+# anything that a message can bring makes data and runs no other code. Other classes and functions never move.
 CLASSES = NAMED | {kind.__name__: kind for kind in (bool, float, str, type(None))}
 CLASSES |= {
     name: e for name, e in vars(builtins).items() if isinstance(e, type) and issubclass(e, BaseException)
 }
-# All that a library's exception class may define to be known there. An exception is made by its built-in base
-# and gets a fixed text, so nothing of this runs unless the assert copies the exception.
+# The only attributes that a library's exception class may define if its exceptions are to be carried. They
+# are made by the built-in base class and get a fixed text, so code in these attributes runs only if an assert
+# copies an exception.
 HARMLESS = set("__module__ __doc__ __weakref__ __annotations__ __init__ __reduce__ __str__ __repr__".split())
 HARMLESS |= {"__firstlineno__", "__static_attributes__"}  # of Python 3.13
-# Functions of these types; the other side gets a Python function instead.
+# Types of functions; for one of these the other side gets a Python function that asks for each call.
 FUNCTIONS = [type(f) for f in (as_items, len, str.upper, int.__add__, (1).__add__, dict.fromkeys)]
 FUNCTIONS += [types.MethodType, functools.partial, type(functools.cache(len))]
 FUNCTIONS += [operator.itemgetter, operator.attrgetter, operator.methodcaller]
@@ -585,20 +590,21 @@ class NotCarried(Exception):
 
 
 class Mirror:
-    """Keeps the objects alike that two processes share, and lets each call the other's functions.
+    """Keeps equal the objects that two processes share, and lets each process call the other's functions.
 
     Each shared object has the same number in both processes. A message describes the objects that are new to
-    the other side and those that have changed, which it changes in place. So aliases, cycles, arguments that
-    the function changes, and a result that is an argument mean what they mean in one process. Functions and
-    iterators stay where they are: the other side gets a function or a generator that asks for each call or
-    item. Exceptions keep their class, or the nearest that the other side knows, with their arguments.
+    the other side and those that have changed; the other side changes its own in place. So aliases, cycles,
+    arguments that the function changes, and a result that is an argument behave as they do in one process.
+    Functions and iterators stay where they are: the other side gets a function or a generator that asks for
+    each call or item. Exceptions keep their arguments, and their class or the nearest one that the other side
+    knows.
 
-    Carried are plain values, the types above, named tuples, the classes above and arrays of numpy. Other
-    objects, such as those of the program's own classes, raise NotCarried; `not_carried` then says why, on
-    both sides, even if somebody catches the exception. A program may write any message to the asserts'
-    process. So a message brings data there, and names no other class and no function of that process.
+    It carries plain values, the types and classes above, named tuples, and numpy arrays. Other objects, such
+    as those of the program's own classes, raise NotCarried; `not_carried` then says why, on both sides, even
+    if somebody catches the exception. A program may write any message to the asserts' process. So a message
+    can only bring data there, and can name no class but CLASSES and no function of that process.
 
-    incoming, outgoing: descriptors of pipes. lost: is called when the other side is gone; must not return.
+    incoming, outgoing: descriptors of pipes. lost: called when the other side is gone; must not return.
     is_caller: whether this is the side of the asserts.
     """
 
@@ -606,19 +612,21 @@ class Mirror:
         self.incoming, self.outgoing, self.lost = incoming, outgoing, lost
         self.is_caller = is_caller
         self.objects: dict[int, Any] = {}  # by number
-        self.numbers: dict[int, int] = {}  # by id(); `objects` keeps the objects alive, so ids stay theirs
+        self.numbers: dict[
+            int, int
+        ] = {}  # id() of an object → number; `objects` keeps it, so no id is reused
         self.known: dict[int, tuple] = {}  # number → (state, items) of a changing object, as last described
         self.own: dict[int, Any] = {}  # number → function or iterator that the other side may ask for
         self.classes: dict[tuple, type] = {}  # (name, fields) → class of named tuples
         self.count = 0
         self.not_carried = ""
-        self.differs = False  # whether a changed object could not be carried: then it is another one here
+        self.differs = False  # whether the two sides differ, as a changed object could not be carried
         self.lock = threading.RLock()
         self.printed = io.StringIO()  # what the program has printed since its last message
-        self.iterators: set[str] = set()  # kinds of those that have come; all are generators here
-        self.not_finite = False  # whether an infinity or NaN has come
-        self.stops = True  # whether a function may raise StopIteration here
-        self.raised: tuple = (None, "")  # the last exception that came, and where it arose
+        self.iterators: set[str] = set()  # types of the iterators that were received; here all are generators
+        self.not_finite = False  # whether an infinity or NaN was received
+        self.may_stop = True  # whether a received StopIteration is raised as it is, not as a RuntimeError
+        self.raised: tuple = (None, "")  # the last exception that was received, and its text by `describe`
 
     # ------------------------------------------------------------------------------------- the conversation
 
@@ -634,7 +642,7 @@ class Mirror:
                     return values[0]
                 elif kind == "raise":
                     e = values[0]
-                    if isinstance(e, StopIteration) and not self.stops:
+                    if isinstance(e, StopIteration) and not self.may_stop:
                         e = RuntimeError(f"StopIteration: {e}")
                     self.raised = e, str(note)
                     raise e
@@ -643,7 +651,7 @@ class Mirror:
                     raise NotCarried(self.not_carried)
 
     def answer(self, note: list, values: list):
-        """Calls one of this side's functions, or resumes an iterator, and sends what comes of it."""
+        """Calls one of this side's functions, or resumes an iterator, and sends the result or exception."""
         number, names = note
         function, positional = self.own[number], len(values) - len(names)
         try:
@@ -665,7 +673,7 @@ class Mirror:
             self.not_carried = str(e)
             raise
         if not self.is_caller:
-            self.not_carried = ""  # it has been packed
+            self.not_carried = ""  # the message tells the other side
         try:
             write_all(self.outgoing, struct.pack("<Q", len(data)) + data)
         except OSError:
@@ -691,8 +699,8 @@ class Mirror:
     def pack(self, kind: str, note: Any, values: tuple) -> bytes:
         """Returns a message. Raises NotCarried, with nothing changed here, if a value cannot be carried."""
         first, nodes, known = self.count, [], {}
-        # The caller lets both sides forget what only its table refers to (and the stack, in this moment). If
-        # the other side still has such an object and sends it again, it gets a new number.
+        # The caller lets both sides forget an object to which only its table refers (2 with the reference of
+        # getrefcount itself). If the other side still has it and sends it again, it gets a new number.
         forgotten = [
             number
             for number in (self.objects if self.is_caller else ())
@@ -701,7 +709,7 @@ class Mirror:
         waiting = [n for n in self.known if kind != "not carried" and self.has_changed(n)]
         try:
             references = [self.reference(value, waiting) for value in values]
-            for number in waiting:  # grows meanwhile
+            for number in waiting:  # grows, as items of these objects may be new, too
                 name, state, items = self.described(self.objects[number])
                 if name == "ndarray" or NAMED.get(name) in CHANGING:
                     known[number] = state, items
@@ -742,7 +750,7 @@ class Mirror:
         self.count = max(self.count, number + 1)
 
     def forget(self, number: int):
-        """Takes an object's number from it."""
+        """Removes an object and its number."""
         value = self.objects.pop(number, None)
         self.numbers.pop(id(value), None)
         self.known.pop(number, None)
@@ -793,7 +801,8 @@ class Mirror:
         """Returns the values of a message; changes the objects that it describes anew."""
         described = {number: (name, state, items) for number, name, state, items in nodes}
         unmade = dict(described)
-        # First the objects that can change, still empty: others may refer to them, and they to themselves.
+        # First make the objects that can change, still empty: others may refer to them, and they to
+        # themselves.
         for number, (name, state, _) in described.items():
             if number not in self.objects and name == "ndarray":
                 self.share(number, array_of(*state))
@@ -860,13 +869,13 @@ class Mirror:
         """Yields the items of the other side's iterator or generator of this number."""
         sent = None
         while True:
-            self.stops, stops = True, self.stops
+            self.may_stop, may_stop = True, self.may_stop
             try:
                 item = self.ask(number, sent)
             except StopIteration as e:
                 return e.value
             finally:
-                self.stops = stops
+                self.may_stop = may_stop
             sent = yield item
 
 
@@ -885,12 +894,12 @@ def is_named_tuple(kind: type) -> bool:
 
 
 def is_plain(array: Any) -> bool:
-    """Whether a numpy array, or a number of numpy, holds numbers, times or texts and is not too long."""
+    """Whether a numpy array or scalar holds numbers, times or texts and is not too long."""
     return array.dtype.kind in "biufcSUmM" and array.nbytes < OUTPUT
 
 
 def named(name: str, by_caller: bool) -> Any:
-    """Returns the class of a name in a message, or None. The asserts may also name whatever is built in."""
+    """Returns the class that a message names, or None. One from the asserts may also name any built-in."""
     return CLASSES.get(name) or (vars(builtins).get(name) if by_caller else None)
 
 
@@ -971,8 +980,8 @@ def exception_of(
 HEADER = "typing string re datetime collections heapq bisect copy math random statistics itertools functools"
 AHEAD = 4  # processes that are forked ahead
 # The caller's commands. Each is followed by the number of processes that the job had.
-FORGET = b"f"  # end them
-KILL, AWAIT = b"k", b"w"  # the same, and say how they ended; AWAIT leaves them a second to end by themselves
+FORGET = b"f"  # kill them
+KILL, AWAIT = b"k", b"w"  # kill them and tell how they ended; AWAIT first gives them a second to exit
 
 
 def serve():
@@ -1054,9 +1063,12 @@ def end(pid: int, patient: bool) -> tuple[int, float]:
     """Ends a child, which has a second to exit if `patient`; returns its exit code and CPU seconds."""
 
     def kill(*_):
-        for kill in (os.killpg, os.kill):  # the group: what it has started, if nothing forbade that
+        for send_signal in (
+            os.killpg,
+            os.kill,
+        ):  # the group: processes that it started, if nothing forbade it
             try:
-                kill(pid, signal.SIGKILL)
+                send_signal(pid, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):
                 pass
 
@@ -1085,7 +1097,7 @@ def run_task(fds: list[int], prepared: tuple):
         libc.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG: the kernel kills it with its parent
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     os.setsid()
-    # By way of 100, 101, …: a copy straight to 0, 1, … could replace a descriptor that is still needed
+    # By way of 100, 101, …, because a copy straight to 0, 1, … could replace a descriptor still to be copied
     for i, fd in enumerate(fds):
         os.dup2(fd, 100 + i)
     for i in range(len(fds)):
@@ -1139,7 +1151,8 @@ def finish():
     threading._shutdown()
     atexit._run_exitfuncs()
     flush()
-    vars(sys.modules["__main__"]).clear()  # with the next line: calls destructors, which may print
+    # Calls destructors, which may print
+    vars(sys.modules["__main__"]).clear()
     gc.collect()
     flush()
 
@@ -1238,12 +1251,13 @@ def short_repr(value: Any) -> str:
         sys.set_int_max_str_digits(0)
 
 
-# A snippet that replaces something before it calls the function, of which the program's process keeps its own
-NOT_ALIKE = re.compile(
+# Signs that a snippet replaces something (stdin, a seed, …) of which the program's process keeps its own
+REPLACES = re.compile(
     r"mock\b|patch\(|setattr\(|\bstdin\b|builtins|\.seed\(|setstate\(|environ\b|chdir\(|\binspect\b"
 )
-# A snippet that may pass with an infinity or NaN whatever is right: |inf - x| <= tolerance * inf is true, and
-# |nan - x| > tolerance is false. But such a number equals no finite one, so == decides.
+# With an infinity or NaN, a snippet with an order or a negation may pass whatever value is right, because
+# |inf - x| <= tolerance * inf is true, and |nan - x| > tolerance is false. A snippet with == alone is safe:
+# these numbers equal no finite one.
 ORDERS = re.compile(r"[<>!]|not|less|greater|false|operator|\b(max|min)\b", re.I)
 NAMES_INFINITY = re.compile(r"\b(inf|infinity|nan|is(inf|nan|finite))\b", re.I)
 
@@ -1291,7 +1305,7 @@ def child_asserts(task: dict, pipes: list[int]):
         mirror.not_finite, returned = False, nothing
         mirror.iterators.clear()
         # A StopIteration would end the loop in all(map(…)) before anything is compared.
-        mirror.stops = "StopIteration" in snippet
+        mirror.may_stop = "StopIteration" in snippet
         status = error = ""
         try:
             exec(compile(snippet, f"test {number}", "exec"), names)
@@ -1302,12 +1316,13 @@ def child_asserts(task: dict, pipes: list[int]):
             came, error = e is mirror.raised[0], failing_line(traceback.walk_tb(e.__traceback__))
             if came or not isinstance(e, AssertionError):
                 error += f" ({quoted(mirror.raised[1] if came else describe(e))})"
-            # a name, or an attribute of the function or exception there, which the one here may lack
+            # An error that this process may have caused: it lacks a name or library, or its function or
+            # exception lacks an attribute that the program's own has.
             owner = getattr(e, "obj", None)
             lacks = isinstance(e, (NameError, ImportError)) or isinstance(
                 owner, (types.FunctionType, BaseException)
             )
-            replaces = NOT_ALIKE.search(snippet) or f"{task['name']}.__" in snippet
+            replaces = REPLACES.search(snippet) or f"{task['name']}.__" in snippet
             status = "unanswered" if replaces or (lacks and not came) else "error"
         if mirror.iterators - {"generator"} and re.search(r"isinstance|type\(|isgenerator", snippet):
             status, error = "unanswered", "the type of an iterator is not carried to another process"
@@ -1330,7 +1345,7 @@ WORK = {
 # (architecture number of seccomp, column of the tables below), or None
 ARCH = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}.get(os.uname().machine if LINUX else "")
 # System calls that Python needs: (number on x86_64, number on aarch64), -1 where there is none. All others
-# are denied, also those of kernels to come. timer_create is among them: no limit bounds what it creates.
+# are denied, also those of later kernels. timer_create is denied because no limit bounds what it creates.
 # fmt: off
 ALLOWED = {
     "reading, writing and waiting": [(0, 63), (1, 64), (19, 65), (20, 66), (17, 67), (18, 68), (295, 69),
@@ -1355,8 +1370,8 @@ ALLOWED = {
 # The same for calls that are allowed in part, or used here. LANDLOCK: create_ruleset, add_rule, restrict_self
 CLONE, PRLIMIT, FCNTL, OPEN, OPENAT = (56, 220), (302, 261), (72, 25), (2, -1), (257, 56)
 SOCKETPAIR, IOCTL, PRCTL, CAPSET, LANDLOCK = (53, 199), (16, 29), (157, 167), (126, 91), (444, 445, 446)
-# Arguments that are allowed. F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC, F_GETPIPE_SZ,
-# F_GET_SEALS: no locks, leases or signals
+# Arguments that are allowed for these calls. FCNTLS: F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL,
+# F_DUPFD_CLOEXEC, F_GETPIPE_SZ, F_GET_SEALS, but no locks, leases or signals
 FCNTLS = [0, 1, 2, 3, 4, 1030, 1032, 1034]
 IOCTLS = [0x5401, 0x802C542A, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451]  # TCGETS, …, FIONBIO, …: no attributes
 PRCTLS = [15, 16, 0x53564D41]  # names of threads and of memory; not PR_SET_PDEATHSIG
@@ -1364,11 +1379,12 @@ DEVICES = "/dev/null", "/dev/urandom"
 
 
 def confine(libc: ctypes.CDLL, active: dict[str, bool], filter_code: bytes):
-    """Takes from this process what a program does not need; notes in `active` what has worked."""
+    """Takes from this process all rights that a program does not need; notes in `active` what has worked."""
     active["rlimits"] = set_limit("FSIZE", 0, 0) & set_limit("NOFILE", 64, 64) & set_limit("CORE", 0, 0)
     if ARCH:
-        # The kernel limits the threads of a user, and none of root's. So this process gets a user of its own:
-        # as root a real user id (its effective one stays, with which it reads files), else a namespace.
+        # The kernel limits the number of threads per user, but not for root. So this process gets a user of
+        # its own. If it runs as root, that is a new real user id; the effective one, which decides about
+        # files, stays. Otherwise it is a user namespace.
         try:
             os.setresuid(2**30 + os.getpid(), -1, -1)
             own_user = True
@@ -1376,7 +1392,7 @@ def confine(libc: ctypes.CDLL, active: dict[str, bool], filter_code: bytes):
             own_user = libc.unshare(0x10000000) == 0  # CLONE_NEWUSER
         active["thread limit"] = own_user and set_limit("NPROC", THREADS, THREADS)
         header, no_capabilities = struct.pack("<Ii", 0x20080522, 0), bytes(24)  # version 3, this process
-        libc.syscall(CAPSET[ARCH[1]], header, no_capabilities)  # root without its capabilities
+        libc.syscall(CAPSET[ARCH[1]], header, no_capabilities)  # even root has none from here on
         buffer = ctypes.create_string_buffer(filter_code)
         instructions = struct.pack("HL", len(filter_code) // 8, ctypes.addressof(buffer))
         # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
@@ -1439,11 +1455,12 @@ def seccomp_filter(files_guarded: bool) -> bytes:
     """
     arch, column = ARCH
     # An instruction is (operation, instructions to skip if it holds, instructions to skip if not, number).
+    # `has` tests whether any bit of the number is set.
     load, equal, at_least, has, mask = 0x20, 0x15, 0x35, 0x45, 0x54
-    # allow; refuse with EPERM; say ENOSYS, as if the kernel did not know the call
+    # allow; refuse with EPERM; fail with ENOSYS, as if the kernel did not know the call
     allow, refuse, unknown = (0x06, 0, 0, 0x7FFF0000), (0x06, 0, 0, 0x00050001), (0x06, 0, 0, 0x00050026)
     first, second, third = ((load, 0, 0, 16 + 8 * i) for i in range(3))  # load an argument's lower half
-    # Another architecture has other numbers. Then the call's number is loaded.
+    # First refuse another architecture, which has other numbers of calls. Then load the call's number.
     code = [(load, 0, 0, 4), (equal, 1, 0, arch), refuse, (load, 0, 0, 0)]
 
     def when(numbers, *instructions):

@@ -664,7 +664,7 @@ def test_a_program_that_writes_all_the_time_is_out_of_time(monkeypatch):
 
 def test_endless_errors_end_a_program():
     result = sandbox.run_program("import os\nwhile True: os.write(2, bytes(2**16))", "")
-    assert (result.status, result.error) == ("error", f"gave out more than {sandbox.OUTPUT} bytes")
+    assert (result.status, result.error) == ("error", f"wrote more than {sandbox.OUTPUT} bytes")
 
 
 def test_time_limits_of_the_processor_and_of_the_clock():
