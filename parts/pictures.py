@@ -74,10 +74,16 @@ def save_figure(figure, file: Path) -> None:
             handles.setdefault(name, handle)
     # The legend stands above the figure, and bbox_inches="tight" makes room for it. Inside the figure, a long
     # legend would leave the panels no height or width.
-    columns = int(figure.get_figwidth() / (0.6 + 0.08 * max(map(len, handles), default=0)))
-    place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": max(1, columns), "frameon": False}
     if handles:
-        figure.legend(handles.values(), handles, **place)
+        columns = max(1, int(figure.get_figwidth() / (0.6 + 0.08 * max(map(len, handles)))))
+        figure.legend(
+            handles.values(),
+            handles,
+            loc="lower center",
+            bbox_to_anchor=(0.5, 1),
+            ncols=columns,
+            frameon=False,
+        )
     buffer = io.BytesIO()
     figure.savefig(buffer, bbox_inches="tight")
     # FASTOCTREE, because the default method drops rare colors: markers in the legend would change color.

@@ -180,15 +180,13 @@ def fitness_by_words(block: Block, func_name: str | None) -> int:
     if NO_PROGRAM.match(block.source):
         return 0
     if func_name:
-        return (
-            6 if re.search(rf"^[ \t+-]*(?:async +)?def +{re.escape(func_name)}\b", block.source, re.M) else 0
-        )
-    reads, writes = (
-        re.search(pattern, block.source) for pattern in (r"input\(|stdin|open\(", r"print\b|stdout")
-    )
-    if block.tagged:
-        return 4 if reads and writes else 3 if writes else 0
-    return 4 if reads and writes else 0
+        pattern = rf"^[ \t+-]*(?:async +)?def +{re.escape(func_name)}\b"
+        return 6 if re.search(pattern, block.source, re.M) else 0
+    reads = re.search(r"input\(|stdin|open\(", block.source)
+    writes = re.search(r"print\b|stdout", block.source)
+    if reads and writes:
+        return 4
+    return 3 if writes and block.tagged else 0
 
 
 def definition(body: list[ast.stmt], name: str) -> int:

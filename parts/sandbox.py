@@ -199,9 +199,14 @@ class Server:
             environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
         self.socket, other_end = socket.socketpair()
         with other_end:
-            pipes = {"stdin": other_end, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
             self.process = subprocess.Popen(
-                command, env=environment, cwd="/", start_new_session=True, **pipes
+                command,
+                stdin=other_end,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=environment,
+                cwd="/",
+                start_new_session=True,
             )
 
     def take(self) -> list[int]:
