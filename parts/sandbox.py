@@ -119,8 +119,8 @@ def run_asserts(source: str, name: str, asserts: list[str]) -> list[Outcome]:
     - An argument or a result cannot be carried to the other process (see Mirror).
     - The snippet needs a name or a library that it does not have here.
     - It fails, and it replaces something (such as stdin) of which the program's process has its own.
-    - It passes with an inequality or a negation, and the function has returned an infinity or NaN: with these
-      such an assert passes too easily.
+    - It passes with an inequality or a negation after the function returned an infinity or NaN, which make
+      such an assert pass too easily.
     """
     tasks = [
         {"work": "answers", "source": source, "name": name},
@@ -617,9 +617,7 @@ class Mirror:
         self.incoming, self.outgoing, self.lost = incoming, outgoing, lost
         self.is_caller = is_caller
         self.objects: dict[int, Any] = {}  # by number
-        self.numbers: dict[
-            int, int
-        ] = {}  # id() of an object → number; `objects` keeps it, so no id is reused
+        self.numbers: dict[int, int] = {}  # by id(); `objects` keeps each object alive, so no id is reused
         self.known: dict[int, tuple] = {}  # number → (state, items) of a changing object, as last described
         self.own: dict[int, Any] = {}  # number → function or iterator that the other side may ask for
         self.classes: dict[tuple, type] = {}  # (name, fields) → class of named tuples
@@ -1068,10 +1066,8 @@ def end(pid: int, patient: bool) -> tuple[int, float]:
     """Ends a child, which has a second to exit if `patient`; returns its exit code and CPU seconds."""
 
     def kill(*_):
-        for send_signal in (
-            os.killpg,
-            os.kill,
-        ):  # the group: processes that it started, if nothing forbade it
+        # The group: with the processes that it has started, if nothing forbade that
+        for send_signal in (os.killpg, os.kill):
             try:
                 send_signal(pid, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):
@@ -1256,7 +1252,8 @@ def short_repr(value: Any) -> str:
         sys.set_int_max_str_digits(0)
 
 
-# Signs that a snippet replaces something (stdin, a seed, …) of which the program's process keeps its own
+# Signs that a snippet, before it calls the function, replaces something (stdin, a seed, …) of which the
+# program's process keeps its own
 REPLACES = re.compile(
     r"mock\b|patch\(|setattr\(|\bstdin\b|builtins|\.seed\(|setstate\(|environ\b|chdir\(|\binspect\b"
 )
