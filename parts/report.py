@@ -395,7 +395,7 @@ def loss_panels(tests: dict) -> Iterator[Panel]:
 
 
 def training_panels(training: dict) -> Iterator[Panel]:
-    """Fig. 5: questions and reward over the steps of RL, means of the last ten steps; with --test, tests."""
+    """Fig. 5: questions and reward over the steps of RL, means of ten; with --test, test problems solved."""
     rl = {label: run for label, run in training.items() if run.get("reward")}
     labels = labels_to_draw(rl, ("mt-rl", "primed-rl", "unprimed-rl"))
     for key, y_label in (("questions", "questions a dialogue"), ("reward", "reward (discounted)")):
