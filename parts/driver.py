@@ -18,7 +18,11 @@ from parts.sandbox import cores
 
 @dataclass
 class Sample:
-    """A request for a turn; an engines.Turn is sent back. ids: the whole view of the role that speaks."""
+    """A request for a turn of a role; an engines.Turn is sent back.
+
+    ids: all that the role sees, as token ids, or as messages if its engine is an Endpoint. turn: its number,
+    which seeds it.
+    """
 
     role: str
     ids: list
@@ -45,8 +49,8 @@ class Grader:
     """Grades turns while others are sampled: math at once, programs in threads."""
 
     def __init__(self, grade):
-        # Under torchrun the processes of a machine share its cores: no more programs run than there are
-        # cores.
+        # Under torchrun the processes of a machine share its cores. Each starts only its part of the threads,
+        # so that no more programs run than there are cores.
         workers = max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
         self.grade, self.pool = grade, ThreadPoolExecutor(max_workers=workers)
         self.done, self.running = [], {}
@@ -67,14 +71,14 @@ class Grader:
 
 
 def drive(coroutines, speakers, grade=None, concurrent=256, seconds: Counter | None = None):
-    """Runs (name, coroutine) pairs, at most `concurrent` at once; yields each return value when it is there.
+    """Runs (name, coroutine) pairs, at most `concurrent` at once; yields what each returns, when it ends.
 
-    speakers: {role: Speaker}. grade(problem, text): the verdict on a turn. seconds: the time spent sampling
-    for each role, and waiting for verdicts on programs, is added to it. Math is graded within the student's
-    time.
+    speakers: {role: Speaker}. grade(problem, text): the verdict on a turn. seconds: a Counter; drive() adds
+    the time spent sampling for each role, and as "grading" the time spent waiting for verdicts on programs.
+    Math is graded at once, within the student's time.
     """
-    waiting, running, ended, grader = iter(coroutines), {}, [], Grader(grade)
-    keys = defaultdict(set)  # of the turns of each dialogue that runs
+    waiting, running, results, grader = iter(coroutines), {}, [], Grader(grade)
+    keys = defaultdict(set)  # dialogue → keys of the turns that it has requested
     seconds = Counter() if seconds is None else seconds
     # Several roles may share an engine; its time counts for the first of them.
     engines = list({id(s.engine): (role, s.engine) for role, s in reversed(speakers.items())}.values())
@@ -90,7 +94,7 @@ def drive(coroutines, speakers, grade=None, concurrent=256, seconds: Counter | N
             keys.pop(name, None)
             for role, speaker in speakers.items():
                 speaker.engine.forget(f"{name}/{role}")
-            ended.append(end.value)
+            results.append(end.value)
             return
         if isinstance(request, Grade):
             grader.submit(name, request)
@@ -114,8 +118,8 @@ def drive(coroutines, speakers, grade=None, concurrent=256, seconds: Counter | N
     def busiest_local():
         """(role, engine) of the local engine with the most requests; None if none should run now.
 
-        A batching engine returns only after a while. Until as many requests wait for it as for the remote
-        endpoints, it is worth waiting for those, so that it gets a larger batch.
+        A batching engine blocks until turns finish. So it does not start while more requests are due from
+        remote endpoints than wait for it: their replies will make its batch larger.
         """
         backlog = sum(len(engine.pending) for _, engine in remote)
         ready = []
@@ -128,11 +132,12 @@ def drive(coroutines, speakers, grade=None, concurrent=256, seconds: Counter | N
         while True:
             # 1. Start dialogues, as long as there are fewer than `concurrent`.
             while len(running) < concurrent and (new := next(waiting, None)) is not None:
-                name, running[new[0]] = new
-                advance(name, None)
-            # 2. Yield the ended ones, before anything that may fail.
-            yield from ended
-            ended.clear()
+                name, coroutine = new
+                running[name] = coroutine
+                advance(name, None)  # to its first request
+            # 2. Yield the results so far, before anything that may fail.
+            yield from results
+            results.clear()
             if not running:
                 return
             # 3. Sample. A remote endpoint is waited for only if no local engine has work.
@@ -141,11 +146,11 @@ def drive(coroutines, speakers, grade=None, concurrent=256, seconds: Counter | N
                 poll(*busiest)
             for role, engine in remote:
                 poll(role, engine, patience=0 if busiest else 0.05)
-            # 4. Grade. A batching engine needs all verdicts first: whether a turn joins its batch, and so
-            # rounding, must not depend on how long a program took.
+            # 4. Grade. Wait for all verdicts, unless an engine that does not batch has turns to sample. Which
+            # turns share a batch, and so how sums are rounded, must not depend on how long a program took.
             clock = time.perf_counter()
             for name, verdict in grader.poll(block=all(e.batching or not e.pending for _, e in engines)):
                 advance(name, verdict)
             seconds["grading"] += time.perf_counter() - clock
     finally:
-        grader.pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C waits for no queued program
+        grader.pool.shutdown(wait=False, cancel_futures=True)  # an error or Ctrl-C cancels queued programs
