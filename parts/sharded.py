@@ -1,12 +1,14 @@
 """Trained weights: on one device or sharded by FSDP2; saving and resuming. Not needed to read the method.
 
 Trained weights, gradients and optimizer state are float32, 16 bytes a parameter: bfloat16 would round most
-updates to nothing. If the passes compute in another dtype, FSDP2 casts the weights, even in one process. With
-LoRA only the adapter is float32; the frozen weights are kept in the dtype of the passes, in bfloat16 2 bytes
-a parameter. The passes see both in that dtype, as vLLM does, so that LoRA does not widen the gap between
-trainer and sampler. A step gives the same result however its dialogues are spread over processes. Parts that
-a text model does not use (the vision tower of a multimodal one) are not trained, stay on the CPU of the first
-process, and are saved unchanged. Libraries that take seconds to import are imported where they are used.
+updates to nothing. If forward and backward passes compute in another dtype (--dtype), FSDP2 casts the weights
+for them, even in one process. With LoRA only the adapter is float32. The frozen weights are kept in the dtype
+of the passes, which in bfloat16 takes 2 bytes a parameter. The passes see adapter and weights in that dtype,
+as vLLM does, so that LoRA does not widen the gap between trainer and sampler.
+
+A step gives the same result however its dialogues are spread over processes. Parts of a model that text does
+not pass through, such as a vision tower, are not trained. They stay on the CPU of the first process and are
+saved unchanged. Libraries that take seconds to import are imported where they are used.
 """
 
 import shutil
@@ -32,7 +34,7 @@ def load_trained(path: str, lora: int | None = None, dtype: str = "float32", see
     """
     torch.manual_seed(seed)
     model = load_model(path, "cpu" if rank_and_size()[0] == 0 else "meta", dtype if lora else "float32", lora)
-    if not lora:  # a meta tensor may be fixed that the first process reads as a trained one (Ernie's router)
+    if not lora:  # Ernie's router may be frozen as a meta tensor, but not as the first process loads it
         model.requires_grad_()
     for p in trained(model):
         p.data = p.data.float()
@@ -45,10 +47,10 @@ def trained(module):
 
 
 class Policy(torch.nn.Module):
-    """Decoder and head of a model, the trained parts, as one module that FSDP2 can hold.
+    """The parts of a model that are trained, its decoder and head, as one module that FSDP2 can hold.
 
-    policy(ids, mask, …) is function(model, ids, mask, …). packs: its rows are packed into one before
-    (parts/packed.py). The model's other parts are no submodules of this.
+    policy(ids, mask, …) returns function(model, ids, mask, …). packs: whether it first packs the rows into
+    one (parts/packed.py). The model's other parts are not submodules.
     """
 
     def __init__(self, model, function, packs=False):
@@ -84,10 +86,12 @@ def prepare(model, function, device: str, dtype: str) -> Policy:
         torch.distributed.init_process_group(backend, rank=0, world_size=1, store=store)
     rank, processes = rank_and_size()
     loaded = {name: tensor.detach() for name, tensor in policy.state_dict().items()} if rank == 0 else {}
+    # Some buffers are not in a state_dict, but the other processes need their values too.
     buffers = all_gather(dict(policy.named_buffers()) if rank == 0 else None)[0]
     mesh = torch.distributed.init_device_mesh(torch.device(device).type, (processes,))
     mixed = MixedPrecisionPolicy(param_dtype=getattr(torch, dtype), reduce_dtype=torch.float32)
-    # The layers are called h in GPT-2 and Falcon. Other lists of modules are small (Gemma 3n).
+    # The decoder's layers are its largest ModuleList. Its name differs (h in GPT-2 and Falcon), and there may
+    # be other, small lists (Gemma 3n).
     lists = [m for m in policy.decoder.children() if isinstance(m, torch.nn.ModuleList)]
     for layer in max(lists, key=lambda layers: sum(p.numel() for p in layers.parameters())):
         fully_shard(layer, mesh=mesh, mp_policy=mixed)
@@ -103,16 +107,17 @@ def prepare(model, function, device: str, dtype: str) -> Policy:
 
 
 def adamw(policy: Policy, lr: float, betas: tuple, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW on the trained parameters; fused on a GPU, where it needs no second copy of them."""
+    """AdamW on the trained parameters; fused on a GPU, where the default would need a second copy of them."""
     parameters = trained(policy)
     return torch.optim.AdamW(parameters, lr, betas, weight_decay=weight_decay, fused=parameters[0].is_cuda)
 
 
 def micro_batches(lengths: list[int], tokens: int) -> list[list[int]]:
-    """Index lists, the micro-batches of rows of these lengths: rows × longest row is at most `tokens`.
+    """Splits rows of these lengths into micro-batches, each a list of row numbers.
 
-    Rows of similar lengths go together. A row longer than `tokens` is alone. Every process gets the same
-    number of micro-batches (some empty), because FSDP needs all of them in every pass.
+    A micro-batch has at most `tokens` tokens with padding (rows × longest row), unless it is a single longer
+    row. Rows of similar lengths go together. Every process gets the same number of micro-batches (some
+    empty), because FSDP needs all processes in every pass.
     """
     batches = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -126,7 +131,7 @@ def micro_batches(lengths: list[int], tokens: int) -> list[list[int]]:
 def clip_gradient(policy: Policy, max_norm: float) -> float:
     """Scales the gradient down to max_norm if its norm is larger; returns its norm before that.
 
-    A weight without a gradient gets one of 0, so that it has a saved optimizer state as all others.
+    A weight without a gradient gets a gradient of 0, so that the optimizer saves a state for it, too.
     """
     for p in trained(policy):
         p.grad = torch.zeros_like(p) if p.grad is None else p.grad
@@ -134,15 +139,15 @@ def clip_gradient(policy: Policy, max_norm: float) -> float:
 
 
 def whole(tensor):
-    """The full tensor of one that may be sharded."""
+    """The full tensor, of a tensor that may be sharded. All processes must call it."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def weights(policy: Policy):
-    """(name in the model, full tensor) of each trained parameter: a generator that all processes must run.
+    """Yields (name in the model, full tensor) of each trained parameter. All processes must run through it.
 
     If all weights are trained, it also yields the buffers that a checkpoint has (Apertus, the routers of
-    DeepSeek and GLM): vLLM leaves whatever a reload does not bring without values.
+    DeepSeek and GLM). A reload must bring them, or vLLM would leave them without values.
     """
     model, wanted = policy.model, set(trained(policy))
     named = dict(model.named_parameters())
@@ -162,7 +167,7 @@ def save_model(run, policy: Policy, tokenizer) -> None:
     from safetensors import SafetensorError
 
     part, final = run.path / "model.part", run.path / "model"
-    learned = {name: tensor.cpu() for name, tensor in weights(policy) if run.writes}  # all gather
+    learned = {name: tensor.cpu() for name, tensor in weights(policy) if run.writes}  # all processes gather
     if not run.writes:
         return
     model, state = policy.model, None
@@ -175,7 +180,8 @@ def save_model(run, policy: Policy, tokenizer) -> None:
     else:
         parameters = dict(model.named_parameters(remove_duplicate=False))
         state = {n: t for n, t in model.state_dict().items() if n not in parameters}  # buffers
-        state |= {n: t for n, t in model.named_parameters() if n not in learned} | learned
+        untrained = {n: t for n, t in model.named_parameters() if n not in learned}
+        state |= untrained | learned
     try:
         model.save_pretrained(part, state_dict=state)
     except SafetensorError as e:
@@ -221,7 +227,7 @@ def save_state(run, policy: Policy, optimizer, step: int) -> None:
             checkpoint.save(state, checkpoint_id=part, no_dist=rank_and_size()[1] == 1)
     except checkpoint.api.CheckpointException as e:  # a full disk, say
         problem = f"{part}: the state cannot be written ({first_line(first_failure(e))}; {free_space(part)})"
-        raise BadInput(f"{problem}; the last one stays") from None
+        raise BadInput(f"{problem}; the same command goes on from the last saved state") from None
     barrier()  # all have written
     if run.writes:
         part.replace(folder / str(step))
@@ -231,7 +237,7 @@ def save_state(run, policy: Policy, optimizer, step: int) -> None:
 
 
 def first_failure(e) -> BaseException:
-    """The exception of one process inside a CheckpointException, which is a BaseException."""
+    """The exception of one process, if e is a CheckpointException (a BaseException); else e itself."""
     failures = getattr(e, "failures", {})
     return next(iter(failures.values()))[0] if failures else e
 
