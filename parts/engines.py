@@ -51,10 +51,10 @@ class EngineError(Exception):
 class Turn:
     """A sampled turn."""
 
-    ids: list  # token ids with the end token, unless the token limit cut it off; of an Endpoint a text
+    ids: list  # token ids, with the end token unless the token limit cut it off; from an Endpoint a text
     logprobs: list  # of each sampled token; 0.0 at temperature 0; empty from an Endpoint
     finish: str  # "stop" | "length": cut off by max_tokens | "context": nothing sampled, it did not fit
-    # | "refused": nothing sampled, as an endpoint's server answers others but not this one
+    # | "refused": nothing sampled, because an endpoint refuses this request, though it answers others
 
 
 def load_model(path: str, device: str, dtype: str = "float32", lora: int | None = None):
@@ -70,9 +70,9 @@ def load_model(path: str, device: str, dtype: str = "float32", lora: int | None 
         config = transformers.AutoConfig.from_pretrained(path)
         # If the checkpoint's class has a vision tower, the tower is kept, though nothing here uses it. Then a
         # saved model has the same class, and the names that vLLM knows.
-        whole = transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(config), None)
+        multimodal = transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(config), None)
         text_only = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
-        if whole and (not text_only or whole.__name__ in (config.architectures or [])):
+        if multimodal and (not text_only or multimodal.__name__ in (config.architectures or [])):
             auto = transformers.AutoModelForImageTextToText
         else:
             auto = transformers.AutoModelForCausalLM
@@ -195,7 +195,8 @@ def add_adapter(model, rank: int) -> None:
     if any(".experts." in name for name, _ in model.named_parameters()):
         linear = {name for name in linear if name.rsplit(".", 1)[-1] not in OF_EXPERTS}
     for name, module in model.named_modules():
-        if hasattr(module, "A_log") and hasattr(module, "D"):  # Mamba, whose kernels read the other weights
+        # Mamba's kernels read the weights of its other linear layers directly, without an adapter.
+        if hasattr(module, "A_log") and hasattr(module, "D"):
             linear -= {f"{name}.{child}" for child, _ in module.named_children() if child != "in_proj"}
     try:
         model.add_adapter(LoraConfig(r=rank, lora_alpha=ALPHA, target_modules=linear))
@@ -233,9 +234,9 @@ def save_adapter(folder, weights, rank: int, path: str) -> None:
 
 
 def next_token_logits(model, hidden):
-    """Returns the logits [..., V] of the next token for hidden states [..., H], as the model's own forward.
+    """Returns the logits [..., V] of the next token for hidden states [..., H], as the model's forward().
 
-    Granite and MiniCPM divide them, Cohere and Falcon-H1 multiply them, Gemma 2 and 4 cap them.
+    Granite and MiniCPM divide the logits, Cohere and Falcon-H1 multiply them, Gemma 2 and 4 cap them.
     """
     config = model.config.get_text_config()
     scale = getattr(config, "logit_scale", None) or getattr(config, "lm_head_multiplier", 1.0)
@@ -250,21 +251,21 @@ def next_token_logits(model, hidden):
 def check_logits(model, path: str) -> None:
     """Raises EngineError if decoder and next_token_logits() do not give the model's own logits.
 
-    Samplers and trainers would then use another distribution than the model's, and agree with each other.
+    Sampler and trainer would then use the same wrong distribution, so the log-prob gap would not show it.
     """
     ids = torch.arange(8, device=model.device)[None] + model.config.get_text_config().vocab_size // 2
     try:
         own, states = model(input_ids=ids), model.get_decoder()(input_ids=ids)
     except Exception:
         if model.device.type == "cpu" and torch.cuda.is_available():
-            return  # a GPU's kernels (flash-linear-attention, Mamba's) take no tensors of a CPU
+            return  # kernels for a GPU (flash-linear-attention, Mamba's) refuse tensors on the CPU
         raise
     try:
         logits = next_token_logits(model, states.last_hidden_state)
         # bfloat16 rounds by up to 0.008
         right = (logits - own.logits).abs().max() <= 0.02 * own.logits.abs().max()
         reason = "it changes the logits of its LM head"
-    except (AttributeError, TypeError) as e:  # the decoder or the head is not what others have
+    except (AttributeError, TypeError) as e:  # another kind of decoder or head
         right, reason = False, e
     if not right:
         problem = f"the kit cannot compute the log-probs of its class, {type(model).__name__} ({reason})"
@@ -278,8 +279,7 @@ def check_context(max_tokens, context):
         raise EngineError(f"{problem}; lower it")
 
 
-INSTEAD = "use --engine vllm or a served endpoint"  # end of messages
-UNLIKE = "the model's layers have keys and values of different shapes; use PlainEngine"
+UNEQUAL_LAYERS = "the model's layers have keys and values of different shapes; use PlainEngine"
 
 
 def layers_of(config):
@@ -302,7 +302,7 @@ def layers_of(config):
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     except RuntimeError:  # transformers raises it if the number differs from layer to layer
-        raise EngineError(UNLIKE) from None
+        raise EngineError(UNEQUAL_LAYERS) from None
     return types, (config.num_hidden_layers, 2, 0, heads, 0, head_size)
 
 
@@ -330,12 +330,12 @@ class Request:
     ids: list  # of the whole conversation, with the tokens sampled so far
     start: int  # index of the turn's first token in ids
     random: random.Random
-    cached: int = 0  # how many of ids, from the first on, have keys and values in the turn's row
+    cached: int = 0  # the first `cached` ids have keys and values in the turn's row of the cache
     logprobs: list = field(default_factory=list)
 
 
 PREFILL = 2**16  # tokens that PlainEngine reads in one pass, with padding
-MIN_SHARED = 8  # tokens that a copy from another row must save, because it costs as much as to compute them
+MIN_SHARED = 8  # tokens that a copy from another row must save: to compute so many costs as much as the copy
 
 
 def common_prefix(cached_ids: list[int], ids: list[int]) -> int:
@@ -366,22 +366,22 @@ class RaggedCache:
     def update(self, keys, values, layer, *_, **__):
         for i, new in enumerate((keys, values)):  # new: [B, heads, S, head size]
             if (new.shape[1], new.shape[3]) != (self.kv.shape[3], self.kv.shape[5]):  # heads, head size
-                raise EngineError(UNLIKE)
+                raise EngineError(UNEQUAL_LAYERS)
             self.kv[layer, i][self.rows, :, self.positions] = new.transpose(1, 2).to(self.kv.dtype)
         return self.kv[layer, 0, :, :, : self.end], self.kv[layer, 1, :, :, : self.end]
 
     def get_seq_length(self, *_):
-        return 0  # forward() gives positions and masks itself, which would follow from this number
+        return 0  # unused: `transformers` would derive positions and masks from it, but forward() passes both
 
 
 class PlainEngine:
-    """Samples turns with plain `transformers` (written for 5.x) from any model that has its cache.
+    """Samples turns with plain `transformers` (written for 5.x) from any model that takes its DynamicCache.
 
-    One batch of turns after another, padded on the left; a turn leaves it as soon as it has ended. Each turn
-    reads its conversation anew, because the state of linear attention cannot be cut back to a prefix. Tokens
-    are picked by inverse CDF, with uniform numbers that the request's key seeds. So, but for rounding, a
-    dialogue does not depend on the others in its batch, and it comes out the same if it is played again after
-    a kill. The model is left in eval().
+    It samples one batch of turns after another. Rows are padded on the left, and a turn leaves the batch as
+    soon as it has ended. Each turn reads its whole conversation again, because the state of linear attention
+    cannot be cut back to a prefix. Tokens are picked by inverse CDF, with uniform numbers that the request's
+    key seeds. So, but for rounding, a dialogue does not depend on the others in its batch, and it comes out
+    the same if it is played again after a kill. The model is left in eval().
     """
 
     # Which requests share a batch decides how sums are rounded. So a caller must hand in all that it can, and
@@ -511,7 +511,7 @@ class PlainEngine:
 
 
 class HFEngine(PlainEngine):
-    """As PlainEngine, but feeds only uncached tokens; for models whose layers have keys and values alone.
+    """As PlainEngine, but feeds only uncached tokens; for models whose layers cache only keys and values.
 
     New turns join the batch while others are being sampled. Keys and values of a conversation are saved under
     its name until forget(). On a CPU the model is left with the attention of share_keys().
@@ -678,7 +678,8 @@ def transformers_engine(model, stops, **kwargs):
             reason = "it samples from another distribution than the model's"
         except (EngineError, AttributeError, TypeError, ValueError) as e:  # a cache of another kind
             reason = e
-    raise EngineError(f"no transformers engine fits {type(model).__name__} ({reason}); {INSTEAD}")
+    problem = f"no transformers engine fits {type(model).__name__} ({reason})"
+    raise EngineError(f"{problem}; use --engine vllm or a served endpoint")
 
 
 @torch.no_grad()
@@ -889,10 +890,10 @@ class VLLMEngine:
 
 
 def as_in_checkpoint(model, weights):
-    """Yields (name, tensor) pairs as a checkpoint has them, of pairs as `transformers` has them in memory.
+    """Converts (name, tensor) pairs from the form that `transformers` has in memory to that of a checkpoint.
 
-    They differ for a mixture of experts, whose experts are one tensor in memory, and for some names. model:
-    of the same class, on any device; its own tensors are not used.
+    The forms differ for a mixture of experts, whose experts are one tensor in memory, and in some names.
+    model: of the same class, on any device; its own tensors are not used.
     """
     from transformers.core_model_loading import revert_weight_conversion
 
@@ -927,16 +928,17 @@ PAUSE = re.compile(
 )
 SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
 TIMEOUT, LONGEST = 600, 1800  # seconds that an endpoint may be silent, and that it may take to end a reply
-# Asked after a failure: is it the dialogue's, or the server's? It has the roles of every request.
+# Sent after a failure: if the server answers this, the fault is the dialogue's. It has the roles of every
+# request.
 PROBE = [{"role": role, "content": "Hello!"} for role in ("user", "assistant", "user")]
 
 
 class Endpoint:
     """A model behind an OpenAI-compatible endpoint, http://HOST:PORT/v1#MODEL; its key is in OPENAI_API_KEY.
 
-    It is a chat template and an engine in one: view(), the prompt, is the list of messages, and text(), a
-    sampled turn, is already a text. A request that fails is repeated, as retry_pause() says. If it alone
-    fails, its turn has the finish "refused". If others fail too, poll() raises EngineError.
+    It is a chat template and an engine in one. Its prompts are lists of messages and its turns are texts, so
+    view() and text() return what they get. A request that fails is repeated, as retry_pause() says. If it
+    alone fails, its turn has the finish "refused". If others fail too, poll() raises EngineError.
     """
 
     batching = False
@@ -951,7 +953,7 @@ class Endpoint:
         self.noted = Counter()
         # `openai` wants a key, and a server without one ignores it.
         self.key = os.environ.get("OPENAI_API_KEY", "").strip() or "EMPTY"
-        if not re.fullmatch("[!-~]*", self.key):  # the error about an illegal header would show it
+        if not re.fullmatch("[!-~]*", self.key):  # else an error about the header would show the key
             raise EngineError("OPENAI_API_KEY: holds a character that no key has; set it anew")
         if not self.name:
             example = f"write it behind the address, as in {self.url}#MODEL"
@@ -1011,7 +1013,7 @@ class Endpoint:
         """Does nothing: an endpoint gets all messages of a conversation with each request."""
 
     def note(self, event, detail):
-        """Prints an event at its first time, and then whenever its number has doubled."""
+        """Prints an event the first time, and again whenever its count has doubled."""
         self.noted[event] += 1
         if (times := self.noted[event]) & (times - 1) == 0:
             text = f"{self.option} {self.url}: {event} ({times} so far): {detail[:300]}"
@@ -1095,9 +1097,10 @@ def refuses_length(status, reason):
 
 
 def other_sampling(sampling, reason):
-    """The sampling parameters without one that a server refuses in these words, as OpenAI's new models do.
+    """The sampling parameters to try next, if a server refuses one of `sampling`; else None.
 
-    None if it refuses none of them.
+    OpenAI's newer models do so: max_tokens has another name there, and the temperature is fixed. reason: the
+    server's error message.
     """
     if "max_tokens" in sampling and "max_completion_tokens" in reason:
         refused, instead = "max_tokens", {"max_completion_tokens": sampling["max_tokens"]}
@@ -1109,13 +1112,15 @@ def other_sampling(sampling, reason):
 
 
 def retry_pause(status, reason, headers, tries, answered):
-    """Seconds to wait before a request is made again, or None if that is no use.
+    """Seconds to wait before a request is made again, or None if it is no use to try again.
 
-    A request is made 6 times, or 40 times if the server is busy. status: 0 without a reply. answered: whether
-    the server has answered before; then it may be restarting, and pauses are longer.
+    A request is made 6 times, or 40 times if the server is busy. status: 0 without a reply, 200 if the reply
+    is broken. answered: whether the server has answered before; then it may be restarting, and pauses are
+    longer.
     """
-    most = 40 if status == 429 and "insufficient_quota" not in reason else 6
-    if tries == most or 200 < status < 500 and status not in (408, 409) and most == 6:
+    busy = status == 429 and "insufficient_quota" not in reason
+    temporary = busy or status <= 200 or status >= 500 or status in (408, 409)
+    if not temporary or tries == (40 if busy else 6):
         return None
     if asked := PAUSE.search(f"retry after {headers.get('retry-after')}s; {reason}"):
         seconds = sum(float(n) * SECONDS[unit] for n, unit in re.findall(r"([\d.]+) ?(ms|[smh])", asked[1]))
