@@ -167,7 +167,7 @@ def add_dialogue_arguments(
     add(
         "--model",
         required=True,
-        help="the student: a transformers folder or hub name; or me, at the terminal",
+        help="the student: a transformers folder or hub name; or me: you answer, at the terminal",
     )
     add_role_argument(group, "--teacher", teachers, default="informed", help="who answers the student")
     add(
@@ -179,21 +179,26 @@ def add_dialogue_arguments(
         "--problems",
         required=True,
         nargs=files,
-        help="problem file, or data set NAME or NAME:PATH (README)" + "; or several" * bool(files),
+        help="problem file, or data set NAME or NAME:PATH (README)" + ("; or several" if files else ""),
     )
     add(
         "--answers",
         choices=("rule", "all"),
         default="rule",
-        help="take from a data set the problems whose answers can be judged by rule, or all",
+        help="which problems of a data set to take: those whose answers can be judged by rule, or all",
     )
     add("--prompts", help="JSON file, name → text, that replaces prompts of generate.py")
     add("--turns", type=number(int, least=1, most=1000), default=turns, help="N, student turns at most")
-    dispute = (
-        "probability that the teacher disputes a right answer (default 0; without P: 1); the student then "
+    add(
+        "--dispute",
+        type=CHANCE,
+        nargs="?",
+        const=1.0,
+        default=0.0,
+        metavar="P",
+        help="probability that the teacher disputes a right answer (default 0; without P: 1); the student "
+        "then has one more turn",
     )
-    dispute += "has one more turn"
-    add("--dispute", type=CHANCE, nargs="?", const=1.0, default=0.0, metavar="P", help=dispute)
     add("--out", required=True, help="run folder; an unfinished one is resumed")
     add("--temperature", type=NOT_NEGATIVE, default=temperature, help="of the student; 0: greedy")
     add("--teacher-temperature", type=NOT_NEGATIVE, default=teacher_temperature, help="of teacher and asker")
@@ -201,7 +206,7 @@ def add_dialogue_arguments(
 
 
 def add_role_argument(parser, option, functions, help, **kwargs):
-    """An option that names one of some functions; --help lists each with the first line of its docstring."""
+    """Adds an option whose choices are functions; --help shows the first line of each one's docstring."""
     first_lines = {name: (f.__doc__ or "no docstring").splitlines()[0] for name, f in functions.items()}
     lines = [f"{name}: {text.rstrip('.')}" for name, text in first_lines.items()]
     parser.add_argument(option, choices=tuple(functions), help=f"{help}. {'; '.join(lines)}", **kwargs)
@@ -245,10 +250,11 @@ def add_device_arguments(parser):
 
 
 def default_threads() -> int:
-    """OMP_NUM_THREADS; without it half the cores, at most 8, so that a machine that is shared has idle ones.
+    """OMP_NUM_THREADS if it is set; else half the cores, at most 8, so that a shared machine keeps idle ones.
 
-    Threads wait for each other, spinning. With two of them on two cores, a step of a small model took 0.5 to
-    0.8 of the time of one thread. If other processes used the cores too, it took 2 to 25 times as long.
+    Threads that wait for each other spin, and so keep their cores busy. Two threads on two idle cores took
+    0.5 to 0.8 of one thread's time for a step of a small model. When other processes used the cores too, the
+    step took 2 to 25 times as long.
     """
     return torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else max(1, min(8, cores() // 2))
 
@@ -265,9 +271,10 @@ def lora_rank(text: str) -> int:
 
 
 def add_training_arguments(parser, *, batch: int, unit: str, lr: float, lora_lr: float, save_every: int):
-    """The arguments of every script that trains. unit: what --batch counts. lora_lr: --lr with --lora.
+    """The arguments of every script that trains. unit: what --batch counts.
 
-    It is ten times that without: Schulman et al., "LoRA Without Regret", Thinking Machines Lab, 2025.
+    lora_lr: the default of --lr if --lora is given. It is ten times lr: Schulman et al., "LoRA Without
+    Regret", Thinking Machines Lab, 2025.
     """
     add = parser.add_argument_group("training").add_argument
     add("--batch", type=COUNT, default=batch, help=f"{unit} an optimizer step")
@@ -300,13 +307,14 @@ def set_up(args) -> None:
         config = Path(args.out) / "config.json" if hasattr(args, "out") else None
         if config and config.is_file():  # a run that began on another device keeps its dtype
             args.dtype = read_config(config).get("dtype", args.dtype)
-    # On a CPU there is no activation checkpointing, so that a token needs far more memory.
+    # On a CPU there is no activation checkpointing, so a token needs far more memory.
     if getattr(args, "micro_tokens", 0) is None:
         args.micro_tokens = 16384 if args.device.startswith("cuda") else 1024
     if isinstance(getattr(args, "lr", None), tuple):
-        args.lr = args.lr[args.lora is not None]
+        lr, lora_lr = args.lr
+        args.lr = lora_lr if args.lora else lr
     if "me" in (getattr(args, "teacher", None), getattr(args, "model", None)):
-        args.concurrent = 1  # a person talks about one problem after the other
+        args.concurrent = 1  # a person can talk about one problem at a time
     torch.set_num_threads(args.threads)
     start_processes(args.device)
 
@@ -331,7 +339,10 @@ def read_whole_config(file: Path) -> dict:
 
 
 def read_templates(path: str | None, fields_of: dict[str, tuple]) -> dict[str, str]:
-    """Templates of str.format by name, from a JSON file (None: none). fields_of: the fields each may use."""
+    """Reads {name: template for str.format} from a JSON file. path: None for no templates.
+
+    fields_of: {name: the fields that its template may use}. Raises BadInput.
+    """
     if not path:
         return {}
     where = f"prompts file {path}"
@@ -371,7 +382,7 @@ def read_jsonl(path: Path | str) -> list:
 
 
 def write_atomically(path: Path, text: str | Iterable[str]) -> None:
-    """Writes a file that appears only when it is complete. text: may come in pieces, each written at once."""
+    """Writes a file that appears only when it is complete. text: a str, or pieces to write one by one."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with part.open("w", encoding="utf-8") as file:
@@ -382,7 +393,7 @@ def write_atomically(path: Path, text: str | Iterable[str]) -> None:
 
 
 def checksums(script: str) -> dict[str, str]:
-    """{file: checksum} of the stage that runs and of what it shares: code that users change."""
+    """{file: checksum} of a stage, generate.py and common.py, the files that users change."""
     files = [Path(__file__).parents[1] / name for name in (script, "generate.py", "common.py")]
     return {f.name: f"{zlib.crc32(f.read_bytes()):08x}" for f in files if f.is_file()}
 
@@ -399,8 +410,8 @@ def revision() -> str | None:
 class Run:
     """A run folder: config.json, metrics.jsonl, dialogues.jsonl, and whatever the script saves.
 
-    config.json is written with the first result, so that a command that fails at once leaves nothing behind
-    that would refuse the right one. writes: whether this process is the one that writes for all.
+    config.json is written with the first result. So a command that fails at once does not block the corrected
+    one. writes: whether this process is the one that writes for all.
     """
 
     def __init__(self, args):
@@ -421,12 +432,12 @@ class Run:
             config = read_whole_config(file)
             self.recorded = config["arguments"]
             self.check_arguments()
-            began, code = config.get("code", {}), checksums(self.config["script"])
-            changed = [name for name in code if code[name] != began.get(name)]
+            old, new = config.get("code", {}), checksums(self.config["script"])
+            changed = [name for name in new if new[name] != old.get(name)]
         elif self.path.exists() and not all(f.name.startswith("config.json.") for f in self.path.iterdir()):
             raise BadInput(f"{self.path} is not empty and holds no run; choose another --out")
-        rank, _ = rank_and_size()
-        self.writes = all_gather(rank)[0] == rank  # the first, once all have checked the folder
+        barrier()  # all have checked the folder before one changes it
+        self.writes = rank_and_size()[0] == 0
         if self.writes:
             self.path.mkdir(parents=True, exist_ok=True)
             self.lock()
@@ -444,8 +455,8 @@ class Run:
             old, new = self.recorded.get(name), self.config.get(name)
             grows = name in MAY_GROW and old is not None and new is not None and new > old
             if old != new and not grows:
-                values = f"{self.path} holds a run whose {name} is {old!r}, but this command has {new!r}"
-                raise BadInput(f"{values}; choose another --out, or remove the folder")
+                problem = f"{self.path} holds a run whose {name} is {old!r}, but this command has {new!r}"
+                raise BadInput(f"{problem}; choose another --out, or remove the folder")
 
     def check_shared(self):
         """Raises BadInput if the processes, perhaps on several machines, do not see the same folder."""
@@ -479,7 +490,7 @@ class Run:
             data = log.read_bytes()
             complete = data.rfind(b"\n") + 1  # bytes of complete lines
             if complete == 0:
-                log.unlink()  # scripts take a log that exists to have a line
+                log.unlink()  # scripts expect a line in every log that exists
             elif complete < len(data):
                 os.truncate(log, complete)  # in place: another kill cannot lose the complete lines
 
@@ -524,13 +535,16 @@ class Run:
             self.bar.close()
 
     def move(self, share: float, text: str) -> None:
-        """Moves the bar of `steps` to a share of the current step; the text stands behind it."""
+        """Moves the bar of `steps` to a share of the current step, and shows the text behind the bar."""
         self.bar.n = self.steps_done + min(1.0, share)
         self.bar.set_postfix_str(text, refresh=False)
         self.bar.update(0)  # shows it, at most once a second
 
     def counted(self, function, name: str, total: int, end: float):
-        """The function, whose calls, at most `total`, also move the bar towards `end` of the current step."""
+        """The same function, but each call moves the bar; call number `total` to the share `end` of the step.
+
+        There may be fewer calls.
+        """
         numbers = itertools.count(1)
 
         def call(*args):
@@ -541,7 +555,7 @@ class Run:
         return call
 
     def micro_batches(self, batches: list, start: float = 0.0):
-        """Yields the micro-batches of a step; moves the bar from `start` to the step's end meanwhile."""
+        """Yields the micro-batches of a step, and moves the bar from the share `start` to the step's end."""
         for number, batch in enumerate(batches, 1):
             yield batch
             self.move(start + (1 - start) * number / len(batches), f"micro-batch {number}/{len(batches)}")
@@ -556,7 +570,7 @@ class Run:
             file.write("".join(json.dumps(row) + "\n" for row in rows))
 
     def keep(self, name: str, wanted) -> None:
-        """Rewrites a JSONL file to the rows for which wanted(row) is true, to drop those of a lost step."""
+        """Keeps the rows of a JSONL file for which wanted(row) is true, drops others (as those of unsaved steps)."""
         if self.writes and (self.path / name).exists():
             rows = [r for r in read_jsonl(self.path / name) if wanted(r)]
             write_atomically(self.path / name, "".join(json.dumps(r) + "\n" for r in rows))
