@@ -570,7 +570,7 @@ class Run:
             file.write("".join(json.dumps(row) + "\n" for row in rows))
 
     def keep(self, name: str, wanted) -> None:
-        """Keeps the rows of a JSONL file for which wanted(row) is true, drops others (as those of unsaved steps)."""
+        """Keeps the rows of a JSONL file for which wanted(row) is true, and drops the others."""
         if self.writes and (self.path / name).exists():
             rows = [r for r in read_jsonl(self.path / name) if wanted(r)]
             write_atomically(self.path / name, "".join(json.dumps(r) + "\n" for r in rows))
