@@ -541,10 +541,7 @@ class Run:
         self.bar.update(0)  # shows it, at most once a second
 
     def counted(self, function, name: str, total: int, end: float):
-        """The same function, but each call moves the bar; call number `total` to the share `end` of the step.
-
-        There may be fewer calls.
-        """
+        """Wraps a function so that its calls move the bar: `total` calls, the most it gets, to the share `end`."""
         numbers = itertools.count(1)
 
         def call(*args):

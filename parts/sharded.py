@@ -139,7 +139,7 @@ def clip_gradient(policy: Policy, max_norm: float) -> float:
 
 
 def whole(tensor):
-    """The full tensor, of a tensor that may be sharded. All processes must call it."""
+    """A tensor that may be sharded, in full. All processes must call it."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
