@@ -541,7 +541,7 @@ class Run:
         self.bar.update(0)  # shows it, at most once a second
 
     def counted(self, function, name: str, total: int, end: float):
-        """Wraps a function so that its calls move the bar: `total` calls, the most it gets, to the share `end`."""
+        """Wraps a function so that calls move the bar; `total` calls, the most it gets, move it to `end`."""
         numbers = itertools.count(1)
 
         def call(*args):
