@@ -32,7 +32,7 @@ from parts.runs import BadInput, run_script, write_atomically  # noqa: E402
 from toy.world import World  # noqa: E402
 
 # Tokens that the base of the skills is trained on, then the base of each world, which starts from it.
-SKILLS_TOKENS, TOKENS = 12_000_000, 8_000_000
+SKILLS_TOKENS, TOKENS = 16_000_000, 8_000_000
 # {value of a world: how it is drawn}; `log` is uniform in the logarithm. In brackets: the shipped world.
 RANGES = {
     "attentive": ("uniform", 0.05, 0.5),  # share of students who use feedback (0.25 of default students)
