@@ -579,8 +579,7 @@ LESSONS = [
 ]
 
 
-# The same of SKILLS. With as many programs as sums to the end, some bases did not learn to add; with few
-# programs from the first, one learned neither in time.
+# The same of SKILLS. With as many programs as sums to the end, some bases did not learn to add.
 SKILL_LESSONS = [
     LESSONS[0],
     (7_000_000, LESSONS[1][1]),
