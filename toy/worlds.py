@@ -10,9 +10,14 @@ that were committed before any drawn world was played. No world is drawn again, 
 whose base cannot add or hint are marked, and counted. No document has the word `careful`: how to use feedback
 stands in the documents of some default students only.
 
-A world has one base, one seed, and arms that are trained on math. Its number is the seed of all three. Each
-claim is a difference of arms on the same 500 problems, with its 95 % interval over problems
-(parts/measures.py). It holds in a world if the interval is above 0, and it is against the claim if below.
+All worlds share problems, tests, settings and one base that has learned the skills (world.SKILL_LESSONS).
+From this base the base of each world learns the world's own documents. A world has one seed, which is its
+number, and arms that are trained on math. Each claim is a difference of arms on the same 500 problems, with
+its 95 % interval over problems (parts/measures.py). It holds in a world if the interval is above 0, and it is
+against the claim if below.
+
+Worlds 1 and 2 had been begun with a base from scratch each. This was given up before any test was played,
+because the base of world 2 had not learned to add, which was chance and not its documents.
 """
 
 import argparse
