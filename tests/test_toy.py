@@ -350,7 +350,7 @@ def test_a_world_is_drawn_the_same_each_time_and_within_the_ranges():
         assert seen[name] == set(bounds) if how == "choice" else len(seen[name]) > 40
 
 
-@pytest.mark.parametrize("hints", ["values", "slots", "word"])
+@pytest.mark.parametrize("hints", ["values", "slots", "words"])
 def test_documents_of_a_drawn_world_hold_its_tokens_alone_and_never_careful(hints):
     drawn, rng = replace(worlds.draw(901), hints=hints), random.Random(5)
     tokenizer = world.tokenizer(drawn)
@@ -360,9 +360,9 @@ def test_documents_of_a_drawn_world_hold_its_tokens_alone_and_never_careful(hint
             assert role != "system" and tokenizer.tokenize("".join(turn)) == turn
             seen |= set(turn)
     assert world.CAREFUL not in seen and seen <= set(vocab)
-    for form, table in (("values", sum(sum(world.HINT, []), [])), ("slots", sum(world.OK, []))):
-        assert bool(seen & set(table)) == (hints == form)
-    assert bool(seen & set(world.VERDICT.values())) == (hints == "word")
+    tables = {"values": sum(world.HINT, []), "slots": world.OK, "words": world.OK_WORD}
+    for form, table in tables.items():
+        assert bool(seen & set(sum(table, []))) == (hints == form)
 
 
 def test_the_base_of_a_world_starts_with_the_weights_of_the_skills(tmp_path, monkeypatch):
@@ -383,7 +383,7 @@ def test_the_shipped_tokenizer_has_no_token_of_drawn_worlds(toy):
 @pytest.mark.parametrize("domain", ["math", "code"])
 def test_hints_without_values_say_which_slots_are_right(domain):
     rng = random.Random(6)
-    for hints in ("slots", "word"):
+    for hints in ("slots", "words"):
         toy = world.training_problem(rng, domain)
         for _, reply, digits, _ in world.conversation(rng, toy, "random", 0, 0, 6, world.World(hints=hints)):
             if reply:

@@ -65,10 +65,10 @@ class Muon(torch.optim.Optimizer):
                     p.add_(update, alpha=-group["lr"] * max(1, shape[0] / shape[1]) ** 0.5)
 
 
-def new_model(vocab, hidden):
+def new_model(vocab, hidden, drawn):
     """A new model. Tokens with common features (world.features) start with similar embeddings.
 
-    hidden: dimension of its hidden states, a multiple of 32.
+    hidden: dimension of its hidden states, a multiple of 32. drawn: the world.
     """
     config = LlamaConfig(
         vocab_size=len(vocab),
@@ -83,7 +83,7 @@ def new_model(vocab, hidden):
         tie_word_embeddings=False,
     )
     model, vectors = LlamaForCausalLM(config), defaultdict(lambda: torch.randn(hidden))
-    features = world.features()
+    features = world.features(drawn)
     for word, i in sorted(vocab.items(), key=lambda item: item[1]):  # a fixed order: the vectors are random
         if word not in features:
             continue
@@ -148,7 +148,7 @@ def train(out, tokens, seed, drawn=world.SHIPPED, hidden=HIDDEN, pretrained=None
     torch.manual_seed(seed)
     tokenizer = world.tokenizer(drawn)
     vocab = tokenizer.get_vocab()
-    model = LlamaForCausalLM.from_pretrained(pretrained) if pretrained else new_model(vocab, hidden)
+    model = LlamaForCausalLM.from_pretrained(pretrained) if pretrained else new_model(vocab, hidden, drawn)
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n]
     others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and ".layers." in n)]
     optimizers = [

@@ -27,7 +27,7 @@ import itertools
 import json
 import random
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 SLOT_NAMES = ("1st", "2nd", "3rd")
 LETTERS = "abcde"
@@ -48,14 +48,15 @@ class World:
     slip: float = 0.05  # the same in an attentive student's revision, and in a careful student's attempts
     asks: tuple = (0.01, 0.003)  # probability that a turn is a question: attentive students, others
     sharded_asks: tuple = (0.2, 0.0)  # the same in sharded documents, while the answer is open
-    hints: str = "values"  # or `slots`: `1st ok, 2nd wrong, 3rd ok.`; or `word`: `ok wrong ok.`, one token
+    hints: str = "values"  # or `slots`: `1st ok, 2nd wrong, 3rd ok.`; or `words`: `ok wrong ok.`
     shares: dict = field(default_factory=dict)  # of documents in the last lesson, by kind; empty: LESSONS
 
     def hint(self, attempt, right):
         """Tokens of the hint on an attempt. right: for each slot, whether its value is right."""
         if self.hints == "values":
             return [HINT[s][right[s]][attempt[s]] for s in range(3)]
-        return [OK[s][right[s]] for s in range(3)] if self.hints == "slots" else [VERDICT[tuple(right)]]
+        table = OK if self.hints == "slots" else OK_WORD
+        return [table[s][right[s]] for s in range(3)]
 
     def habit(self, rng, habits=None):
         """The habit of a random student. habits: its shares, by default those of full problems."""
@@ -79,12 +80,9 @@ HINT = [
     [[f"{name} {verb} {v}{end}" for v in range(10)] for verb in ("not", "is")]
     for name, end in zip(SLOT_NAMES, (", ", ", ", "."))
 ]
-# Hints of drawn worlds: OK by slot, then wrong or right; VERDICT by whether each slot is right.
+# Hints of drawn worlds, by slot, then wrong or right.
 OK = [[f"{name} {word}{end}" for word in ("wrong", "ok")] for name, end in zip(SLOT_NAMES, (", ", ", ", "."))]
-VERDICT = {
-    right: " ".join("ok" if r else "wrong" for r in right) + "."
-    for right in itertools.product((False, True), repeat=3)
-}
+OK_WORD = [[f"{word}{end}" for word in ("wrong", "ok")] for end in (" ", " ", ".")]
 RANGE = [[f"{name} {v} or {v + 1}." for v in range(9)] for name in SLOT_NAMES]
 QUESTION = [f"Which {name}?" for name in SLOT_NAMES]
 PROBE = "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]"
@@ -142,11 +140,11 @@ def words(world=SHIPPED):
     )
     singles = [BOX, UNBOX, FENCE, UNFENCE, COMPUTE, PLUS, MOD, WRITE, THEN]
     singles += [TRY, TEACH, ASK, ANSWER, CAREFUL, RETURNED, EXPECTED, TESTED, UNTESTED]
-    others = [word for slot in OK for word in slot] + list(VERDICT.values()) if world.number else []
+    others = list(dict.fromkeys(word for slot in OK + OK_WORD for word in slot)) if world.number else []
     return [word for table in tables for word in table] + singles + others
 
 
-def features():
+def features(world=SHIPPED):
     """{token: its features}, such as a kind, a slot, a value or a letter. Other tokens have none.
 
     Tokens with a common feature get similar embeddings at the start (make_base.new_model).
@@ -163,7 +161,9 @@ def features():
             shared |= {word: (f"right {right}", f"slot {s}", f"value {v}") for v, word in enumerate(hints)}
         shared |= {QUESTION[s]: ("question", f"slot {s}")}
         shared |= {word: (f"right {right}", f"slot {s}") for right, word in enumerate(OK[s])}
-    shared |= {w: tuple(f"right {int(r)}, slot {s}" for s, r in enumerate(v)) for v, w in VERDICT.items()}
+        shared |= {word: (f"right {right}",) for right, word in enumerate(OK_WORD[s])}
+        if world.number:  # without it some bases did not learn to add all three digits
+            shared |= {OPERAND[s][v]: ("operand", f"slot {s}", f"value {v}") for v in range(10)}
     for i, table in enumerate(ITEM):
         shared |= {word: ("item", f"value {i}", f"letter {c}") for c, word in table.items()}
     return shared
@@ -475,7 +475,12 @@ def doc_careful(rng, domain, world=SHIPPED):
 
 
 def doc_teacher(rng, domain, world=SHIPPED, turns=None, ask=0.25):
-    """A teacher's last reply in a conversation of `turns` turns, by default of a random length."""
+    """A teacher's last reply in a conversation of `turns` turns, by default of a random length.
+
+    SKILLS has all forms of hints, one a conversation.
+    """
+    if world == SKILLS:
+        world = replace(world, number=1, hints=rng.choice(("values", "slots", "words")))
     toy = training_problem(rng, domain)
     habit = rng.choices(("attentive", "repeats", "afresh", "random"), (0.2, 0.15, 0.15, 0.5))[0]
     talk = conversation(rng, toy, habit, ask, 0.3, turns or length(rng), world)
@@ -579,12 +584,7 @@ LESSONS = [
 ]
 
 
-# The same of SKILLS. With as many programs as sums to the end, some bases did not learn to add.
-SKILL_LESSONS = [
-    LESSONS[0],
-    (7_000_000, LESSONS[1][1]),
-    (1e99, {doc_sum: 0.5, doc_certain: 0.3, doc_reply: 0.2}),
-]
+SKILL_LESSONS = [LESSONS[0], (1e99, {doc_sum: 0.5, doc_certain: 0.3, doc_reply: 0.2})]  # the same of SKILLS
 
 
 def lessons(world=SHIPPED):

@@ -48,7 +48,7 @@ RANGES = {
     "moves to": ("choice", "next", "any"),  # possible answer that attentive students turn to (next)
     "first slip": ("uniform", 0.0, 0.5),  # random values in first attempts (0.3)
     "slip": ("uniform", 0.0, 0.2),  # random values in revisions of attentive students (0.05)
-    "hints": ("choice", "values", "slots", "word"),  # what they say: World.hints (values)
+    "hints": ("choice", "values", "slots", "words"),  # what they say: World.hints (values)
     "attentive ask": ("log", 0.003, 0.3),  # probability of a question a turn (0.01; careful students 0.4)
     "others ask": ("log", 0.001, 0.1),  # (0.003)
     "sharded attentive ask": ("log", 0.02, 0.5),  # while facts are missing; else they answer early (0.2)
