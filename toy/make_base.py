@@ -413,7 +413,7 @@ def main():
     start.add_argument("--skills", action="store_true", help="the base with which all drawn worlds start")
     start.add_argument("--world", type=int, default=0, help="a drawn world, from 1 on; needs --pretrained")
     parser.add_argument("--pretrained", type=Path, help="the folder of a base made with --skills")
-    parser.add_argument("--tokens", type=int, help="tokens to train on (42, --skills 16, --world 8 million)")
+    parser.add_argument("--tokens", type=int, help="tokens to train on (42, --skills 12, --world 8 million)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights and the documents")
     parser.add_argument("--hidden", type=int, default=HIDDEN, help="dimension of the model (default: 128)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")

@@ -417,11 +417,6 @@ def doc_certain(rng, domain, world=SHIPPED):
     return [("user", toy.text, 0), ("assistant", attempt(domain, toy.answer), 1)]
 
 
-def doc_sum(rng, domain, world=SHIPPED):
-    """A sum that leaves one answer, and this answer."""
-    return doc_certain(rng, "math", world)
-
-
 def doc_single(rng, domain, world=SHIPPED):
     """A problem and one attempt: a possible answer, with a slip in three of ten documents (first_slip)."""
     toy = training_problem(rng, domain)
@@ -584,13 +579,10 @@ LESSONS = [
 ]
 
 
-SKILL_LESSONS = [LESSONS[0], (1e99, {doc_sum: 0.5, doc_certain: 0.3, doc_reply: 0.2})]  # the same of SKILLS
-
-
 def lessons(world=SHIPPED):
-    """The lessons of a base; a drawn world has the last of LESSONS alone, with shares of its own."""
+    """LESSONS of the shipped base. SKILLS has all but the last, a drawn world the last, with own shares."""
     if world == SKILLS:
-        return SKILL_LESSONS
+        return [LESSONS[0], (1e99, LESSONS[1][1])]
     if world.number:
         return [(1e99, {kind: world.shares.get(kind.__name__[4:], 0) for kind in LESSONS[-1][1]})]
     return LESSONS

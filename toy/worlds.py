@@ -10,7 +10,7 @@ that were committed before any drawn world was played. No world is drawn again, 
 whose base cannot add or hint are marked, and counted. No document has the word `careful`: how to use feedback
 stands in the documents of some default students only.
 
-All worlds share problems, tests, settings and one base that has learned the skills (world.SKILL_LESSONS).
+All worlds share problems, tests, settings and one base that has learned the skills (world.SKILLS).
 From this base the base of each world learns the world's own documents. A world has one seed, which is its
 number, and arms that are trained on math. Each claim is a difference of arms on the same 500 problems, with
 its 95 % interval over problems (parts/measures.py). It holds in a world if the interval is above 0, and it is
@@ -37,7 +37,7 @@ from parts.runs import BadInput, run_script, write_atomically  # noqa: E402
 from toy.world import World  # noqa: E402
 
 # Tokens that the base of the skills is trained on, then the base of each world, which starts from it.
-SKILLS_TOKENS, TOKENS = 16_000_000, 8_000_000
+SKILLS_TOKENS, TOKENS = 12_000_000, 8_000_000
 # {value of a world: how it is drawn}; `log` is uniform in the logarithm. In brackets: the shipped world.
 RANGES = {
     "attentive": ("uniform", 0.05, 0.5),  # share of students who use feedback (0.25 of default students)
