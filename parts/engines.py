@@ -122,10 +122,10 @@ def load_tokenizer(path: str):
 
 
 def make_exact(config) -> None:
-    """Changes a config so that a trainer computes what samplers do: no noise, and all of the attention."""
+    """Changes a config so that a trainer computes what samplers do: no dropout, and all of the attention."""
     for part in (config, config.get_text_config()):
         for name, value in list(vars(part).items()):
-            if isinstance(value, float) and ("drop" in name or "jitter" in name):
+            if isinstance(value, float) and "drop" in name:
                 setattr(part, name, 0.0)
     if getattr(config.get_text_config(), "attn_logit_softcapping", None):
         config._attn_implementation = "eager"  # torch's own would leave out the cap (Gemma 2)
@@ -177,8 +177,9 @@ def share_keys(model) -> None:
 # have an adapter: Schulman et al., "LoRA Without Regret", Thinking Machines Lab, 2025.
 ALPHA = 32
 # In a mixture of experts peft takes layers of these names for experts, which are one tensor in memory. The
-# layers would get no adapter, and the experts none that can be merged.
-OF_EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
+# layers would get no adapter, and the experts none that can be merged. A router returns several tensors
+# (Phimoe), to which peft cannot add.
+OF_EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3", "router")
 
 
 def add_adapter(model, rank: int) -> None:

@@ -61,6 +61,14 @@ class Policy(torch.nn.Module):
         object.__setattr__(self, "model", model)  # past Module's __setattr__, which would add a submodule
         self.function, self.packs = function, packs
 
+    def train(self, mode=True):
+        """As of any module, but for layers that would add jitter then (Mixtral), or draw experts (Phimoe)."""
+        super().train(mode)
+        for module in self.modules():
+            if any("jitter" in name for name in vars(module)):
+                module.eval()
+        return self
+
     def forward(self, ids, mask, *args):
         ids, mask, packing = packed.pack(ids, mask) if self.packs else (ids, mask, {})
         return self.function(self.model, ids, mask, *args, **packing)

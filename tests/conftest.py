@@ -109,7 +109,7 @@ CLASSES = {
         "layer_types": ["linear_attention", "full_attention", "linear_attention"],
         "block_size": 8,
     },
-    "Mixtral": {"num_local_experts": 4},
+    "Mixtral": {"num_local_experts": 4, "router_jitter_noise": 0.1},
     "Qwen3Moe": {
         "num_experts": 4,
         "num_experts_per_tok": 2,

@@ -96,7 +96,7 @@ def test_a_mamba_layer_has_an_adapter_on_in_proj_alone(name, tiny):
     assert adapted and all(names == {"in_proj"} for names in adapted)
 
 
-@pytest.mark.parametrize("name", ["Qwen3Moe", "DeepseekV3", "GraniteMoeHybrid", "FalconH1"])
+@pytest.mark.parametrize("name", ["Qwen3Moe", "DeepseekV3", "GraniteMoeHybrid", "FalconH1", "Phimoe"])
 def test_an_adapter_of_part_of_the_layers_is_merged_and_loaded_again(name, tiny, tmp_path):
     model, ids = sharded.load_trained(tiny(name), lora=4), random_ids()
     shake(model)
@@ -116,20 +116,20 @@ def test_a_model_that_peft_gives_no_adapter_is_one_line(tiny):
         load_model(tiny("GPT2"), "cpu", lora=4)
 
 
-@pytest.mark.parametrize("name", ["SeedOss", "Phimoe", "GPT2"])
+@pytest.mark.parametrize("name", ["SeedOss", "Phimoe", "Mixtral", "GPT2"])
 def test_training_adds_no_dropout_or_jitter(name, tiny):
-    model, ids = sharded.load_trained(tiny(name)), random_ids()
+    policy = sharded.prepare(sharded.load_trained(tiny(name)), masked_logprobs, "cpu", "float32")
+    ids = random_ids()
     with torch.no_grad():
-        sampled, trained = (
-            masked_logprobs(m, ids, torch.ones_like(ids)) for m in (model.eval(), model.train())
-        )
+        trained, sampled = (p(ids, torch.ones_like(ids)) for p in (policy.train(), policy.eval()))
     assert sampled.equal(trained)
 
 
-def test_attention_that_caps_its_scores_does_so_in_training(tiny):
-    ids = random_ids()
-    wanted = AutoModelForCausalLM.from_pretrained(tiny("Gemma2"), attn_implementation="eager")
-    ours, wanted = (m(input_ids=ids).logits for m in (load_model(tiny("Gemma2"), "cpu"), wanted))
+# A cap on the scores of attention, and a router whose config calls a threshold jitter
+@pytest.mark.parametrize("name, attention", [("Gemma2", "eager"), ("Phimoe", "sdpa")])
+def test_a_loaded_model_computes_what_its_class_does(name, attention, tiny):
+    wanted = AutoModelForCausalLM.from_pretrained(tiny(name), attn_implementation=attention)
+    ours, wanted = (m(input_ids=random_ids()).logits for m in (load_model(tiny(name), "cpu"), wanted))
     assert ours.equal(wanted)
 
 
