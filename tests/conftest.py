@@ -216,6 +216,49 @@ CLASSES = {
     "Phi": {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "head_dim": 8},
     "StableLm": {"use_parallel_residual": True, "qk_layernorm": True, "hidden_dropout": 0.1, "head_dim": 8},
     "GPT2": {},
+    "Qwen2_5_VL": {
+        "head_dim": 8,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]},
+        "vision_config": {**VISION, "fullatt_block_indexes": [0]},
+    },
+    "Glm4v": {
+        "num_attention_heads": 2,
+        "head_dim": 16,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 1e4,
+            "partial_rotary_factor": 0.5,
+            "mrope_section": [1, 1, 2],
+        },
+        "vision_config": VISION,
+    },
+    "InternVL": {
+        "vision_config": {
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 28,
+        }
+    },
+    "HunYuanDenseV1": {},
+    "GPTNeoX": {"head_dim": 8, "num_key_value_heads": 4, "hidden_dropout": 0.1},
+    "Afmoe": {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "mup_enabled": True,
+        "route_scale": 2.0,
+        "sliding_window": 8,
+        "layer_types": LAYERS,
+    },
+    "Bamba": {
+        "attn_layer_indices": [1],
+        "mamba_n_heads": 4,
+        "mamba_d_head": 16,
+        "mamba_d_state": 16,
+        "mamba_chunk_size": 8,
+    },
     "HyperCLOVAX": {"logits_scaling": 0.5},
     "Llama4Text": {"interleave_moe_layer_step": 2, "num_local_experts": 2, "intermediate_size_mlp": 48},
 }
@@ -394,9 +437,9 @@ def tiny(tmp_path_factory):
             )  # at 10 their recurrence inflates rounding
             for p in model.parameters():
                 p.data.mul_(sharp if p.ndim > 1 else 1)
-            for name_of, buffer in model.named_buffers():
-                if "correction_bias" in name_of:  # of a router
-                    buffer.normal_()
+            for name_of, tensor in model.state_dict().items():
+                if name_of.endswith(("correction_bias", "expert_bias", "router.gate.weight")):
+                    tensor.normal_()  # of a router; they start at 0
             folders[name] = str(tmp_path_factory.mktemp(name))
             model.save_pretrained(folders[name])
             tokenizer.save_pretrained(folders[name])

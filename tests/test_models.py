@@ -153,8 +153,8 @@ def test_a_run_is_resumed_although_a_weight_has_never_had_a_gradient(tiny, tmp_p
 
 # The classes of random models, and the engine that samples from them
 ENGINES = {
-    HFEngine: "Apertus Cohere2 Ernie4_5_Moe Exaone4 Gemma2 Gemma3nText Glm4 Glm4Moe GptOss Granite Ministral3 Mixtral Olmo2 Olmo3 Phi Phi3 Phimoe Qwen3Moe Qwen3VL SeedOss SmolLM3 StableLm",
-    PlainEngine: "DeepseekV3 FalconH1 GPT2 Gemma4 Gemma4Text GraniteMoeHybrid KimiLinear Lfm2 Lfm2Moe MiniCPM3 NemotronH Qwen3Next Qwen3_5",
+    HFEngine: "Afmoe Apertus Cohere2 Ernie4_5_Moe Exaone4 GPTNeoX Gemma2 Gemma3nText Glm4 Glm4Moe Glm4v GptOss Granite HunYuanDenseV1 InternVL Ministral3 Mixtral Olmo2 Olmo3 Phi Phi3 Phimoe Qwen2_5_VL Qwen3Moe Qwen3VL SeedOss SmolLM3 StableLm",
+    PlainEngine: "Bamba DeepseekV3 FalconH1 GPT2 Gemma4 Gemma4Text GraniteMoeHybrid KimiLinear Lfm2 Lfm2Moe MiniCPM3 NemotronH Qwen3Next Qwen3_5",
     None: "HyperCLOVAX Llama4Text Mamba MiniMax",
 }
 
