@@ -83,15 +83,15 @@ CLASSES = {
     "KimiLinear": {
         "num_key_value_heads": 4,
         "layer_types": ["linear_attention", "full_attention", "linear_attention"],
-        "n_routed_experts": 4,
+        "num_local_experts": 4,
         "num_experts_per_tok": 2,
         "moe_intermediate_size": 32,
         "kv_lora_rank": 16,
         "qk_nope_head_dim": 16,
         "qk_rope_head_dim": 16,
         "v_head_dim": 32,
-        "linear_key_head_dim": 16,
-        "linear_num_key_heads": 2,
+        "linear_head_dim": 16,
+        "linear_num_heads": 2,
     },
     "Qwen3Next": {
         "layer_types": ["linear_attention", "full_attention", "linear_attention"],
@@ -117,7 +117,6 @@ CLASSES = {
         "mlp_only_layers": [0],
     },
     "DeepseekV3": {
-        "topk_method": "noaux_tc",
         **EXPERTS,
         "num_key_value_heads": 4,
         "q_lora_rank": 16,
