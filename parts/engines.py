@@ -858,7 +858,7 @@ class VLLMEngine:
             else:
                 weights = as_in_checkpoint(self.skeleton, weights)
                 self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
-                self.llm.apply_model(repack_head)
+                self.llm.apply_model(repack)
         except (ValueError, KeyError) as e:
             reason = f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"
             advice = "use --engine hf"
@@ -902,14 +902,17 @@ def as_in_checkpoint(model, weights):
         yield from revert_weight_conversion(model, {name: tensor}).items()
 
 
-def repack_head(model):
-    """Packs the LM head again.
+def repack(model):
+    """Packs the LM head and the experts of a mixture again.
 
-    On a CPU vLLM computes with a packed copy, which a reload does not update if the head is tied.
+    On a CPU vLLM computes with packed copies. A reload does not update that of a head that is tied, and
+    leaves the experts unpacked.
     """
-    for name, head in model.named_modules():
-        if name.split(".")[-1] == "lm_head" and hasattr(head, "cpu_linear"):
-            head.quant_method.process_weights_after_loading(head)
+    for name, layer in model.named_modules():
+        if name.split(".")[-1] == "lm_head" and hasattr(layer, "cpu_linear"):
+            layer.quant_method.process_weights_after_loading(layer)
+        if hasattr(layer, "w13_weight") and layer.w13_weight.device.type == "cpu":
+            layer.quant_method.moe_kernel.fused_experts.process_weights_after_loading(layer)
 
 
 # --------------------------------------------------------------------------------------------------- endpoint

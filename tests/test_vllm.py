@@ -90,7 +90,7 @@ def gap(engine, model, n=8):
     return (again - torch.tensor([p for _, turn in turns for p in turn.logprobs])).abs().max().item()
 
 
-@pytest.mark.parametrize("name", ["Apertus", "Granite"])
+@pytest.mark.parametrize("name", ["Apertus", "Granite", "Qwen3Moe"])
 def test_a_sync_brings_all_that_a_class_computes_with(name, tiny):
     model = load_model(tiny(name), "cpu")
     policy = sharded.prepare(model, masked_logprobs, "cpu", "float32")
