@@ -62,7 +62,7 @@ class Policy(torch.nn.Module):
         self.function, self.packs = function, packs
 
     def train(self, mode=True):
-        """As of any module, but for layers that would add jitter then (Mixtral), or draw experts (Phimoe)."""
+        """As Module.train(), but not of layers that would add jitter (Mixtral) or draw experts (Phimoe)."""
         super().train(mode)
         for module in self.modules():
             if any("jitter" in name for name in vars(module)):

@@ -117,6 +117,7 @@ CLASSES = {
         "mlp_only_layers": [0],
     },
     "DeepseekV3": {
+        "topk_method": "noaux_tc",  # vLLM looks for it
         **EXPERTS,
         "num_key_value_heads": 4,
         "q_lora_rank": 16,
