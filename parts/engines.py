@@ -122,7 +122,7 @@ def load_tokenizer(path: str):
 
 
 def make_exact(config) -> None:
-    """Changes a config so that a trainer computes what samplers do: no dropout, and all of the attention."""
+    """Changes a config so that a trainer computes what samplers do: no dropout; capped attention scores."""
     for part in (config, config.get_text_config()):
         for name, value in list(vars(part).items()):
             if isinstance(value, float) and "drop" in name:
@@ -176,10 +176,10 @@ def share_keys(model) -> None:
 # LoRA: a frozen W is replaced by W + B·A·ALPHA/rank. One ALPHA fits every rank, and all linear layers should
 # have an adapter: Schulman et al., "LoRA Without Regret", Thinking Machines Lab, 2025.
 ALPHA = 32
-# In a mixture of experts peft takes layers of these names for experts, which are one tensor in memory. The
-# layers would get no adapter, and the experts none that can be merged. A router returns several tensors
-# (Phimoe), to which peft cannot add.
-OF_EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3", "router")
+# The experts of a mixture are one tensor in memory, and peft takes any layer of these names for an expert.
+# The layer itself would get no adapter, and the experts would get one that cannot be merged. A router returns
+# several tensors (Phimoe), to which peft cannot add.
+EXPERT_NAMES = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3", "router")
 
 
 def add_adapter(model, rank: int) -> None:
@@ -194,7 +194,7 @@ def add_adapter(model, rank: int) -> None:
     decoder = set(model.get_decoder().modules())
     linear = {name for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m in decoder}
     if any(".experts." in name for name, _ in model.named_parameters()):
-        linear = {name for name in linear if name.rsplit(".", 1)[-1] not in OF_EXPERTS}
+        linear = {name for name in linear if name.rsplit(".", 1)[-1] not in EXPERT_NAMES}
     for name, module in model.named_modules():
         # Mamba's kernels read the weights of its other linear layers directly, without an adapter.
         if hasattr(module, "A_log") and hasattr(module, "D"):
