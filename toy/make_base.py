@@ -1,8 +1,8 @@
 """Trains the toy base model from scratch on documents of the toy world (world.py) and measures its skills.
 
     python toy/make_base.py --out toy/base    # 35 minutes on two CPU cores, measured once
-    python toy/make_base.py --skills --out runs/skills    # that with which all drawn worlds start
-    python toy/make_base.py --world 3 --pretrained runs/skills --out runs/world3    # see worlds.py
+    python toy/make_base.py --skills --out toy/skills    # that with which all drawn worlds start
+    python toy/make_base.py --world 3 --pretrained toy/skills --out runs/world3    # see worlds.py
 
 Not part of the method. If the command is killed, the same command resumes. The model is a Llama of 0.72
 million parameters (with --hidden 256: 2.71). Documents are packed into rows with a block-diagonal attention
@@ -151,9 +151,10 @@ def train(out, tokens, seed, drawn=world.SHIPPED, hidden=HIDDEN, pretrained=None
     model = LlamaForCausalLM.from_pretrained(pretrained) if pretrained else new_model(vocab, hidden, drawn)
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n]
     others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and ".layers." in n)]
+    rate = 0.5 if pretrained else 1.0  # half as fast, so that less is unlearned
     optimizers = [
-        Muon(matrices, lr=0.015),
-        torch.optim.AdamW(others, lr=2.5e-3, betas=(0.9, 0.95), weight_decay=0.0),
+        Muon(matrices, lr=0.015 * rate),
+        torch.optim.AdamW(others, lr=2.5e-3 * rate, betas=(0.9, 0.95), weight_decay=0.0),
     ]
     steps = tokens // (ROWS * WIDTH)
 

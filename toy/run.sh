@@ -16,8 +16,6 @@ case ${WORLDS:=8} in [1-9] | [1-9][0-9]) ;; *) echo "error: WORLDS=$WORLDS: is n
 out=${OUT:-runs/toy}/$what
 weak=$out/weak-teacher # for Fig. 2: a base model trained on few tokens; three in ten of its hints are false
 [ "$what" != all ] || [ -e "$weak/README.md" ] || { echo "training the weak teacher of Fig. 2"; python toy/make_base.py --tokens 620000 --out "$weak" >/dev/null; }
-skills=$out/skills # the base with which those of all worlds start
-[ "$what" != worlds ] || [ -e "$skills/tokenizer.json" ] || { echo "training the skills of all worlds"; python toy/make_base.py --skills --out "$skills"; }
 export OMP_NUM_THREADS=1 # two processes run side by side, each with one thread
 
 talk="--prompts toy/prompts.json --max-tokens 8 --teacher-temperature 0.7 --threads 1"
@@ -111,7 +109,7 @@ worlds() { # lane: plays every second world
     for number in $(seq "$1" 2 "$WORLDS"); do
         begin "$number" math
         base=$dir/base
-        [ -e "$base/world.json" ] || stage base python toy/make_base.py --world "$number" --pretrained "$skills" --out "$base" --threads 1
+        [ -e "$base/world.json" ] || stage base python toy/make_base.py --world "$number" --pretrained toy/skills --out "$base" --threads 1
         mt_sft; online mt-rl; online st-rl --turns 1; online mute-rl --teacher mute
         primed_rl primed; primed_rl unprimed --no-questions
         for arm in base st-rl mt-sft mt-rl primed-rl unprimed-rl; do
