@@ -783,11 +783,11 @@ class VLLMEngine:
         if lora:
             llm_kwargs |= {"enable_lora": True, "max_lora_rank": lora}
         if not gpu:
-            llm_kwargs |= {"enforce_eager": True, "enable_chunked_prefill": False, "block_size": 32}
+            llm_kwargs |= {"enforce_eager": True, "block_size": 32}
         try:
             self.llm = vllm.LLM(**llm_kwargs)
             self.made.append(self.llm)
-        except (OSError, ValueError, KeyError, RuntimeError) as e:
+        except Exception as e:  # a class of errors for each reason
             advice = "lower --max-tokens or --concurrent, raise --vllm-memory, or use --engine hf"
             reason = " ".join(str(e).split())[:300] or type(e).__name__
             raise EngineError(f"vLLM cannot run {path} ({reason}); {advice}") from None
