@@ -350,7 +350,7 @@ def test_a_world_is_drawn_the_same_each_time_and_within_the_ranges():
         assert seen[name] == set(bounds) if how == "choice" else len(seen[name]) > 40
 
 
-@pytest.mark.parametrize("hints", ["values", "slots", "words"])
+@pytest.mark.parametrize("hints", world.HINTS)
 def test_documents_of_a_drawn_world_hold_its_tokens_alone_and_never_careful(hints):
     drawn, rng = replace(worlds.draw(901), hints=hints), random.Random(5)
     tokenizer = world.tokenizer(drawn)
@@ -374,6 +374,11 @@ def test_the_base_of_a_world_starts_with_the_weights_of_the_skills(tmp_path, mon
     monkeypatch.setattr(make_base, "WARMUP", 1e9)  # the learning rate of the one step is 0
     model, _, _ = make_base.train(tmp_path / "world", tokens, 1, drawn, pretrained=tmp_path)
     assert all(torch.allclose(a, b) for a, b in zip(skills.parameters(), model.parameters()))
+
+
+def test_a_world_cannot_start_from_the_shipped_base(tmp_path):
+    with pytest.raises(BadInput, match="--pretrained .*: was not made with --skills"):
+        make_base.train(tmp_path, make_base.WIDTH, 1, worlds.draw(901), pretrained=ROOT / "toy" / "base")
 
 
 def test_the_shipped_tokenizer_has_no_token_of_drawn_worlds(toy):

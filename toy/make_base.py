@@ -29,7 +29,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from parts.chat import Chat  # noqa: E402
-from parts.engines import HFEngine  # noqa: E402
+from parts.engines import HFEngine, load_model  # noqa: E402
 from parts.runs import BadInput, run_script, write_atomically  # noqa: E402
 from toy import world, worlds  # noqa: E402
 
@@ -143,12 +143,16 @@ def train(out, tokens, seed, drawn=world.SHIPPED, hidden=HIDDEN, pretrained=None
     """(model, tokenizer, seconds of training). tokens: to train on, padding included. drawn: the world.
 
     pretrained: folder of a base with the same tokenizer, whose weights are the first ones. Saves the model to
-    `out` and its state to `out`/resume.pt; BadInput if that state is of another base.
+    `out` and its state to `out`/resume.pt; BadInput if that state, or `pretrained`, is of another base.
     """
     torch.manual_seed(seed)
     tokenizer = world.tokenizer(drawn)
     vocab = tokenizer.get_vocab()
-    model = LlamaForCausalLM.from_pretrained(pretrained) if pretrained else new_model(vocab, hidden, drawn)
+    model = load_model(str(pretrained), "cpu") if pretrained else new_model(vocab, hidden, drawn)
+    if (model.config.vocab_size, model.config.hidden_size) != (len(vocab), hidden):
+        raise BadInput(
+            f"--pretrained {pretrained}: was not made with --skills and --hidden {hidden}; make it so"
+        )
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n]
     others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and ".layers." in n)]
     rate = 0.5 if pretrained else 1.0  # half as fast, so that less is unlearned
@@ -363,23 +367,18 @@ temperature 1, teacher and asker at 0.7. Each aim leaves something to learn or e
 """
 
 
-def write_world(out, model, tokenizer, args, seconds, drawn):
-    """Prints skills of the base of a drawn world or of SKILLS; of the former, writes what worlds.py reads."""
-    measured = {domain: skills(model, tokenizer, domain, drawn=drawn) for domain in ("math", "code")}
-    if args.world:
-        record = {"world": args.world, "drawn": worlds.draw_values(args.world), "skills": measured}
-        record |= {"tokens": args.tokens, "seed": args.seed, "minutes": seconds / 60}
-        write_atomically(out / "world.json", json.dumps(record, indent=1) + "\n")
-    shown = {name: [f"{shares[name]:.2f}" for shares in measured.values()] for name in worlds.LEAST}
-    print(f"{out}:", " and ".join(f"{name} {' '.join(shares)}" for name, shares in shown.items()))
+def write_world(measured, args, seconds):
+    """Writes what worlds.py reads of a drawn world's base: its values, and measured, {domain: skills()}."""
+    record = {"world": args.world, "drawn": worlds.draw_values(args.world), "skills": measured}
+    record |= {"tokens": args.tokens, "seed": args.seed, "minutes": seconds / 60}
+    write_atomically(args.out / "world.json", json.dumps(record, indent=1) + "\n")
 
 
-def write_card(out, model, tokenizer, args, seconds):
-    """Measures the skills, prints them, and writes the model's card to out/README.md."""
-    report = {domain: skills(model, tokenizer, domain) for domain in ("math", "code")}
+def write_card(model, measured, args, seconds):
+    """Writes the model's card and prints its skills. measured: {domain: skills()}."""
     rows = []
     for name, aim in AIMS.items():
-        math, code = report["math"][name], report["code"][name]
+        math, code = measured["math"][name], measured["code"][name]
         bounds = "–" if aim is None else f"{aim[0]} – {aim[1]}"
         missed = aim and not aim[0] <= min(math, code) <= max(math, code) <= aim[1]
         rows.append(f"| {name} | {math:.2f} | {code:.2f} | {bounds}{' (missed)' if missed else ''} |")
@@ -399,7 +398,7 @@ def write_card(out, model, tokenizer, args, seconds):
         skills="\n".join(rows),
         width=WIDTH,
     )
-    (out / "README.md").write_text(card)
+    (args.out / "README.md").write_text(card)
     print("\n".join(rows))
 
 
@@ -421,6 +420,8 @@ def main():
     args = parser.parse_args()
     if bool(args.world) != bool(args.pretrained):
         raise BadInput("--world and --pretrained: give both, or neither")
+    if args.hidden < 32 or args.hidden % 32:
+        raise BadInput(f"--hidden {args.hidden}: must be a multiple of 32")
     drawn, tokens = world.SHIPPED, 42_000_000  # padding included
     if args.skills:
         drawn, tokens = world.SKILLS, worlds.SKILLS_TOKENS
@@ -432,10 +433,14 @@ def main():
     lock = os.open(args.out, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)  # waits for a process that a killed toy/run.sh has left behind
     model, tokenizer, seconds = train(args.out, args.tokens, args.seed, drawn, args.hidden, args.pretrained)
-    if drawn.number:
-        write_world(args.out, model, tokenizer, args, seconds, drawn)
-    else:
-        write_card(args.out, model, tokenizer, args, seconds)
+    measured = {domain: skills(model, tokenizer, domain, drawn=drawn) for domain in ("math", "code")}
+    if drawn == world.SHIPPED:
+        write_card(model, measured, args, seconds)
+        return
+    if args.world:
+        write_world(measured, args, seconds)
+    shown = {name: [f"{shares[name]:.2f}" for shares in measured.values()] for name in worlds.LEAST}
+    print(f"{args.out}:", " and ".join(f"{name} {' '.join(shares)}" for name, shares in shown.items()))
 
 
 if __name__ == "__main__":

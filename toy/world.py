@@ -32,6 +32,7 @@ from dataclasses import dataclass, field, replace
 SLOT_NAMES = ("1st", "2nd", "3rd")
 LETTERS = "abcde"
 AMBIGUOUS = (0.25, 0.50, 0.25)  # shares of problems with 0, 1, 2 unreadable digits or ambiguous picks
+HINTS = ("values", "slots", "words")  # forms of hints, see World.hints
 HABITS = {"attentive": 0.25, "repeats": 0.50, "afresh": 0.25}  # of default students, see conversation()
 
 
@@ -475,7 +476,7 @@ def doc_teacher(rng, domain, world=SHIPPED, turns=None, ask=0.25):
     SKILLS has all forms of hints, one a conversation.
     """
     if world == SKILLS:
-        world = replace(world, number=1, hints=rng.choice(("values", "slots", "words")))
+        world = replace(world, number=1, hints=rng.choice(HINTS))
     toy = training_problem(rng, domain)
     habit = rng.choices(("attentive", "repeats", "afresh", "random"), (0.2, 0.15, 0.15, 0.5))[0]
     talk = conversation(rng, toy, habit, ask, 0.3, turns or length(rng), world)

@@ -6,8 +6,8 @@
 
 Not part of the method. The documents of the shipped base were changed until it had the weaknesses that the
 methods repair. So it shows that an effect can occur, not how often. Here the documents are drawn from ranges
-that were committed before any drawn world was played. No world is drawn again, and none is left out: worlds
-whose base cannot add or hint are marked, and counted. No document has the word `careful`: how to use feedback
+that were committed first. No world is drawn again, and none is left out: worlds whose base cannot add or hint
+are marked, and counted. No document has the word `careful`: how to use feedback
 stands in the documents of some default students only.
 
 All worlds share problems, tests, settings and one base that has learned the skills (world.SKILLS).
@@ -16,8 +16,9 @@ number, and arms that are trained on math. Each claim is a difference of arms on
 its 95 % interval over problems (parts/measures.py). It holds in a world if the interval is above 0, and it is
 against the claim if below.
 
-Worlds 1 and 2 had been begun with a base from scratch each. This was given up before any test was played,
-because the base of world 2 had not learned to add, which was chance and not its documents.
+Worlds 1 and 2 had been begun with a base from scratch each, and hints of one token in place of `words`. This
+was given up when their arms were trained, before any test was played, because the base of world 2 had not
+learned to add, which was chance and not its documents.
 """
 
 import argparse
@@ -34,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common import Dialogue  # noqa: E402
 from parts import measures, report  # noqa: E402
 from parts.runs import BadInput, run_script, write_atomically  # noqa: E402
-from toy.world import World  # noqa: E402
+from toy.world import HINTS, World  # noqa: E402
 
 # Tokens that the base of the skills is trained on, then the base of each world, which starts from it.
 SKILLS_TOKENS, TOKENS = 12_000_000, 8_000_000
@@ -48,7 +49,7 @@ RANGES = {
     "moves to": ("choice", "next", "any"),  # possible answer that attentive students turn to (next)
     "first slip": ("uniform", 0.0, 0.5),  # random values in first attempts (0.3)
     "slip": ("uniform", 0.0, 0.2),  # random values in revisions of attentive students (0.05)
-    "hints": ("choice", "values", "slots", "words"),  # what they say: World.hints (values)
+    "hints": ("choice", *HINTS),  # what they say: World.hints (values)
     "attentive ask": ("log", 0.003, 0.3),  # probability of a question a turn (0.01; careful students 0.4)
     "others ask": ("log", 0.001, 0.1),  # (0.003)
     "sharded attentive ask": ("log", 0.02, 0.5),  # while facts are missing; else they answer early (0.2)
