@@ -749,7 +749,6 @@ class VLLMEngine:
         GPU's memory for weights, keys and values. sleeps: whether sleep() frees that memory; only on a GPU,
         and for one engine of a process. lora: rank of an adapter, which the first sync() loads."""
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # in this process, so that sync() can pass tensors
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GB
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         import transformers
         import vllm
@@ -783,7 +782,8 @@ class VLLMEngine:
         if lora:
             llm_kwargs |= {"enable_lora": True, "max_lora_rank": lora}
         if not gpu:
-            llm_kwargs |= {"enforce_eager": True, "block_size": 32}
+            # The memory, in bytes, is taken at once, by each engine of a process.
+            llm_kwargs |= {"enforce_eager": True, "block_size": 32, "kv_cache_memory_bytes": 2**29}
         try:
             self.llm = vllm.LLM(**llm_kwargs)
             self.made.append(self.llm)
