@@ -20,9 +20,9 @@ export OMP_NUM_THREADS=1 # two processes run side by side, each with one thread
 
 talk="--prompts toy/prompts.json --max-tokens 8 --teacher-temperature 0.7 --threads 1"
 sft="--lr 5e-4 --threads 1"
-rl="--steps ${STEPS:-100} --lr 8e-4 --save-every 20"
-base=${BASE:-toy/base} unit=seed # worlds: each has a base and a folder of its own
-[ "$what" != worlds ] || unit=world
+base=${BASE:-toy/base} unit=seed rate=8e-4
+[ "$what" != worlds ] || unit=world rate=2e-4 # each world has a folder and a base of its own, with smaller weights
+rl="--steps ${STEPS:-100} --lr $rate --save-every 20"
 
 stage() { # name, command …: runs a stage, writes its output to a log, prints its time and result, or why it failed
     local log=$dir/logs/$1.log from=$SECONDS
