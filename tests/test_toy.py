@@ -491,5 +491,19 @@ def test_the_report_on_worlds_needs_their_small_files_alone(measured, tmp_path, 
 def test_rank_correlations_are_spearmans():
     drawn = [worlds.draw_values(910) | {"slip": slip} for slip in (0.1, 0.3, 0.2, 0.3)]
     effects = [{c.name: {"mean": mean} for c in worlds.CLAIMS} for mean in (4.0, 1.0, 2.0, 1.0)]
-    found = worlds.correlations([{"drawn": d, "effects": e} for d, e in zip(drawn, effects)])
+    found, _ = worlds.correlations([{"drawn": d, "effects": e} for d, e in zip(drawn, effects)])
     assert [(row["value"], row["rho"]) for row in found] == [("slip", -1.0)] * len(worlds.CLAIMS)
+
+
+def test_the_strongest_rank_correlation_exceeds_its_limit_if_something_is_behind_it():
+    drawn = [worlds.draw_values(number) for number in range(910, 940)]
+    rng = random.Random(0)
+
+    def strongest(effect):
+        effects = [{c.name: {"mean": effect(d)} for c in worlds.CLAIMS} for d in drawn]
+        found, chance = worlds.correlations([{"drawn": d, "effects": e} for d, e in zip(drawn, effects)], 200)
+        return abs(found[0]["rho"]), chance
+
+    real, chance = strongest(lambda d: d["attentive"] + 0.1 * rng.random())
+    noise, limit = strongest(lambda d: rng.random())
+    assert real > chance and noise < limit

@@ -199,30 +199,41 @@ def lacks_skills(world):
     return any(skills[name] < least for skills in world["skills"].values() for name, least in LEAST.items())
 
 
-def ranks(values):
-    """Ranks from 0; equal values share the mean of theirs."""
-    x = numpy.asarray(values)
-    return (x[:, None] > x).sum(1) + ((x[:, None] == x).sum(1) - 1) / 2
-
-
-def correlations(worlds):
-    """[{"claim", "value", "rho"}], the strongest first: Spearman's, of each effect with each drawn value.
-
-    A choice counts as its place in RANGES.
+def ranks(rows):
+    """Ranks in each column, with mean 0 and norm 1: float64 [n, columns]. Equal values have equal ranks; a
+    column of equal values becomes 0.
     """
-    found = []
-    for name, (how, *bounds) in RANGES.items():
-        drawn = [bounds.index(w["drawn"][name]) if how == "choice" else w["drawn"][name] for w in worlds]
-        for c in CLAIMS:
-            effects = [w["effects"][c.name]["mean"] for w in worlds]
-            if len(set(drawn)) > 1 and len(set(effects)) > 1:
-                rho = numpy.corrcoef(ranks(drawn), ranks(effects))[0, 1].item()
-                found.append({"claim": c.name, "value": name, "rho": round(rho, 2)})
-    return sorted(found, key=lambda row: -abs(row["rho"]))
+    x = numpy.asarray(rows)
+    found = (x[:, None] > x).sum(1) + (x[:, None] == x).sum(1) / 2
+    found = found - found.mean(0)
+    return found / numpy.maximum(numpy.linalg.norm(found, axis=0), 1e-9)
 
 
-def tables(worlds, found):
-    """{title: rows} for report.markdown. found: the correlations."""
+def correlations(worlds, shuffles=2000):
+    """(found, chance). found: [{"claim", "value", "rho"}], the strongest first: Spearman's, of each effect
+    with each drawn value; a choice counts as its place in RANGES. chance: what the strongest |rho| exceeds
+    in one of twenty random assignments of the drawn values to the worlds.
+    """
+
+    def place(name, value):
+        how, *bounds = RANGES[name]
+        return bounds.index(value) if how == "choice" else value
+
+    drawn = ranks([[place(name, w["drawn"][name]) for name in RANGES] for w in worlds])
+    effects = ranks([[w["effects"][c.name]["mean"] for c in CLAIMS] for w in worlds])
+    rho, rng = drawn.T @ effects, numpy.random.default_rng(0)
+    found = [
+        {"claim": c.name, "value": name, "rho": round(rho[i, j].item(), 2)}
+        for i, name in enumerate(RANGES)
+        for j, c in enumerate(CLAIMS)
+        if drawn[:, i].any() and effects[:, j].any()
+    ]
+    strongest = [abs(rng.permutation(drawn).T @ effects).max() for _ in range(shuffles)]
+    return sorted(found, key=lambda row: -abs(row["rho"])), float(numpy.quantile(strongest, 0.95))
+
+
+def tables(worlds, found, chance):
+    """{title: rows} for report.markdown. found, chance: from correlations()."""
     claims, drawn, heads = [], [], [f"world {w['world']}" for w in worlds]
     for c in CLAIMS:
         effects = [w["effects"][c.name] for w in worlds]
@@ -239,7 +250,9 @@ def tables(worlds, found):
         shares = {head: f"{w['skills'][domain][name]:.2f}" for head, w in zip(heads, worlds)}
         drawn.append({"": f"{name}, {domain}", **shares})
     drawn.append({"": "lacks skills", **{h: "yes" * lacks_skills(w) for h, w in zip(heads, worlds)}})
-    caution = f"Strongest of {len(found)} rank correlations, {len(worlds)} worlds: no evidence, only a hint"
+    caution = (
+        f"Strongest of {len(found)} rank correlations (5 % limit of chance for the strongest: {chance:.2f})"
+    )
     strongest = [{name: str(value) for name, value in row.items()} for row in found[:6]]
     return {"Claims, ± over problems": claims, "Worlds": drawn} | ({caution: strongest} if found else {})
 
@@ -290,10 +303,15 @@ def main():
     if len({w["world"] for w in worlds}) < len(worlds):
         raise BadInput("a world is given twice")
     worlds.sort(key=lambda w: w["world"])
-    found = correlations(worlds)
-    shown = tables(worlds, found)
+    found, chance = correlations(worlds)
+    shown = tables(worlds, found, chance)
     counts = {c.name: [verdict(w["effects"][c.name]) for w in worlds] for c in CLAIMS}
-    result = {"worlds": [w["world"] for w in worlds], "verdicts": counts, "correlations": found}
+    result = {
+        "worlds": [w["world"] for w in worlds],
+        "verdicts": counts,
+        "correlations": found,
+        "chance": chance,
+    }
     write_atomically(args.out / "worlds.json", json.dumps(result, indent=1) + "\n")
     text = "\n\n".join(report.markdown(title, rows) for title, rows in shown.items())
     write_atomically(args.out / "worlds.md", text + "\n")
