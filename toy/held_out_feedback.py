@@ -1,4 +1,4 @@
-"""evaluate.py with one more teacher, `ranges`, whose kind of feedback no training has shown.
+"""evaluate.py with one more teacher, `ranges`, whose feedback on attempts no training has shown.
 
     python toy/held_out_feedback.py play --teacher ranges --model toy/base --prompts toy/prompts.json …
 
