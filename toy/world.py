@@ -46,8 +46,8 @@ class World:
     habit_lasts: str = "document"  # or `problem`: another in the second problem of a pair; or `turn`
     moves_to: str = "next"  # an attentive student's revision: the next possible answer, or `any` of them
     first_slip: float = 0.3  # probability of a random value in a default student's first attempt
-    slip: float = 0.05  # the same in an attentive student's revision, and in a careful student's attempts
-    asks: tuple = (0.01, 0.003)  # probability that a turn is a question: attentive students, others
+    slip: float = 0.05  # the same in revisions of attentive (sharded: all) and careful students
+    asks: tuple = (0.01, 0.003)  # probability that a turn is a question: first attentive students, others
     sharded_asks: tuple = (0.2, 0.0)  # the same in sharded documents, while the answer is open
     hints: str = "values"  # or `slots`: `1st ok, 2nd wrong, 3rd ok.`; or `words`: `ok wrong ok.`
     shares: dict = field(default_factory=dict)  # of documents in the last lesson, by kind; empty: LESSONS
