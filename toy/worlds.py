@@ -51,17 +51,13 @@ RANGES = {
     "habit lasts": ("choice", "document", "problem", "turn"),  # until another is drawn (document)
     "moves to": ("choice", "next", "any"),  # possible answer that attentive students turn to (next)
     "first slip": ("uniform", 0.0, 0.5),  # random values in first attempts (0.3)
-    "slip": (
-        "uniform",
-        0.0,
-        0.2,
-    ),  # random values in revisions of attentive students; sharded: of others (0.05)
+    "slip": ("uniform", 0.0, 0.2),  # random values in revisions of attentive students; sharded: of all (0.05)
     "hints": ("choice", *HINTS),  # what they say: World.hints (values)
-    "attentive ask": ("log", 0.003, 0.3),  # probability of a question a turn (0.01; careful students 0.4)
+    # Probability that a turn is a question. If habits last a turn, that of the first habit stays.
+    "attentive ask": ("log", 0.003, 0.3),  # (0.01; careful students 0.4)
     "others ask": ("log", 0.001, 0.1),  # (0.003)
     "sharded attentive ask": ("log", 0.02, 0.5),  # while facts are missing; else they answer early (0.2)
     "sharded others ask": ("log", 0.001, 0.1),  # (never)
-    # With "habit lasts: turn" a student of full problems keeps the probability of its first habit.
     # Weights of the kinds of documents, of which the shares follow. (Shares; with careful students.)
     "certain": ("log", 0.02, 0.08),  # (0.04)
     "single": ("log", 0.02, 0.08),  # (0.04)
@@ -226,6 +222,11 @@ def lacks_skills(world):
     return any(skills[name] < least for skills in world["skills"].values() for name, least in LEAST.items())
 
 
+def effects_of(worlds):
+    """The mean effect of each claim: float64 [worlds, claims]."""
+    return torch.tensor([[w["effects"][c.name]["mean"] for c in CLAIMS] for w in worlds], dtype=torch.float64)
+
+
 def ranks(rows):
     """Ranks in each column, with mean 0 and norm 1: float64 [n, columns]. Equal values have equal ranks; a
     column of equal values becomes 0.
@@ -247,7 +248,7 @@ def correlations(worlds, shuffles=2000):
         return bounds.index(value) if how == "choice" else value
 
     drawn = ranks([[place(name, w["drawn"][name]) for name in RANGES] for w in worlds])
-    effects = ranks([[w["effects"][c.name]["mean"] for c in CLAIMS] for w in worlds])
+    effects = ranks(effects_of(worlds))
     rho, rng = drawn.T @ effects, numpy.random.default_rng(0)
     found = [
         {"claim": c.name, "value": name, "rho": round(rho[i, j].item(), 2)}
@@ -263,17 +264,13 @@ def correlations(worlds, shuffles=2000):
 def tables(worlds, found, p):
     """{title: rows} for report.markdown. found, p: from correlations()."""
     claims, drawn, heads = [], [], [f"world {w['world']}" for w in worlds]
+    over_worlds = measures.estimates([c.name for c in CLAIMS], effects_of(worlds)[None], shares=False)
     for c in CLAIMS:
         effects = [w["effects"][c.name] for w in worlds]
         verdicts = [verdict(effect) for effect in effects]
         factor, unit = c.unit
-        x = torch.tensor([effect["mean"] for effect in effects], dtype=torch.float64)
-        over_worlds = measures.estimates(["mean"], x[None, :, None], shares=False)["mean"]
-        row = {
-            "claim": f"{c.name}, {unit}",
-            "source": c.paper,
-            "mean over worlds": report.cell(over_worlds, factor),
-        }
+        row = {"claim": f"{c.name}, {unit}", "source": c.paper}
+        row["mean over worlds"] = report.cell(over_worlds[c.name], factor)
         row |= {word: f"{verdicts.count(word)} of {len(worlds)}" for word in ("holds", "against", "open")}
         leads = [c.leads_base(w) for word, w in zip(verdicts, worlds) if word == "holds"]
         row["holds, and leads the base"] = f"{sum(leads)} of {len(worlds)}"
@@ -286,11 +283,11 @@ def tables(worlds, found, p):
         shares = {head: f"{w['skills'][domain][name]:.2f}" for head, w in zip(heads, worlds)}
         drawn.append({"": f"{name}, {domain}", **shares})
     drawn.append({"": "lacks skills", **{h: "yes" * lacks_skills(w) for h, w in zip(heads, worlds)}})
-    caution = f"Strongest of {len(found)} rank correlations (as strong by chance: p = {p:.2f})"
-    strongest = [{name: str(value) for name, value in row.items()} for row in found[:6]]
-    return {"Claims, ± over problems, mean ± over worlds": claims, "Worlds": drawn} | (
-        {caution: strongest} if found else {}
-    )
+    shown = {"Claims, ± over problems, mean ± over worlds": claims, "Worlds": drawn}
+    if found:
+        strongest = f"Strongest of {len(found)} rank correlations (as strong by chance: p = {p:.2f})"
+        shown[strongest] = [{name: str(value) for name, value in row.items()} for row in found[:6]]
+    return shown
 
 
 COLORS = {"holds": "#0072b2", "open": "#999999", "against": "#d55e00"}
