@@ -5,7 +5,8 @@
 #   bash toy/run.sh ablation   online SML on math with other γ, g, N, returns and advantages, each with the same number of dialogues
 #   bash toy/run.sh worlds     counts in how many of 8 worlds, drawn at random, each claim comes out; 12 worlds: WORLDS=12 bash toy/run.sh worlds
 # You can stop the script at any moment; the same command resumes it. Results and logs go to runs/toy. RL takes 100 steps.
-# For 300 steps and another folder: STEPS=300 OUT=runs/longer bash toy/run.sh all; for another base model: BASE=FOLDER OUT=runs/other bash toy/run.sh
+# For 300 steps and another folder: STEPS=300 OUT=runs/longer bash toy/run.sh all; for another base model and
+# learning rate of RL: BASE=FOLDER RATE=4e-4 OUT=runs/other bash toy/run.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 what=${1:-look}
@@ -20,8 +21,8 @@ export OMP_NUM_THREADS=1 # two processes run side by side, each with one thread
 
 talk="--prompts toy/prompts.json --max-tokens 8 --teacher-temperature 0.7 --threads 1"
 sft="--lr 5e-4 --threads 1"
-base=${BASE:-toy/base} unit=seed rate=8e-4
-[ "$what" != worlds ] || unit=world rate=2e-4 # each world has a folder and a base of its own, with smaller weights
+base=${BASE:-toy/base} unit=seed rate=${RATE:-8e-4}
+[ "$what" != worlds ] || unit=world rate=${RATE:-2e-4} # each world has a folder and a base of its own, with smaller weights
 rl="--steps ${STEPS:-100} --lr $rate --save-every 20"
 
 stage() { # name, command …: runs a stage, writes its output to a log, prints its time and result, or why it failed
