@@ -191,8 +191,7 @@ def measure(folder):
             loaded[test] = dict(zip(names, x.T))
         return loaded[test]
 
-    record = json.loads((folder / "base" / "world.json").read_text())
-    effects = {}
+    record, effects = read_json(folder / "base" / "world.json", "drawn"), {}
     for c in CLAIMS:
         x = {run: by_problem(run)[c.number] for run in (*c.plus, *c.minus, c.base)}
         if any(problems[run] != problems[c.base] for run in x):
@@ -203,6 +202,20 @@ def measure(folder):
         by_problem(str(file.parent.relative_to(folder)))
     means = {t: {n: x[n].mean().item() for n in SHOWN if n in x} for t, x in sorted(loaded.items())}
     return rounded(record | {"effects": effects, "means": means})
+
+
+WANTED = "give folders of played worlds, or their JSON files"
+
+
+def read_json(file, key):
+    """The object in a JSON file. Raises BadInput if the file is missing or the object lacks a key."""
+    try:
+        record = json.loads(file.read_text())
+    except (OSError, ValueError) as e:
+        raise BadInput(f"{file}: cannot be read ({e}); {WANTED}") from None
+    if key not in record:
+        raise BadInput(f"{file}: has no {key}; {WANTED}")
+    return record
 
 
 def rounded(value):
@@ -332,7 +345,7 @@ def main():
             text = json.dumps(worlds[-1], indent=1) + "\n"
             write_atomically(args.out / f"{path.name}.json", text)
         elif path.name != "worlds.json":
-            worlds.append(json.loads(path.read_text()))
+            worlds.append(read_json(path, "effects"))
     if len({w["world"] for w in worlds}) < len(worlds):
         raise BadInput("a world is given twice")
     worlds.sort(key=lambda w: w["world"])
