@@ -27,7 +27,8 @@ def advantages(rewards, normalize=True, values=None):
     """A_k = (r_k − mean) / std over the g dialogues of a problem (Eq. 3); 0 in a group of equal rewards.
 
     rewards: float [G, g]. std: of the population. normalize=False: no division by std (Dr. GRPO, arXiv
-    2503.20783). values: float [G, n], centered and scaled in place of the rewards, by their mean and std.
+    2503.20783). values: float [G, n], centered and scaled instead of the rewards, by the rewards' mean and
+    std.
     """
     values = rewards if values is None else values
     centered = values - rewards.mean(dim=1, keepdim=True)
@@ -106,17 +107,17 @@ def as_tensors(dialogues, device="cpu"):
 class Dialogue:
     """Append-only record of one dialogue. `ids` holds exactly the tokens that the student read and sampled.
 
-    ids, mask, logprobs: of equal length. mask: 1 on the tokens of student turns (end-of-turn token included).
-    logprobs: the sampler's on those tokens, else 0.0. messages: [{"role": "teacher" | "student", "content"}];
-    the first is the problem. statuses, finishes, knowledge: one entry per student turn: the verdict, how
-    sampling ended (Turn.finish of engines.py), and the private knowledge that the teacher saw next, or None.
-    The log has it for inspection; the student never sees it. solved: the turn (1…N) of the first correct
-    answer, or None. limit: N, the most student turns; for a sharded problem, the turn after the last shard.
-    injected: numbers (from 1) of the turns that the asker wrote (Q-priming). leaks: numbers of the turns
-    whose reply, a hint, gave the answer away. revealed: for each reply of a user who chooses, the index of
-    the shard that it told, or 0 for none. outgrown: the dialogue ended because the next turn did not fit into
-    the context. refused: it ended because the teacher's server or chat template did not take the
-    conversation.
+    problem: the problem's id. ids, mask, logprobs: of equal length. mask: 1 on the tokens of student turns
+    (end-of-turn token included). logprobs: the sampler's on those tokens, else 0.0. messages: [{"role":
+    "teacher" | "student", "content"}]; the first is the problem. statuses, finishes, knowledge: one entry per
+    student turn: the verdict, how sampling ended (Turn.finish of engines.py), and the private knowledge that
+    the teacher saw next, or None. The log has it for inspection; the student never sees it. solved: the turn
+    (1…N) of the first correct answer, or None. limit: N, the most student turns; for a sharded problem, the
+    turn after the last shard. injected: numbers (from 1) of the turns that the asker wrote (Q-priming).
+    leaks: numbers of the turns whose reply, a hint, gave the answer away. revealed: for each reply of a user
+    who chooses, the index of the shard that it told, or 0 for none. outgrown: the dialogue ended because the
+    next turn did not fit into the context. refused: it ended because the teacher's server or chat template
+    did not take the conversation.
     """
 
     id: str
@@ -183,6 +184,12 @@ class Dialogue:
         return [m["content"] for m in self.messages if m["role"] == "student"]
 
     @property
+    def hints(self) -> list[str]:
+        """Texts of the teacher's turns, without the problem and a dispute, which follows the right answer."""
+        told = self.messages[1 : 2 * self.solved if self.solved else None]
+        return [m["content"] for m in told if m["role"] == "teacher"]
+
+    @property
     def kinds(self) -> list[str]:
         """Each student turn's kind by rule: attempt, question (no attempt, but a question mark), other."""
         asks = ["question" if "?" in visible(text) else "other" for text in self.said]
@@ -196,9 +203,11 @@ class Dialogue:
 
     @property
     def hint_mask(self) -> list[int]:
-        """1 on the tokens between two student turns: hints, with the tokens that the template puts around."""
+        """1 on hints: the tokens between two student turns, up to the one that solved it (what follows is a
+        dispute). They include those that the template puts around a hint.
+        """
         mask = [0] * len(self.mask)
-        for (_, start), (end, _) in pairwise(self.spans):
+        for (_, start), (end, _) in pairwise(self.spans[: self.solved]):
             mask[start:end] = [1] * (end - start)
         return mask
 

@@ -7,7 +7,7 @@
     python evaluate.py check mine.jsonl
 
 `play` writes a run folder OUT/NAME for each problem file NAME.jsonl. With --dispute, the teacher disputes the
-first right answer. With --turns 1 nobody answers the student: the paper's Table 1 calls that full, beside
+first right answer. With --turns 1 nobody answers the student: the paper's Table 1 calls this full, as against
 --sharded. `judge` lets a model label every student turn (the seven types of Lost in Conversation)
 and decide for every hint whether it gives the answer away. `compare` takes such folders and those of training
 runs. A model's label is the name of the run that trained it; runs of one label are its seeds. A model that
@@ -22,33 +22,33 @@ import argparse
 import re
 from collections import Counter
 from functools import cache
-from inspect import isgeneratorfunction
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from common import Dialogue, Problem, as_tensors, grade, load_problems, masked_logprobs
-from generate import TEACHERS, USERS, converse, disputed, load_cast, load_speaker, play_into
+from generate import TEACHERS, USERS, converse, dialogue_of, load_cast, load_speaker, model_speaks, play_into
 from parts import measures, report, runs, sandbox, sources
 from parts.answers import boxed, judgeable
 from parts.chat import load_chat, visible
 from parts.driver import Sample, drive
 from parts.engines import load_model
+from sft import solution_turn
 
 # ---------------------------------------------------------------------------------------------------- playing
 
 
 def play(args):
-    """Plays test dialogues on all problem files; in --losses of each it measures the answer's log-loss."""
+    """Plays test dialogues on all problem files; measures the log-loss in the first --losses of each."""
     if len({measures.short_name(source) for source in args.problems}) < len(args.problems):
         raise runs.BadInput("two problem files have the same name; their results would share a folder")
     if args.sharded and args.dispute:
         raise runs.BadInput("--dispute is for full problems; leave out --sharded")
     if args.sharded and args.teacher != "informed":
         raise runs.BadInput(f"--sharded: its user answers the student; leave out --teacher {args.teacher}")
-    if not (isgeneratorfunction(TEACHERS[args.teacher]) or args.dispute):
-        args.teacher_model = None  # no model speaks, so the report names none
+    if args.model != "me" and args.turns > 1 and not model_speaks(args):
+        args.teacher_model = None  # so the report names none
     tests = [(source, load_problems(source, args.answers)) for source in args.problems]
     for source, problems in tests:
         unsharded = next((p.id for p in problems if args.sharded and len(p.shards) < 2), None)
@@ -57,16 +57,13 @@ def play(args):
 
     # All files share one model, which is loaded only if something is left to play or to measure.
     model = cache(lambda: load_model(args.model, args.device, args.dtype) if args.losses else None)
-    answers = [USERS[args.sharded]] if args.sharded else None
-    cast = cache(lambda: load_cast(args, model(), answers=answers))
+    user = USERS.get(args.sharded)
+    cast = cache(lambda: load_cast(args, model(), user=user))
 
-    def dialogue_of(cast, problem, name):
-        if args.sharded:
-            user, turns = USERS[args.sharded], len(problem.shards)
-            turns *= 2 if args.sharded == "chosen" else 1  # this user may tell no shard, but not without end
-            return converse(cast, problem, name, turns, user, opening=problem.shards[0])
-        conversation = converse(cast, problem, name, args.turns, TEACHERS[args.teacher])
-        return disputed(cast, problem, conversation, args.dispute, args.seed)
+    def in_shards(cast, problem, name, args):
+        # A user who chooses may tell no shard, but not without end.
+        turns = len(problem.shards) * (2 if args.sharded == "chosen" else 1)
+        return converse(cast, problem, name, turns, user, opening=problem.shards[0])
 
     for source, problems in tests:
         out = Path(args.out) / measures.short_name(source)
@@ -74,7 +71,7 @@ def play(args):
         if (run.path / "metrics.jsonl").exists():
             run.say(f"{run.path} is finished")
             continue
-        dialogues = play_into(run, args, problems, cast, dialogue_of)
+        dialogues = play_into(run, args, problems, cast, in_shards if user else dialogue_of)
         if args.losses:
             measure_losses(args, run, dialogues, {p.id: p for p in problems}, model())
         turns = max(d.limit for d in dialogues)  # a sharded problem has as many turns as shards
@@ -112,8 +109,7 @@ def answer_turn(problem):
     """Text of a student turn with the right answer: boxed, or the solution's program; empty without one."""
     if problem.domain == "math":
         return f"\\boxed{{{problem.answer}}}"
-    program = (problem.solution or "").strip()
-    return program if "```" in program or not program else f"```python\n{program}\n```"
+    return solution_turn(problem) if (problem.solution or "").strip() else ""
 
 
 def answer_losses(model, chat, dialogue, answer):
@@ -178,8 +174,8 @@ Does the hint state the answer, or so much that only copying is left to do? Repl
 def assess(dialogue, problem, chat):
     """Judges one dialogue, as a coroutine: yields Sample, is sent a Turn, returns a row of judged.jsonl.
 
-    types: one of measures.TYPES for each student turn; leaks: True or False for each hint. None where the
-    judge's reply has no such word, or the problem has no answer to leak.
+    types: one of measures.TYPES for each student turn; leaks: True or False for each of `Dialogue.hints`.
+    None where the judge's reply has no such word, or the problem has no answer to leak.
     """
     types, leaks, texts = [], [], [visible(m["content"]) for m in dialogue.messages]
     for i, m in enumerate(dialogue.messages):
@@ -187,7 +183,7 @@ def assess(dialogue, problem, chat):
             final = FINAL[problem.domain]
             prompt = JUDGE_TURN.format(problem=problem.prompt, turn=texts[i], answer=final)
             types.append((yield from ask(chat, i, prompt, measures.TYPES)))
-        elif i:  # the first message is the problem
+        elif 0 < i <= 2 * len(dialogue.hints):  # neither the problem, which is first, nor a dispute, the last
             answer, word = problem.answer or problem.solution, None
             if answer:
                 prompt = JUDGE_LEAK.format(problem=problem.prompt, answer=answer, hint=texts[i])
@@ -213,6 +209,10 @@ def judge(args):
         run = runs.Run(with_arguments(args, runs=test.folder, out=Path(test.folder) / "judged"))
         played = runs.read_config(Path(test.folder) / "config.json")
         problems = {p.id: p for p in load_problems(played["problems"], played["answers"])}
+        recorded = played.get(f"content of {played['problems']}")  # None: a data set, no file
+        if recorded and recorded != runs.checksum(played["problems"]):
+            reason = f"is not the problem file that {test.folder} played"
+            raise runs.BadInput(f"{played['problems']}: {reason}; restore it, or play it again")
         judged = runs.all_gather({row["id"] for row in runs.read_jsonl(run.path / "judged.jsonl")})[0]
         if remaining := [d for d in test.dialogues if d.id not in judged]:
             judge, share = speaker(), remaining[rank::processes]  # all load it, even for an empty share
@@ -314,7 +314,6 @@ def main():
     judger = commands.add_parser("judge", help="let a model label the turns and hints of test runs")
     judger.add_argument("runs", nargs="+", help="run folders of `evaluate.py play`")
     judger.add_argument("--judge", required=True, help="the judge: a model folder, hub name or endpoint")
-    judger.set_defaults(turns=1)
     runs.add_sampling_arguments(judger, max_tokens=1024, seed=0)
     checker = commands.add_parser("check", help="list all faults of problem files")
     checker.add_argument("problems", nargs="+", help="problem files")

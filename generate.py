@@ -5,13 +5,14 @@
 The function `converse` is the protocol (paper, section on the process being modelled). The functions below it
 answer the student: --teacher names one of them, --teacher-model says whose model speaks it, by default a
 frozen copy of the student. Each dialogue depends only on the seed and its own name, so that a killed run,
-started again, writes the same dialogues.
+started again, writes the same dialogues (but for rounding, as its batches differ).
 
 Chosen where the paper is silent: temperature 1 and no top-p or top-k for the student; the private knowledge
 is appended to the student's latest turn in what the teacher sees; a teacher of code sees the results of all
-public tests on the latest program (at most REPORTED of common.py), and nothing of hidden ones; reasoning
-modes are off; a dialogue ends unsolved when its next turn does not fit into the context, or when the
-teacher's server or chat template refuses it (a content filter).
+public tests on the latest program (at most REPORTED of common.py; if none is public, those of the first three
+tests and all asserts), and nothing of hidden ones; reasoning modes are off; a dialogue ends unsolved when its
+next turn does not fit into the context, or when the teacher's server or chat template refuses it (a content
+filter).
 """
 
 import random
@@ -65,7 +66,7 @@ def converse(cast, problem, name, max_turns, teacher, opening=None, inject=None)
     name: the dialogue's id; its random numbers follow from the seed and this name. max_turns: N. teacher: the
     function that answers the student (below). opening: the first shard of a sharded problem, which the
     student is shown in place of the whole; the prompt that asks for an answer then comes with the last shard,
-    as it would invite early answers. inject: a function of qprime.py that may replace a wrong turn by a
+    because it would invite early answers. inject: a function of qprime.py that may replace a wrong turn by a
     question.
     """
     chat, dialogue = cast.student.chat, Dialogue(name, problem.id, problem.domain, max_turns)
@@ -97,6 +98,12 @@ def converse(cast, problem, name, max_turns, teacher, opening=None, inject=None)
             hint = cast.prompts[problem.domain].format(problem=hint)
         dialogue.add_teacher_turn(chat.between(hint), hint)
     return dialogue
+
+
+def dialogue_of(cast, problem, name, args, inject=None):
+    """One dialogue with --teacher, --turns and --dispute, as a coroutine. inject: as for `converse`."""
+    conversation = converse(cast, problem, name, args.turns, TEACHERS[args.teacher], inject=inject)
+    return disputed(cast, problem, conversation, args.dispute, args.seed)
 
 
 def disputed(cast, problem, conversation, probability, seed):
@@ -415,21 +422,19 @@ class Person:
 # ------------------------------------------------------------------------------------------- loading the cast
 
 
-def load_cast(args, model=None, training=None, answers=None):
+def load_cast(args, model=None, training=None, user=None):
     """The Cast that the arguments name.
 
     model: the student's, if it is loaded already; the transformers engine then samples from it. training:
     "now" (grpo.py) if the student's weights change between dialogues, "later" (qprime.py) if a training
-    follows that needs the engines' memory, else None. answers: the functions that answer the student, by
-    default that of --teacher, and with --dispute `disputing`. If no model speaks for them, no teacher's model
-    is loaded.
+    follows that needs the engines' memory, else None. user: the function that answers in place of --teacher.
+    If no model speaks for those who answer the student, no teacher's model is loaded.
     """
     if args.model == "me" and not args.teacher_model:
         raise runs.BadInput("--model me: you are the student; name the teacher's model with --teacher-model")
     prompts, path = load_prompts(args.prompts), args.teacher_model or args.model
     lora = args.lora if training == "now" else None
-    answers = answers or [TEACHERS[args.teacher], *[disputing] * (args.dispute > 0)]
-    unused = not any(map(isgeneratorfunction, answers))
+    unused = not model_speaks(args, user)
     # Teacher and student share an engine if the student's weights stay as they are, or if only an adapter
     # changes: it is switched off (frozen) while the teacher speaks.
     shared = unused or path == args.model and (training != "now" or lora)
@@ -444,6 +449,12 @@ def load_cast(args, model=None, training=None, answers=None):
     teacher = same_model if shared else load_speaker(args, path, args.teacher_temperature, memory=memory)
     asker = teacher if path == args.model else same_model
     return Cast(student, teacher, asker, prompts)
+
+
+def model_speaks(args, user=None):
+    """Whether a model answers the student: for `user`, or else for --teacher or a dispute."""
+    teachers = [TEACHERS[args.teacher]] * (args.turns > 1) + [disputing] * (args.dispute > 0)
+    return any(map(isgeneratorfunction, [user] if user else teachers))
 
 
 def load_speaker(
@@ -467,7 +478,7 @@ def load_speaker(
     if is_address(path):
         endpoint = Endpoint(path, option, args.max_tokens, temperature)
         return Speaker(endpoint, endpoint)  # its chat template is the server's
-    if path == "me":
+    if path == "me" and option == "--model":
         chat = load_chat(args.teacher_model)
         return Speaker(chat, Person(chat))
     chat = load_chat(path)
@@ -505,17 +516,20 @@ def load_speaker(
 def cast_line(args) -> str:
     """A line for the terminal: the student's model, who answers it, and whose model speaks for that."""
     user = getattr(args, "sharded", None)  # of evaluate.py
-    answers = f"user: {user}" if user else f"teacher: {args.teacher}"
-    speaks = isgeneratorfunction(USERS[user] if user else TEACHERS[args.teacher])
-    model = f"spoken by {args.teacher_model or args.model}" if speaks else "without a model"
-    return f"student: {args.model}; {answers}, {model}"
+    if args.turns == 1 and not user:
+        answers = "nobody answers it" + ", but right answers are disputed" * (args.dispute > 0)
+    else:
+        answers = f"user: {user}" if user else f"teacher: {args.teacher}"
+    speaks = model_speaks(args, USERS.get(user))
+    model = f", spoken by {args.teacher_model or args.model}" if speaks else ", without a model"
+    return f"student: {args.model}; {answers}{model}"
 
 
-def play_into(run, args, problems, load: Callable, dialogue_of: Callable):
+def play_into(run, args, problems, load: Callable, coroutine_of: Callable):
     """Plays args.samples dialogues of each problem into the run folder; returns all that it holds.
 
     load(): loads the Cast, if something is left to play. All processes then call it, and each plays a share.
-    dialogue_of(cast, problem, name): the coroutine of a dialogue.
+    coroutine_of(cast, problem, name, args): that of a dialogue.
     """
     rank, processes = runs.rank_and_size()
     done = {row["id"] for row in runs.read_jsonl(run.path / "dialogues.jsonl")}
@@ -524,7 +538,7 @@ def play_into(run, args, problems, load: Callable, dialogue_of: Callable):
     if names:
         run.say(cast_line(args))
         cast, share = load(), names[rank::processes]
-        coroutines = ((name, dialogue_of(cast, p, name)) for p, name in share)
+        coroutines = ((name, coroutine_of(cast, p, name, args)) for p, name in share)
         playing, solved = drive(coroutines, cast.speakers, grade, args.concurrent), 0
         bar = tqdm(playing, total=len(share), desc="dialogues", mininterval=1, disable=rank > 0)
         for played, dialogue in enumerate(bar, 1):
@@ -545,11 +559,6 @@ def main():
     args = parser.parse_args()
     runs.set_up(args)
     problems, run = load_problems(args.problems, args.answers), runs.Run(args)
-
-    def dialogue_of(cast, problem, name):
-        conversation = converse(cast, problem, name, args.turns, TEACHERS[args.teacher])
-        return disputed(cast, problem, conversation, args.dispute, args.seed)
-
     dialogues = play_into(run, args, problems, lambda: load_cast(args), dialogue_of)
     result = {"dialogues": len(dialogues), **summary(dialogues, args.turns)}
     run.keep("metrics.jsonl", lambda row: False)  # keeps no row: a resumed run measures all its dialogues

@@ -7,19 +7,19 @@
 A step plays g dialogues of each of --batch problems. A dialogue solved at turn n earns γ^(n−1), an unsolved
 one 0. Rewards are normalized within the group (Eq. 3), and one on-policy update is made on the student's
 tokens (Eq. 2). Removed from GRPO: several updates per batch and, unless --beta asks for it, the KL term (β =
-0 in all runs of the paper). A group of equal rewards (returns, with --per-turn-return) is left out. The
-teacher is a frozen copy of the initial student, unless --teacher-model names another model. What it sees and
-says is in generate.py.
+0 in all runs of the paper). A group of equal rewards is left out. The teacher is a frozen copy of the initial
+student, unless --teacher-model names another model. What it sees and says is in generate.py.
 
 Chosen where the paper is silent: every student turn counts in n, a question as much as an answer; one
 advantage for all student tokens of a dialogue (with --per-turn-return, turn t earns γ^(n−t)·R); AdamW with a
 constant learning rate; the loss is a mean over the trained tokens; the gradient's norm is clipped at 1; all
 weights are trained. --lora RANK trains an adapter instead; the same model with the adapter switched off is
-then the teacher, and the reference model of --beta.
+then the default teacher, and the reference model of --beta.
 
-Not in the paper, and off by default: --dispute P, which lets the teacher dispute some right answers, and
-rewards the reply that keeps them; --predict-teacher λ, which adds the log-likelihood of the hints (the sister
-paper, arXiv 2602.16066, has such a term); --leaks drop; and --test, a test curve.
+Not in the paper, and off by default: --dispute P, which lets the teacher dispute some right answers (the
+reply earns the dialogue's reward if it keeps the answer, else 0); --predict-teacher λ, which adds the
+log-likelihood of the hints in the groups that are trained on (the sister paper, arXiv 2602.16066, has such a
+term); --leaks drop; and --test, a test curve.
 """
 
 import math
@@ -33,11 +33,11 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from common import advantages, as_tensors, grade, grpo_loss, load_problems, masked_logprobs, sft_loss
-from generate import TEACHERS, cast_line, converse, disputed, load_cast
+from generate import TEACHERS, cast_line, converse, dialogue_of, load_cast
 from parts import runs, sharded
 from parts.driver import drive
 from parts.engines import load_model, without_adapter
-from parts.measures import equal_rewards, mean_counts, silence, stalled, summary, trend
+from parts.measures import empty_hints_note, equal_rewards_note, mean_counts, summary, trend, why_stalled
 
 
 def settings():
@@ -57,7 +57,7 @@ def settings():
     add("--clip", type=runs.POSITIVE, default=0.2, help="ε, clip range of the importance ratio")
     add("--no-std", action="store_true", help="do not divide by the group's standard deviation (Dr. GRPO)")
     add("--per-turn-return", action="store_true", help="turn t earns γ^(n−t) instead of γ^(n−1)")
-    weight = "λ, weight of the log-likelihood of the teacher's tokens, a mean over them"
+    weight = "λ, weight of the log-likelihood of the hints, a mean over those trained on"
     add("--predict-teacher", type=runs.NOT_NEGATIVE, default=0.0, metavar="λ", help=weight)
     runs.add_training_arguments(parser, batch=16, unit="problems", lr=1e-6, lora_lr=1e-5, save_every=10)
     add(
@@ -65,18 +65,17 @@ def settings():
         type=runs.COUNT,
         help="optimizer steps; may be raised later; default: one pass over the problems",
     )
-    test = (
-        "problem file, or data set, to play before the update of step 1 and of each K-th step after it, and "
-    )
-    add(
-        "--test", help=test + "of the last: a dialogue a problem. The results are in metrics.jsonl and Fig. 5"
-    )
+    test = "problem file or data set, played before the updates of steps 1, 1 + K, 1 + 2K, … and the last, "
+    add("--test", help=test + "one dialogue a problem; see metrics.jsonl and Fig. 5")
     add("--test-every", type=runs.COUNT, default=10, metavar="K", help="steps from one --test to the next")
     return parser.parse_args()
 
 
 def reward(dialogue, gamma, t=1):
-    """r = γ^(n−t)·R: R = 1 for a dialogue solved at turn n, else 0. t = 1: the reward of the dialogue."""
+    """r = γ^(n−t)·R: R = 1 for a dialogue solved at turn n, else 0. t = 1: the reward of the dialogue.
+
+    The log computes it again, so it must return the same number each time.
+    """
     return 0.0 if dialogue.solved is None else gamma ** (dialogue.solved - t)
 
 
@@ -101,9 +100,9 @@ def turn_advantages(group, args):
     """Advantages of the student turns of one group: for each of its g Dialogues a list of floats [turns].
 
     By default a dialogue has one reward, normalized over the group (Eq. 3), and all its turns share it. With
-    --per-turn-return each turn has its own, normalized over all turns of the group. Their mean knows no turn
-    number, so late turns of solved dialogues gain most. A group whose dialogues have equal rewards gets 0.
-    A dropped dialogue gets 0, too.
+    --per-turn-return each turn has its own, normalized over all turns of the group. Turns of all numbers
+    share one mean, so late turns of solved dialogues gain most. A group whose dialogues have equal rewards
+    gets 0. A dropped dialogue gets 0, too.
 
     The reply to a dispute earns what its dialogue did if it keeps the right answer, else 0. The turns before
     it keep their reward: solving was right, whatever came of it.
@@ -180,16 +179,18 @@ def main():
         share = list(enumerate(problems_of_step(problems, step, args)))[rank::processes]
         named = [[(p, f"{step}/{j}-{p.id}/{k}") for k in range(args.group)] for j, p in share]
         coroutines = ((name, dialogue_of(cast, p, name, args)) for group in named for p, name in group)
-        # On the progress bar, playing is the first half of a step and the update the second.
-        most = sum(map(len, named)) * (args.turns + (args.dispute > 0))
-        graded = run.counted(grade, "turn", total=most, end=0.5)
-        played = {d.id: d for d in drive(coroutines, cast.speakers, graded, args.concurrent, seconds)}
+        # On the progress bar, playing is the first half of a step and the update the second. In code, hints
+        # are graded, too.
+        verdicts = {"math": args.turns, "code": 2 * args.turns}  # of a dialogue, at most
+        most = sum(verdicts[p.domain] + (args.dispute > 0) for group in named for p, _ in group)
+        counted_grade = run.counted(grade, "verdict", total=most, end=0.5)
+        played = {d.id: d for d in drive(coroutines, cast.speakers, counted_grade, args.concurrent, seconds)}
         groups = [[played[name] for _, name in group] for group in named]  # [G, g]; they ended in any order
         if not math.isfinite(sum(sum(d.logprobs) for d in played.values())):
             raise runs.BadInput(f"step {step}: the student's log-probs are not finite; lower --lr")
 
-        # Advantages of turns, then of tokens. A group whose advantages are all 0 teaches nothing and is left
-        # out.
+        # Advantages of turns, then of tokens. A group whose advantages are all 0 has no policy gradient,
+        # and is left out, also by β and λ.
         advantages_of_turns = [turn_advantages(group, args) for group in groups]  # [G][g][turns]
         batch, advantages_of_tokens = [], []
         for group, of_turns in zip(groups, advantages_of_turns):
@@ -215,9 +216,10 @@ def main():
             ids, mask = as_tensors(rows, args.device)  # [B, T]
             sampled = concatenated([d.sampled_logprobs for d in rows], args.device)  # [M]
             advantage = concatenated([advantages_of_tokens[i] for i in indices], args.device)  # [M]
-            hints = padded([hint_masks[i] for i in indices], args.device)  # [B, T]
-            scored = policy(ids, mask + hints, args.temperature)  # [M + H], at the sampler's temperature
-            is_hint = hints[mask + hints > 0] > 0  # [M + H], in the same order
+            hint_mask = padded([hint_masks[i] for i in indices], args.device)  # [B, T]
+            both = mask + hint_mask
+            scored = policy(ids, both, args.temperature)  # [M + H], at the sampler's temperature
+            is_hint = hint_mask[both > 0] > 0  # [M + H], in the same order
             logprobs, of_hints = scored[~is_hint], scored[is_hint]  # [M], [H]
             reference_logprobs = None
             if args.beta:
@@ -237,7 +239,7 @@ def main():
             gaps.append((logprobs.detach() - sampled).abs())  # trainer against sampler: rounding alone
             lengths = [len(advantages_of_tokens[i]) for i in indices]
             for i, row in zip(indices, logprobs.detach().split(lengths)):
-                if i < args.group:  # of one group, for report.html; those of all need too much space
+                if i < args.group:  # of one group (or so), for report.html; those of all need too much space
                     details[batch[i].id] = token_details(batch[i], row.tolist(), cast.student.chat)
         update = {"loss": sum(runs.all_gather(loss)), **gap_of(gaps, trained_tokens)}
         if trained_tokens:
@@ -255,24 +257,20 @@ def main():
 
         update |= {"grad_norm": norm, "trained_tokens": trained_tokens, **tested}
         logged.append(log(run, args, step, groups, advantages_of_turns, details, update, seconds))
-        if reason := stalled(logged):
+        if reason := why_stalled(logged):
             run.say(reason)
         if step % args.save_every == 0 and step < args.steps:
             sharded.save_state(run, policy, optimizer, step)
     if not any(row["trained_tokens"] for row in logged):
         sharded.save_state(run, policy, optimizer, args.steps)  # so that more --steps go on from here
-        reason = f"no step trained the model, so it is as it was and is not saved; {equal_rewards(logged)}"
+        reason = (
+            f"no step trained the model, so it is as it was and is not saved; {equal_rewards_note(logged)}"
+        )
         raise runs.BadInput(f"{run.path}: {reason}")
     sharded.save_model(run, policy, cast.student.chat.tokenizer)
     sharded.save_state(run, policy, optimizer, args.steps)  # last, as it says that the run is finished
-    result = f"solved_{args.turns} {trend(logged, f'solved_{args.turns}')}, {equal_rewards(logged)}"
-    run.say(f"{run.path}: {result}{silence(mean_counts(logged))}")
-
-
-def dialogue_of(cast, problem, name, args):
-    """The coroutine of one dialogue; it returns a Dialogue."""
-    conversation = converse(cast, problem, name, args.turns, TEACHERS[args.teacher])
-    return disputed(cast, problem, conversation, args.dispute, args.seed)
+    result = f"solved_{args.turns} {trend(logged, f'solved_{args.turns}')}, {equal_rewards_note(logged)}"
+    run.say(f"{run.path}: {result}{empty_hints_note(mean_counts(logged))}")
 
 
 def test(cast, problems, args):
@@ -340,7 +338,7 @@ def check_sane(step, update, norm):
 def log(run, args, step, groups, advantages_of_turns, details, update, seconds):
     """Writes the dialogues and metrics of a step, those of all processes, and prints one line.
 
-    details: {id: token_details} of the first group that was trained on by the first process. Returns the row
+    details: {id: token_details} of the first g dialogues that each process trained on. Returns the row
     of metrics.jsonl.
     """
     dialogues = [d for share in runs.all_gather(groups) for group in share for d in group]
@@ -348,7 +346,7 @@ def log(run, args, step, groups, advantages_of_turns, details, update, seconds):
     rewards, tokens = [checked_reward(d, args.gamma) for d in dialogues], sum(sum(d.mask) for d in dialogues)
     row = {"step": step, "reward": sum(rewards) / len(rewards), **summary(dialogues, args.turns)}
     row |= {"equal_groups": sum(not any(map(any, group)) for group in of_groups) / len(of_groups), **update}
-    row |= {"tokens": tokens, "tokens_per_second": tokens / seconds["all"]}
+    row |= {"tokens": tokens, "tokens_per_second": tokens / (seconds["all"] - seconds["test"])}
     row["seconds"] = {name: round(value, 4) for name, value in seconds.items()}
     lines = [{"step": step, **asdict(d), "reward": r} for d, r in zip(dialogues, rewards)]
     lines = [
@@ -360,7 +358,7 @@ def log(run, args, step, groups, advantages_of_turns, details, update, seconds):
     solved = f"solved {row['solved_1']:.2f} → {row[f'solved_{args.turns}']:.2f}"
     gap = f"gap {row['gap_max']:.0e}" if row["trained_tokens"] else "nothing learned: rewards are equal"
     numbers = f"{solved}  questions {row['questions']:.2f}  {gap}  {seconds['all']:.1f} s"
-    note = silence(row) if step == 1 else ""
+    note = empty_hints_note(row) if step == 1 else ""
     run.say(f"step {step:4}/{args.steps}  reward {row['reward']:.3f}  {numbers}{note}")
     return row
 

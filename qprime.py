@@ -14,7 +14,7 @@ solution if the problem has one; in code the test report. Training sees only the
 import random
 
 from common import leaks, load_problems
-from generate import ASKERS, TEACHERS, converse, disputed, load_cast, play_into
+from generate import ASKERS, TEACHERS, dialogue_of, load_cast, play_into
 from parts import runs
 from parts.chat import load_chat, visible
 from parts.driver import Grade
@@ -27,7 +27,7 @@ def question_instead(cast, dialogue, problem, text, latest, ask, seed):
 
     text: that of the wrong turn. latest: the Verdict on the latest attempt. ask: a function of ASKERS. The
     question is public and trained on. So the asker writes another one if it gives the answer away, answers
-    instead of asking, or shows its reasoning. After three of these the wrong turn stays.
+    instead of asking, shows its reasoning, or is empty. After three of these the wrong turn stays.
     """
     t = dialogue.turns + 1
     if not drawn(seed, dialogue.id, t):
@@ -71,12 +71,11 @@ def main():
     def inject(cast, dialogue, problem, text, latest):
         return question_instead(cast, dialogue, problem, text, latest, ASKERS[args.asker], args.seed)
 
-    def dialogue_of(cast, problem, name):
-        teacher, hook = TEACHERS[args.teacher], None if args.no_questions else inject
-        conversation = converse(cast, problem, name, args.turns, teacher, inject=hook)
-        return disputed(cast, problem, conversation, args.dispute, args.seed)
+    def with_questions(cast, problem, name, args):
+        return dialogue_of(cast, problem, name, args, inject)
 
-    dialogues = play_into(run, args, problems, lambda: load_cast(args, training="later"), dialogue_of)
+    play = dialogue_of if args.no_questions else with_questions
+    dialogues = play_into(run, args, problems, lambda: load_cast(args, training="later"), play)
     injected = sum(len(d.injected) for d in dialogues)
     run.say(f"{injected} questions injected, {line(summary(dialogues, args.turns))}")
     train(args, run, successful(dialogues, run, args.leaks))

@@ -84,8 +84,12 @@ def train(args, run, dialogues):
 def load_dialogues(path):
     """Dialogues of a folder that generate.py wrote. Raises BadInput."""
     log = Path(path) / "dialogues.jsonl"
-    if (Path(path) / "config.json").exists() and not (Path(path) / "metrics.jsonl").exists():
+    config = Path(path) / "config.json"
+    if config.exists() and not (Path(path) / "metrics.jsonl").exists():
         raise runs.BadInput(f"{path}: is not finished; run the command that wrote it again")
+    if config.exists() and {"command", "gamma"} & runs.read_config(config).keys():  # of their arguments
+        reason = "holds the dialogues of evaluate.py, which are a test, or of grpo.py, whose student changed"
+        raise runs.BadInput(f"{path}: {reason}; give a folder that generate.py wrote")
     try:
         dialogues = [Dialogue.from_row(row) for row in runs.read_jsonl(log)]
     except (KeyError, TypeError) as e:
@@ -168,7 +172,7 @@ def successful(dialogues, run, leaks):
     chosen = [d for d in kept if leaks == "keep" or not d.leaks]
     text = f"{len(solved)} of {len(dialogues)} dialogues were solved"
     if len(kept) < len(solved):
-        text += f"; in {len(solved) - len(kept)} the student gave its answer up when that was disputed"
+        text += f"; in {len(solved) - len(kept)} the student did not repeat its answer when that was disputed"
     if len(chosen) < len(kept):
         text += f"; in {len(kept) - len(chosen)} a hint gave the answer away"
     run.say(f"{text}; training on {len(chosen)}: {sum(sum(d.mask) for d in chosen)} student tokens")
@@ -183,7 +187,7 @@ def as_teacher(d, chat, prompts):
     view = Dialogue(f"{d.id}/teacher", d.problem, d.domain, d.limit)
     prompt = prompts["critic"].format()
     view.add("student", prompt, chat.view([{"role": "user", "content": prompt}]), mask=0)
-    for i, m in enumerate(d.messages[:-1]):  # the last one is a student turn that nobody answers
+    for i, m in enumerate(d.messages[: 1 + 2 * len(d.hints)]):  # up to the last hint, without a dispute
         text = visible(m["content"])
         if m["role"] == "student":
             view.add("student", text, chat.between(text), mask=0)

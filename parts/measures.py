@@ -11,7 +11,7 @@
   behind its opening (\\boxed{ or ```python), measured after each teacher turn. Later turns exist only for
   unsolved dialogues, so there are two averages: solved dialogues keep their last value, or are dropped (then
   only the hard problems remain).
-- Premature: among the turns before the last shard of a sharded problem, the share that are attempts.
+- Premature: the share of attempts among the turns of a dialogue before the last shard.
 """
 
 import functools
@@ -310,14 +310,13 @@ def summary(dialogues: list, turns: int) -> dict[str, float]:
 
     Shares of the dialogues: solved_n (by turn n), outgrown (the next turn did not fit into the context),
     refused (by the teacher's server or template), after_leak (solved after a hint that held the answer),
-    given_up (the student gave up a right answer that was disputed). Numbers per dialogue: turns, questions.
-    Shares of the hints: leaks (those that hold the answer), empty_hints. repeats: of the turns after the
-    first, the share that equal the turn before. All others are shares of the student turns.
+    not_kept (the student did not repeat a right answer that was disputed). Numbers per dialogue: turns,
+    questions. Shares of the hints: leaks (those that hold the answer), empty_hints. repeats: of the turns
+    after the first, the share that equal the turn before. All others are shares of the student turns.
     """
     n, student_turns = len(dialogues), sum(d.turns for d in dialogues)
     per_turn = max(1, student_turns)
-    # the teacher's first message is the problem, not a hint
-    hints = [m["content"] for d in dialogues for m in d.messages[1:] if m["role"] == "teacher"]
+    hints = [hint for d in dialogues for hint in d.hints]
     status = Counter(s for d in dialogues for s in d.statuses)
     repeats = [a == b for d in dialogues for a, b in itertools.pairwise(d.said)]
     solved = [d.solved for d in dialogues if d.solved is not None]
@@ -333,7 +332,7 @@ def summary(dialogues: list, turns: int) -> dict[str, float]:
         "refused": sum(d.refused for d in dialogues) / n,
         "leaks": sum(len(d.leaks) for d in dialogues) / max(1, len(hints)),
         "after_leak": sum(bool(d.leaks and d.solved) for d in dialogues) / n,
-        "given_up": sum(bool(d.solved and not d.succeeded) for d in dialogues) / n,
+        "not_kept": sum(bool(d.solved and not d.succeeded) for d in dialogues) / n,
         "empty_hints": sum(not hint.strip() for hint in hints) / max(1, len(hints)),
         "repeats": sum(repeats) / max(1, len(repeats)),
     }
@@ -355,10 +354,10 @@ def line(counts: dict[str, float]) -> str:
         start = f"solved {solved[0]:.2f} → {solved[-1]:.2f} within 1 → {len(solved)} turns"
     text = ", ".join([start, *others])
     text = text if solved[-1] else f"{text}. Nothing was solved: {causes(counts)}"
-    return text + silence(counts)
+    return text + empty_hints_note(counts)
 
 
-def silence(counts: dict[str, float]) -> str:
+def empty_hints_note(counts: dict[str, float]) -> str:
     """A further line for the terminal if almost all hints were empty; else an empty text."""
     if counts["empty_hints"] < 0.8:
         return ""
@@ -398,7 +397,7 @@ def mean_counts(rows: list[dict]) -> dict[str, float]:
     return {name: sum(row[name] for row in rows) / len(rows) for name in names}
 
 
-def stalled(rows: list[dict]) -> str | None:
+def why_stalled(rows: list[dict]) -> str | None:
     """Why the last steps of GRPO taught little, as a line for the terminal. rows: of metrics.jsonl.
 
     A step teaches little if most of its groups have equal rewards. None if the last step is not such a step.
@@ -410,10 +409,10 @@ def stalled(rows: list[dict]) -> str | None:
     nothing_at_first = len(rows) == 1 and n and not rows[0]["trained_tokens"]
     if not nothing_at_first and n not in (3 * 2**k for k in range(20)):
         return None
-    return f"step {rows[-1]['step']}, why little is learned: {equal_rewards(streak)}"
+    return f"step {rows[-1]['step']}, why little is learned: {equal_rewards_note(streak)}"
 
 
-def equal_rewards(rows: list[dict]) -> str:
+def equal_rewards_note(rows: list[dict]) -> str:
     """How many groups had equal rewards in these steps of GRPO; if most had, also why."""
     counts = mean_counts(rows)
     text = f"rewards were equal in {counts['equal_groups']:.0%} of the groups"

@@ -214,7 +214,7 @@ def rows_of_arm(test: dict, arm: dict) -> dict[str, dict[str, str]]:
     rows["Turns by rule"] = {f"{kind}, % of turns": percent(x) for kind, x in share_by_kind(arm).items()}
     if "premature" in arm:
         rows["Turns by rule"] |= {
-            "attempts, % of the turns before the last shard": cell(arm["premature"]),
+            "attempts before the last shard, mean % of a dialogue's turns": cell(arm["premature"]),
             "dialogues with such an attempt, %": cell(arm["answered early"]),
         }
     rows["Solved at equal tokens"] = {

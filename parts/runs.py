@@ -395,7 +395,7 @@ def write_atomically(path: Path, text: str | Iterable[str]) -> None:
 def checksums(script: str) -> dict[str, str]:
     """{file: checksum} of a stage, generate.py and common.py, the files that users change."""
     files = [Path(__file__).parents[1] / name for name in (script, "generate.py", "common.py")]
-    return {f.name: f"{zlib.crc32(f.read_bytes()):08x}" for f in files if f.is_file()}
+    return {f.name: checksum(f) for f in files if f.is_file()}
 
 
 def revision() -> str | None:
@@ -405,6 +405,11 @@ def revision() -> str | None:
         return subprocess.run(command, cwd=folder, capture_output=True, text=True).stdout.strip() or None
     except OSError:  # there is no git
         return None
+
+
+def checksum(file) -> str:
+    """The CRC-32 of a file's content, as eight hexadecimal digits."""
+    return f"{zlib.crc32(Path(file).read_bytes()):08x}"
 
 
 class Run:
@@ -424,7 +429,7 @@ class Run:
             inputs += [f"{data}/dialogues.jsonl", data]
         for file in inputs:
             if file and Path(file).is_file():
-                self.config[f"content of {file}"] = f"{zlib.crc32(Path(file).read_bytes()):08x}"
+                self.config[f"content of {file}"] = checksum(file)
         if self.path.exists() and not self.path.is_dir():
             raise BadInput(f"--out {self.path}: is a file; give a folder")
         self.recorded, changed = None, []  # recorded: the arguments in config.json

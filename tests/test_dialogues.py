@@ -385,7 +385,21 @@ def test_hints_and_the_tokens_around_them_are_those_between_student_turns(toy):
     hints = [m["content"] for m in d.messages[1:] if m["role"] == "teacher"]
     predicted = [i for i, m in zip(d.ids, d.hint_mask) if m]
     assert len(hints) == 2 and predicted == [i for hint in hints for i in chat.between(hint)]
-    assert not Dialogue("").hint_mask
+    assert d.hints == hints and not Dialogue("").hint_mask
+
+
+def test_a_dispute_is_no_hint_and_no_teacher_learns_it(toy):
+    _, chat, prompts, problems = toy
+    problem = problems["math"][0]
+    said = {
+        "student": [attempts(problem)["student"][0], problem.solution, "Which 2nd?"],
+        "teacher": ["1st not 4, 2nd is 3, 3rd is 8.", "2nd not 3."],
+    }
+    d, _ = scripted(disputed(problem, chat, prompts, 3), chat, said)
+    learned = [t for t, m in zip(d.ids, d.hint_mask) if m]
+    seen = as_teacher(d, chat, prompts)
+    assert (d.statuses, d.hints) == (["wrong", "correct", "no attempt"], said["teacher"][:1])
+    assert learned == chat.between(d.hints[0]) and len(seen.messages) == 4 and len(seen.spans) == 1
 
 
 def test_log_losses_of_a_disputed_dialogue_end_where_it_was_solved(toy):

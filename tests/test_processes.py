@@ -230,23 +230,25 @@ def test_grpo_in_bfloat16_samples_with_a_copy_that_follows_the_trained_weights(p
 
 
 @pytest.mark.parametrize(
-    ("teacher", "trains", "losses", "given", "lora", "shares"),
+    ("teacher", "trains", "losses", "given", "lora", "shares", "turns"),
     [
-        (None, None, False, None, None, [0.85]),
-        ("other", None, False, None, None, [0.425, 0.425]),
-        ("http://host/v1#name", None, False, None, None, [0.85]),
-        (None, None, True, None, None, [0.4]),
-        (None, "later", False, None, None, [0.4]),
-        (None, "now", False, None, None, [0.2, 0.2]),
-        ("http://host/v1#name", "now", False, None, None, [0.4]),
-        (None, "now", False, 0.3, None, [0.3, 0.3]),
-        (None, "later", False, None, 8, [0.4]),
-        (None, "now", False, None, 8, [0.4]),
-        ("other", "now", False, None, 8, [0.2, 0.2]),
+        (None, None, False, None, None, [0.85], 4),
+        ("other", None, False, None, None, [0.425, 0.425], 4),
+        ("http://host/v1#name", None, False, None, None, [0.85], 4),
+        (None, None, True, None, None, [0.4], 4),
+        (None, "later", False, None, None, [0.4], 4),
+        (None, "now", False, None, None, [0.2, 0.2], 4),
+        ("http://host/v1#name", "now", False, None, None, [0.4], 4),
+        (None, "now", False, 0.3, None, [0.3, 0.3], 4),
+        (None, "later", False, None, 8, [0.4], 4),
+        (None, "now", False, None, 8, [0.4], 4),
+        ("other", "now", False, None, 8, [0.2, 0.2], 4),
+        (None, "now", False, None, None, [0.4], 1),  # nobody answers, so no teacher is loaded
+        ("other", None, False, None, None, [0.85], 1),
     ],
 )
 def test_engines_share_the_card_with_what_else_is_on_it(
-    teacher, trains, losses, given, lora, shares, base, monkeypatch
+    teacher, trains, losses, given, lora, shares, turns, base, monkeypatch
 ):
     made, chat = [], load_chat(base)
 
@@ -275,7 +277,14 @@ def test_engines_share_the_card_with_what_else_is_on_it(
         "max_tokens": 8,
         "concurrent": 1,
     }
-    args |= {"seed": 0, "turns": 1, "dispute": 0.0, "engine": "vllm", "device": "cuda", "dtype": "bfloat16"}
+    args |= {
+        "seed": 0,
+        "turns": turns,
+        "dispute": 0.0,
+        "engine": "vllm",
+        "device": "cuda",
+        "dtype": "bfloat16",
+    }
     load_cast(SimpleNamespace(**args), model=losses or None, training=trains)
     assert [memory for memory, _ in made] == pytest.approx(shares)
     sleeps = trains == "later" or trains == "now" and not lora  # an engine with an adapter stays awake

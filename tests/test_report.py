@@ -231,7 +231,7 @@ def test_an_attempt_before_the_last_shard_is_premature():
     assert "premature" not in dialogue_numbers(early, 3, 0)
     run = run_of([early], sharded="scripted")
     row = row_of(tables([run]), "Turns by rule")
-    assert row["attempts, % of the turns before the last shard"].startswith("50.0 ± ")
+    assert row["attempts before the last shard, mean % of a dialogue's turns"].startswith("50.0 ± ")
     assert row["dialogues with such an attempt, %"].startswith("100.0 (")
 
 
@@ -941,19 +941,19 @@ def test_a_run_says_why_it_learns_little_after_3_6_12_such_steps_in_a_row():
     metrics, told = [], []
     for number in range(1, 15):
         metrics.append(step(number, equal=0.4 if number == 1 else 0.9, outgrown=0.5))
-        if reason := measures.stalled(metrics):
+        if reason := measures.why_stalled(metrics):
             told.append(number)
             assert "90%" in reason and "50% of the dialogues outgrew the context" in reason
     assert told == [4, 7, 13]  # the first step is none of them
 
 
 def test_a_first_step_that_taught_nothing_is_told_at_once():
-    assert measures.stalled([step(1, equal=1.0, trained_tokens=0)])
-    assert not measures.stalled([step(1, equal=0.9)])
+    assert measures.why_stalled([step(1, equal=1.0, trained_tokens=0)])
+    assert not measures.why_stalled([step(1, equal=0.9)])
 
 
 def test_equal_rewards_of_problems_that_are_too_easy_are_told_as_such():
-    assert "use harder problems" in measures.equal_rewards([step(1, equal=1.0, solved_1=0.9, cut=0.9)])
+    assert "use harder problems" in measures.equal_rewards_note([step(1, equal=1.0, solved_1=0.9, cut=0.9)])
 
 
 def test_empty_hints_are_counted():

@@ -87,7 +87,7 @@ def test_sft_says_which_solved_dialogues_it_leaves_out(base, capsys):
     assert [d.id for d in successful(dialogues, Say(), "drop")] == ["a", "b"]
     told = capsys.readouterr().out
     assert told.startswith(
-        "4 of 5 dialogues were solved; in 1 the student gave its answer up when that was disputed"
+        "4 of 5 dialogues were solved; in 1 the student did not repeat its answer when that was disputed"
     )
     assert "in 1 a hint gave the answer away; training on 2" in told
     assert [d.id for d in successful(dialogues, Say(), "keep")] == ["a", "b", "d"]
@@ -671,6 +671,15 @@ def test_a_judge_labels_finished_test_runs_and_goes_on_where_it_was(
     assert "Turns and hints by the judge" in (tmp_path / "figures" / "report.md").read_text()
 
 
+def test_a_judge_refuses_a_problem_file_that_changed_since_it_was_played(problems, base, tmp_path, capsys):
+    file = shutil.copy(problems, tmp_path / "p.jsonl")
+    run("evaluate", "play", model=base, problems=file, out=tmp_path, turns=1, **TALK)
+    file.write_text(json.dumps(LINE))
+    told = f"is not the problem file that {tmp_path}/p played"
+    refused(capsys, told, "evaluate", "judge", tmp_path / "p", judge=base, threads=1)
+    assert not (tmp_path / "p" / "judged" / "judged.jsonl").exists()
+
+
 def test_an_endpoint_that_is_down_is_named(problems, base, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda _: None)
     refused(
@@ -988,6 +997,14 @@ def test_sft_refuses_the_dialogues_of_another_model_unless_it_is_meant(
     refused(capsys, "reads as another text", "sft", **other, **talk)
     run("sft", model=twin, other_model=True, out=out, **talk)
     assert (out / "model").exists()
+
+
+def test_sft_refuses_tests_and_the_dialogues_of_grpo(problems, base, tmp_path, capsys):
+    run("evaluate", "play", model=base, problems=problems, out=tmp_path, turns=1, **TALK)
+    run("grpo", model=base, problems=problems, out=tmp_path / "rl", steps=1, batch=2, group=2, **TALK)
+    for folder in ("code", "rl"):
+        out = tmp_path / f"sft-{folder}"
+        refused(capsys, "which are a test", "sft", model=base, data=tmp_path / folder, out=out, threads=1)
 
 
 def test_a_path_that_is_no_model_is_told_what_it_is(problems, base, played, tmp_path, capsys):
