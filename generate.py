@@ -516,13 +516,12 @@ def load_speaker(
 def cast_line(args) -> str:
     """A line for the terminal: the student's model, who answers it, and whose model speaks for that."""
     user = getattr(args, "sharded", None)  # of evaluate.py
-    if args.turns == 1 and not user:
-        answers = "nobody answers it" + ", but right answers are disputed" * (args.dispute > 0)
-    else:
-        answers = f"user: {user}" if user else f"teacher: {args.teacher}"
+    if args.turns == 1 and not (user or args.dispute):
+        return f"student: {args.model}; nobody answers it"
+    answers = f"user: {user}" if user else f"teacher: {args.teacher}"
     speaks = model_speaks(args, USERS.get(user))
-    model = f", spoken by {args.teacher_model or args.model}" if speaks else ", without a model"
-    return f"student: {args.model}; {answers}{model}"
+    model = f"spoken by {args.teacher_model or args.model}" if speaks else "without a model"
+    return f"student: {args.model}; {answers}, {model}"
 
 
 def play_into(run, args, problems, load: Callable, coroutine_of: Callable):
