@@ -1,4 +1,4 @@
-"""Plays many dialogues at once: the only place that knows of batches. Not needed to read the method.
+"""Plays many dialogues at once. Not needed to read the method.
 
 A dialogue is a coroutine that yields requests, as if it were alone. `drive` hands requests for turns to
 engines (engines.py) and requests for verdicts to a grader, and sends the results back. Engines know nothing

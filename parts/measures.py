@@ -51,7 +51,7 @@ class TestRun:
     disputed: bool
     single_turn: bool  # whether the student sees the whole problem and nobody answers it
     turns: int
-    settings: dict  # {argument: value} of every argument that changes the result
+    settings: dict  # {argument: value}; but for model and seed, equal in all runs that are compared
     dialogues: list  # of Dialogue
     losses: list  # {"id", "solved", "losses": nats a token after each teacher turn}
     judged: list  # {"id", "types", "leaks"}
@@ -119,7 +119,7 @@ def load_test(folder: str, make_dialogue: Callable) -> TestRun:
     }
     single_turn = args["turns"] == 1 and not (args["sharded"] or args["dispute"])
     variant = " (single turn)" if single_turn else variants.get(args["sharded"], f", teacher {teacher}")
-    names = ("model", "seed", "max_tokens", "temperature", "teacher_temperature", "answers")
+    names = ("model", "seed", "max_tokens", "temperature", "teacher_temperature", "answers", "dispute")
     settings = {name: args[name] for name in names}
     settings |= {name: args.get(f"content of {args[name]}") for name in ("problems", "prompts")}
     if not args["sharded"]:  # a sharded problem has as many turns as shards
@@ -629,8 +629,9 @@ def measure(labels: dict[str, list[TestRun]], against: str) -> dict:
         arms[label] = estimates(names, x[label], shares) | measure_arm(runs, turns)
         if against in labels and label != against:
             ours, theirs = x[label], x[against]  # [seeds, problems, n]
-            if len(ours) != len(theirs):  # such as a base that was played once: seeds have no counterparts
-                theirs = theirs.mean(0, keepdim=True)
+            if 1 < min(len(ours), len(theirs)):  # else one was played once, such as a base
+                n = min(len(ours), len(theirs))
+                ours, theirs = ours[:n], theirs[:n]  # the other seeds have no counterparts
             arms[label]["gain"] = estimates(names, ours - theirs, shares=False, paired=True)
     settings = ("problems", "teacher", "informed", "sharded", "disputed", "single_turn")
     test = {name: getattr(first, name) for name in settings}

@@ -152,7 +152,7 @@ def draw_curves(panels: list[Panel], looks: dict[str, dict]):
 
 
 def draw_rows(panels: list[Panel], looks: dict[str, dict], pale: Sequence[str]):
-    """A figure of rows of points, with their intervals. A thin line joins a row's points but the pale."""
+    """A figure of rows of points, with their intervals. A thin line joins a row's points, not pale ones."""
     entries = dict.fromkeys(entry for panel in panels for line in panel.lines for entry in line.x)
     entries = sorted(entries, key=lambda entry: entry in pale)
     longest = max(len(text) for panel in panels for line in panel.lines for text in line.name.split("\n"))

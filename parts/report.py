@@ -50,7 +50,7 @@ def arm_name(label: str) -> str:
 
 
 def labels_to_draw(labels: Iterable[str], arms: tuple = MAIN) -> list[str]:
-    """All labels, if there are no more of them than `arms`; else those in `arms` or unknown to the paper."""
+    """Those in `arms` or unknown to the paper; all, if these are none or there are at most len(arms)."""
     labels = list(labels)
     if len(labels) <= len(arms):
         return labels

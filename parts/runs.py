@@ -15,6 +15,8 @@ import os
 import shlex
 import subprocess
 import sys
+import time
+import uuid
 import weakref
 import zlib
 from collections.abc import Iterable
@@ -52,8 +54,9 @@ def run_script(main) -> None:
         advice = "lower --micro-tokens, --concurrent or --vllm-memory, or use a smaller model, or more GPUs"
         end_with(f"the GPU's memory is full ({first_line(e)}); {advice}; the same command goes on")
     except OSError as e:
-        advice = "free some space; " if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
-        end_with(f"{first_line(e)}; {advice}the same command goes on from what was saved")
+        full = e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        advice = "free some space" if full else "when this is mended"
+        end_with(f"{first_line(e)}; {advice}, and the same command goes on from what was saved")
     except Exception as e:
         if not hasattr(e, "exit_code"):
             raise
@@ -79,16 +82,13 @@ def first_line(e: Exception) -> str:
 
 
 def start_processes(device: str) -> None:
-    """Joins the process group of torchrun, if there are several processes. Each takes a GPU of its own.
+    """Joins the process group of torchrun, if there are several processes.
 
     Objects are gathered over gloo, with a time limit of a day: the others wait while one process reads a data
     set, saves, or plays the longest dialogue. NCCL's limit of ten minutes would end them.
     """
-    gpu = device.startswith("cuda")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        if gpu:
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
+        backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
         torch.distributed.init_process_group(backend, timeout=timedelta(days=1))
 
 
@@ -140,7 +140,7 @@ def number(kind, least=None, above=None, most=math.inf):
             value = kind(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"is {text!r}; it must be {wanted}") from None
-        if not math.isfinite(value) or value > most or (value < least if above is None else value <= above):
+        if value > most or not math.isfinite(value) or (value < least if above is None else value <= above):
             raise argparse.ArgumentTypeError(f"is {text}; it must be {wanted}")
         return value
 
@@ -223,8 +223,8 @@ def add_sampling_arguments(parser, max_tokens, seed):
     add(
         "--vllm-memory",
         type=SHARE,
-        help="share of the GPU's memory for each vLLM engine; default: 0.85, or 0.4 in a process that holds "
-        "weights for training or log-losses (all engines share it)",
+        help="share of the GPU's memory for each vLLM engine; default: 0.85, or 0.4 beside weights for "
+        "training or log-losses, divided by the number of engines",
     )
     add_device_arguments(parser)
 
@@ -298,14 +298,17 @@ def set_up(args) -> None:
         gpu = args.device.removeprefix("cuda:")
         reason = "vLLM and torchrun count only the GPUs that they see"
         raise BadInput(f"--device {args.device}: {reason}; use CUDA_VISIBLE_DEVICES={gpu} and --device cuda")
+    args.device = "cuda" if args.device == "cuda:0" else args.device
     try:
+        if args.device == "cuda":  # each process of torchrun takes a GPU of its own, before it uses any
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         torch.zeros(1, device=args.device)
     except (RuntimeError, AssertionError) as e:
         raise BadInput(f"--device {args.device}: cannot be used ({first_line(e)})") from None
     if args.dtype == "auto":
         args.dtype = "bfloat16" if args.device.startswith("cuda") else "float32"
         config = Path(args.out) / "config.json" if hasattr(args, "out") else None
-        if config and config.is_file():  # a run that began on another device keeps its dtype
+        if config and config.is_file():  # if it began on another device, it keeps its dtype (but for `play`)
             args.dtype = read_config(config).get("dtype", args.dtype)
     # On a CPU there is no activation checkpointing, so a token needs far more memory.
     if getattr(args, "micro_tokens", 0) is None:
@@ -358,7 +361,7 @@ def read_templates(path: str | None, fields_of: dict[str, tuple]) -> dict[str, s
         fields = fields_of[name]
         try:
             text.format(**dict.fromkeys(fields, ""))
-        except (ValueError, KeyError, IndexError, AttributeError) as e:
+        except (ValueError, KeyError, IndexError, AttributeError, TypeError) as e:
             wanted = f"a text with {' '.join(f'{{{field}}}' for field in fields) or 'no fields'}"
             reason = f"{where}, {name}: {type(e).__name__}: {e}"
             raise BadInput(f"{reason}; it must be {wanted}, other braces doubled") from None
@@ -383,7 +386,7 @@ def read_jsonl(path: Path | str) -> list:
 
 def write_atomically(path: Path, text: str | Iterable[str]) -> None:
     """Writes a file that appears only when it is complete. text: a str, or pieces to write one by one."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")  # machines may have equal process ids
     try:
         with part.open("w", encoding="utf-8") as file:
             file.writelines([text] if isinstance(text, str) else text)
@@ -410,6 +413,19 @@ def revision() -> str | None:
 def checksum(file) -> str:
     """The CRC-32 of a file's content, as eight hexadecimal digits."""
     return f"{zlib.crc32(Path(file).read_bytes()):08x}"
+
+
+def cut_half_line(file) -> None:
+    """Cuts an open binary file behind its last newline: what follows was not written to its end."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 1))
+    if file.read(1) not in (b"", b"\n"):
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)  # in place: a kill cannot lose the lines before
+
+
+# NFS may remember for this long that a folder was not there.
+NFS_SECONDS = 60
 
 
 class Run:
@@ -468,7 +484,11 @@ class Run:
         mark = self.path / f"config.json.{os.getpid()}.part"
         if self.writes:
             mark.touch()
-        seen = Path(all_gather(mark)[0]).exists()
+        mark, seen = Path(all_gather(mark)[0]), False
+        for _ in range(NFS_SECONDS):
+            if seen := mark.exists():
+                break
+            time.sleep(1)
         if not all(all_gather(seen)):
             reason = "the processes do not see the same folder; put --out on a disk that all machines share"
             raise BadInput(f"{self.path}: {reason}")
@@ -492,12 +512,10 @@ class Run:
             if part.is_file():
                 part.unlink()
         for log in self.path.glob("*.jsonl"):
-            data = log.read_bytes()
-            complete = data.rfind(b"\n") + 1  # bytes of complete lines
-            if complete == 0:
+            with log.open("r+b") as file:
+                cut_half_line(file)
+            if not log.stat().st_size:
                 log.unlink()  # scripts expect a line in every log that exists
-            elif complete < len(data):
-                os.truncate(log, complete)  # in place: another kill cannot lose the complete lines
 
     def begin(self):
         """Writes config.json before the first result, which may come from any process."""
@@ -567,9 +585,10 @@ class Run:
         if not (self.writes or all_processes):
             return
         self.begin()
-        with (self.path / name).open("a", encoding="utf-8") as file:
+        with (self.path / name).open("a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed, so that lines of processes do not mix
-            file.write("".join(json.dumps(row) + "\n" for row in rows))
+            cut_half_line(file)  # of another process, which was killed or met a full disk
+            file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
 
     def keep(self, name: str, wanted) -> None:
         """Keeps the rows of a JSONL file for which wanted(row) is true, and drops the others."""

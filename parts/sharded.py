@@ -219,10 +219,13 @@ def state_of(policy: Policy, optimizer) -> dict:
 def save_state(run, policy: Policy, optimizer, step: int) -> None:
     """Writes trained weights and optimizer state to the folder resume/STEP, each process its own shard.
 
-    The folder appears when it is complete. Then the older one is removed.
+    The folder appears when it is complete. Then the older one is removed. A step that is saved already, by a
+    run that is resumed at its end, is not saved again.
     """
     from torch.distributed import checkpoint
 
+    if saved_step(run) == step:
+        return
     folder = run.path / "resume"
     part = folder / f"{step}.part"
     if run.writes:

@@ -162,7 +162,8 @@ def test_the_failure_of_any_process_is_told(tmp_path):
 
 
 def test_processes_that_do_not_share_the_run_folder_are_told(tmp_path):
-    assert "do not see the same folder" in in_two(tmp_path, "runs.Run(types.SimpleNamespace(out='run'))")
+    body = "runs.NFS_SECONDS = 1; runs.Run(types.SimpleNamespace(out='run'))"
+    assert "do not see the same folder" in in_two(tmp_path, body)
 
 
 # Runs the script in its arguments; the process of rank 1 is slow to write what it has played.

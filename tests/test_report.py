@@ -337,6 +337,13 @@ def test_seeds_of_a_model_are_compared_with_the_one_run_of_its_base():
     assert row["gain"]["within 4"]["mean"] == 0.5 and row["gain"]["within 4"]["high"] > 1
 
 
+def test_of_unequal_numbers_of_seeds_those_with_a_counterpart_are_compared():
+    solved, failed = (run_of([dialogue("a", end), dialogue("b", end)]) for end in (("correct",), ("wrong",)))
+    few = measures.measure({"base": [solved, failed], "rl": [failed, solved]}, "base")
+    more = measures.measure({"base": [solved, failed], "rl": [failed, solved, solved]}, "base")
+    assert few["arms"]["rl"]["gain"] == more["arms"]["rl"]["gain"]
+
+
 RUNS = [("base", ("wrong",) * 4), ("rl", ("wrong", "correct")), ("rl", ("wrong",) * 4)]
 
 

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ from common import Dialogue, as_tensors, load_problems, masked_logprobs
 from parts.chat import load_chat
 from parts.engines import Endpoint, EngineError, Turn, load_model
 from parts.measures import load_test
-from parts.runs import revision, run_script
+from parts.runs import Run, read_jsonl, revision, run_script
 from sft import successful
 
 PROMPTS = ROOT / "toy" / "prompts.json"
@@ -336,7 +337,9 @@ def test_a_run_that_trained_nothing_says_why_saves_no_model_and_goes_on_with_mor
         capsys, "of the turns were cut off by the token limit (raise --max-tokens)", "grpo", steps=1, **rl
     )
     gc.collect()  # frees the run, which has the folder's lock and hangs on the exception's frames
-    refused(capsys, "as it was and is not saved", "grpo", steps=2, **rl)
+    for _ in range(2):  # the second time all steps are done and saved
+        refused(capsys, "as it was and is not saved", "grpo", steps=2, **rl)
+        gc.collect()
     assert [row["step"] for row in rows(tmp_path / "rl", "metrics.jsonl")] == [1, 2]
     assert not (tmp_path / "rl" / "model").exists()
 
@@ -1030,6 +1033,15 @@ def test_a_finished_run_whose_state_was_removed_stays_finished_and_takes_no_more
     assert "is finished" in capsys.readouterr().out
     refused(capsys, "has no resume/ to go on from", "grpo", steps=2, **rl)
     assert (tmp_path / "rl" / "metrics.jsonl").read_text() == log
+
+
+def test_a_line_that_another_process_did_not_finish_is_cut_before_the_next_is_written(tmp_path):
+    run_folder = Run(SimpleNamespace(out=tmp_path / "run"))
+    run_folder.append("log.jsonl", [{"a": 1}])
+    with (tmp_path / "run" / "log.jsonl").open("a") as log:
+        log.write('{"a": 2, "b"')
+    run_folder.append("log.jsonl", [{"a": 3}])
+    assert read_jsonl(tmp_path / "run" / "log.jsonl") == [{"a": 1}, {"a": 3}]
 
 
 def test_check_lists_all_faults_of_a_file_at_once_and_counts_them_by_kind(tmp_path, capsys):

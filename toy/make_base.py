@@ -1,7 +1,7 @@
 """Trains the toy base model from scratch on documents of the toy world (world.py) and measures its skills.
 
     python toy/make_base.py --out toy/base    # 35 minutes on two CPU cores, measured once
-    python toy/make_base.py --skills --out toy/skills    # that with which all drawn worlds start
+    python toy/make_base.py --skills --out toy/skills    # the base that all drawn worlds start from
     python toy/make_base.py --world 3 --pretrained toy/skills --out runs/world3    # see worlds.py
 
 Not part of the method. If the command is killed, the same command resumes. The model is a Llama of 0.72
@@ -30,7 +30,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from parts.chat import Chat  # noqa: E402
 from parts.engines import HFEngine, load_model  # noqa: E402
-from parts.runs import BadInput, run_script, write_atomically  # noqa: E402
+from parts.runs import NATURAL, BadInput, run_script, write_atomically  # noqa: E402
 from toy import world, worlds  # noqa: E402
 
 ROWS = 45  # of a batch; with 15 the model learns nothing
@@ -410,10 +410,12 @@ def main():
         "--out", type=Path, required=True, help="folder of the model; an unfinished training is resumed"
     )
     start = parser.add_mutually_exclusive_group()
-    start.add_argument("--skills", action="store_true", help="the base with which all drawn worlds start")
-    start.add_argument("--world", type=int, default=0, help="a drawn world, from 1 on; needs --pretrained")
-    parser.add_argument("--pretrained", type=Path, help="the folder of a base made with --skills")
-    parser.add_argument("--tokens", type=int, help="tokens to train on (42, --skills 12, --world 8 million)")
+    start.add_argument("--skills", action="store_true", help="the base that all drawn worlds start from")
+    start.add_argument("--world", type=NATURAL, default=0, help="a drawn world, from 1 on; see --pretrained")
+    parser.add_argument(
+        "--pretrained", type=Path, help="the folder of a base made with --skills, for --world"
+    )
+    parser.add_argument("--tokens", type=NATURAL, help="to train on (42; --skills 12; --world 8 million)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights and the documents")
     parser.add_argument("--hidden", type=int, default=HIDDEN, help="dimension of the model (default: 128)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
@@ -428,9 +430,11 @@ def main():
     if args.world:
         drawn, tokens = worlds.draw(args.world), worlds.TOKENS
     args.tokens = args.tokens or tokens
+    if args.tokens < ROWS * WIDTH:
+        raise BadInput(f"--tokens {args.tokens}: must be at least {ROWS * WIDTH}, a batch")
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
-    lock = os.open(args.out, os.O_RDONLY)
+    lock = os.open(args.out / "make_base.lock", os.O_RDWR | os.O_CREAT)  # NFS locks no folder
     fcntl.flock(lock, fcntl.LOCK_EX)  # waits for a process that a killed toy/run.sh has left behind
     model, tokenizer, seconds = train(args.out, args.tokens, args.seed, drawn, args.hidden, args.pretrained)
     measured = {domain: skills(model, tokenizer, domain, drawn=drawn) for domain in ("math", "code")}

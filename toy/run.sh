@@ -29,7 +29,7 @@ stage() { # name, command …: runs a stage, writes its output to a log, prints 
     local log=$dir/logs/$1.log from=$SECONDS
     "${@:2}" --seed "$seed" >"$log" 2>&1 || { tail -n 5 "$log" >&2; exit 1; }
     local took=$((SECONDS - from)) result
-    result=$(tr '\r' '\n' <"$log" | sed -n "s|^$out/.*/\([^:]*: [^,]*\).*|\1|p" | paste -sd ';' | sed 's/;/; /g')
+    result=$(tr '\r' '\n' <"$log" | sed -n 's|^[^ :]*/\([^ :/]*: [^,]*\).*|\1|p' | paste -sd ';' | sed 's/;/; /g')
     printf '%b%-22s %2d:%02d  %s\n' "$clear" "$label$1" $((took / 60)) $((took % 60)) "${result:-finished before}"
 }
 
@@ -164,8 +164,8 @@ printf '%b' "$clear"
 seeds=[0-$((${SEEDS:-1} - 1))] # a glob pattern
 runs() { ls -d "$out"/seed$seeds/$1/{st-sft,mt-sft,mt-sft-10,primed,unprimed,st-rl,st-rl-32,mt-rl,mt-rl-weak,primed-rl,unprimed-rl} 2>/dev/null; }
 case $what in
-look) report report "$(basename "$base")" "Table 1:" "$out"/seed0/math/tests*/*/{math,code}_* $(runs math) ;;
-all) for domain in math code; do report "report-$domain" "$(basename "$base")" "Table 1:" "$out"/seed$seeds/$domain/tests*/*/{math,code}_* $(runs $domain); done ;;
+look) report report "$(basename "${base%/model}")" "Table 1:" "$out"/seed0/math/tests*/*/{math,code}_* $(runs math) ;;
+all) for domain in math code; do report "report-$domain" "$(basename "${base%/model}")" "Table 1:" "$out"/seed$seeds/$domain/tests*/*/{math,code}_* $(runs $domain); done ;;
 worlds) for number in $(seq "$WORLDS"); do echo "$out/world$number"; done | xargs python toy/worlds.py --out "$out" ;;
 ablation) report report mt-rl "Within n turns" "$out"/seed0/math/tests/*/* "$out"/seed0/math/*-* ;;
 esac

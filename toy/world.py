@@ -46,7 +46,7 @@ class World:
     habit_lasts: str = "document"  # or `problem`: another in the second problem of a pair; or `turn`
     moves_to: str = "next"  # an attentive student's revision: the next possible answer, or `any` of them
     first_slip: float = 0.3  # probability of a random value in a default student's first attempt
-    slip: float = 0.05  # the same in revisions of attentive (sharded: all) and careful students
+    slip: float = 0.05  # the same in revisions, of attentive and careful students; if sharded, of all
     asks: tuple = (0.01, 0.003)  # probability that a turn is a question: first attentive students, others
     sharded_asks: tuple = (0.2, 0.0)  # the same in sharded documents, while the answer is open
     hints: str = "values"  # or `slots`: `1st ok, 2nd wrong, 3rd ok.`; or `words`: `ok wrong ok.`
@@ -346,8 +346,8 @@ def conversation(rng, toy, habit, ask, first_slip, turns, world=SHIPPED):
     Each is a tuple (student tokens, teacher tokens, attempt, latest attempt). The attempt is None if the turn
     is a question; the teacher tokens are None after a right answer, which ends the conversation.
     habit: `attentive` goes on to the nearest answer that agrees with all feedback (in some worlds to any),
-    `repeats` gives its first attempt again, `afresh` ignores feedback on attempts, `random` gives any digits
-    (for doc_teacher alone). In some worlds a habit lasts one turn.
+    `repeats` gives its first attempt again, `afresh` ignores feedback on attempts, `random` has each
+    slot right or random (for doc_teacher alone). In some worlds a habit lasts one turn.
     ask: probability of a question instead of an attempt while several answers are possible; before the first
     attempt it is 0.3 times that. first_slip: probability of a slip in the first attempt, for `afresh` in all.
     """
@@ -511,7 +511,7 @@ def doc_asker(rng, domain, world=SHIPPED):
     toy = training_problem(rng, domain)
     wrong = slip(rng, rng.choice(toy.candidates), 0.4)
     if wrong == toy.answer:
-        return doc_asker(rng, domain)
+        return doc_asker(rng, domain, world)
     slot = rng.choice([s for s in range(3) if wrong[s] != toy.answer[s]])
     return [*asker_view(toy, wrong), ("assistant", [QUESTION[slot]], 1)]
 

@@ -15,11 +15,12 @@ From this base the base of each world learns the world's own documents. A world 
 number, and arms that are trained on math. Each claim is a difference of arms on the same 500 problems, with
 its 95 % interval over problems (parts/measures.py). It holds in a world if the interval is above 0, and it is
 against the claim if below. One seed tells little about one world: if seeds differ by 4 points, a claim with
-no effect holds in one world of seven. The mean over worlds has an interval over worlds, which contains this.
+no effect holds in one world of seven. The mean over worlds has an interval over worlds, which includes how
+seeds differ.
 
-Worlds 1 and 2 had two false starts. The first had a base from scratch for each, and hints of one token in
-place of `words`; it was given up before a test was played, as the base of world 2 had not learned to add. The
-second had the shipped world's learning rate of RL and was played to the end (worlds/rate-8e-4): RL's own
+Worlds 1 and 2 had two false starts. The first had a base from scratch for each, and hints of one token
+where `words` is now; it was given up before a test was played, as the base of world 2 had not learned to add.
+The second had the shipped world's learning rate of RL and was played to the end (worlds/rate-8e-4): RL's own
 reward in training fell in both worlds.
 """
 
@@ -51,14 +52,14 @@ RANGES = {
     "habit lasts": ("choice", "document", "problem", "turn"),  # until another is drawn (document)
     "moves to": ("choice", "next", "any"),  # possible answer that attentive students turn to (next)
     "first slip": ("uniform", 0.0, 0.5),  # random values in first attempts (0.3)
-    "slip": ("uniform", 0.0, 0.2),  # random values in revisions of attentive students; sharded: of all (0.05)
+    "slip": ("uniform", 0.0, 0.2),  # the same in revisions, of attentive students; if sharded, of all (0.05)
     "hints": ("choice", *HINTS),  # what they say: World.hints (values)
     # Probability that a turn is a question. If habits last a turn, that of the first habit stays.
     "attentive ask": ("log", 0.003, 0.3),  # (0.01; careful students 0.4)
     "others ask": ("log", 0.001, 0.1),  # (0.003)
     "sharded attentive ask": ("log", 0.02, 0.5),  # while facts are missing; else they answer early (0.2)
     "sharded others ask": ("log", 0.001, 0.1),  # (never)
-    # Weights of the kinds of documents, of which the shares follow. (Shares; with careful students.)
+    # Weights of the kinds of documents; divided by their sum, shares. (Shares there, careful ones included.)
     "certain": ("log", 0.02, 0.08),  # (0.04)
     "single": ("log", 0.02, 0.08),  # (0.04)
     "dialogue": ("log", 0.2, 0.6),  # (0.40)
