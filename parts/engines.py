@@ -185,9 +185,9 @@ EXPERT_NAMES = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3", "
 def add_adapter(model, rank: int) -> None:
     """Adds a LoRA adapter to all linear layers of the decoder, and freezes all other weights.
 
-    The vision tower and the LM head get no adapter, nor do the MLPs of a mixture of experts. In a Mamba layer
-    only in_proj gets one. B starts at 0, so the model still computes the same. Raises EngineError if the
-    model cannot have an adapter.
+    The vision tower and the LM head get no adapter, nor do the experts of a mixture and its other layers with
+    EXPERT_NAMES. In a Mamba layer only in_proj gets one. B starts at 0, so the model still computes the same.
+    Raises EngineError if the model cannot have an adapter.
     """
     from peft import LoraConfig
 
@@ -200,8 +200,10 @@ def add_adapter(model, rank: int) -> None:
         if hasattr(module, "A_log") and hasattr(module, "D"):
             linear -= {f"{name}.{child}" for child, _ in module.named_children() if child != "in_proj"}
     try:
+        if not linear:  # GPT-2 has layers of another class, Conv1D
+            raise ValueError("its decoder has no torch.nn.Linear")
         model.add_adapter(LoraConfig(r=rank, lora_alpha=ALPHA, target_modules=linear))
-    except ValueError as e:  # GPT-2 has no torch.nn.Linear
+    except ValueError as e:
         problem = f"model {model.name_or_path}: cannot have a LoRA adapter ({' '.join(str(e).split())})"
         raise EngineError(f"{problem}; leave out --lora") from None
 
