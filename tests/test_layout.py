@@ -54,7 +54,7 @@ def test_importing_a_script_loads_no_large_library_before_it_is_used():
     assert done.stdout.strip() == "set()", done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("readme", ["README.md", "toy/README.md", "parts/README.md"])
+@pytest.mark.parametrize("readme", ["README.md", "toy/README.md", "toy/worlds/README.md", "parts/README.md"])
 def test_the_pictures_and_files_that_a_readme_names_exist(readme):
     text, folder = (ROOT / readme).read_text(), (ROOT / readme).parent
     links = [link.split("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("http")]
