@@ -300,7 +300,8 @@ def set_up(args) -> None:
         raise BadInput(f"--device {args.device}: {reason}; use CUDA_VISIBLE_DEVICES={gpu} and --device cuda")
     args.device = "cuda" if args.device == "cuda:0" else args.device
     try:
-        if args.device == "cuda":  # each process of torchrun takes a GPU of its own, before it uses any
+        # Each process of torchrun takes a GPU of its own, before it uses any.
+        if args.device == "cuda" and torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         torch.zeros(1, device=args.device)
     except (RuntimeError, AssertionError) as e:

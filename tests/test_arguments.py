@@ -114,8 +114,16 @@ def test_a_script_without_a_run_folder_reads_no_config_of_the_folder_it_is_start
     assert args.dtype == "float32"
 
 
+NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
+
+
 @pytest.mark.parametrize(
-    "device, said", [("nowhere", "cannot be used"), ("cuda:9", "CUDA_VISIBLE_DEVICES=9")]
+    "device, said",
+    [
+        ("nowhere", "cannot be used"),
+        ("cuda:9", "CUDA_VISIBLE_DEVICES=9"),
+        pytest.param("cuda", "cannot be used", marks=NO_GPU),
+    ],
 )
 def test_a_device_that_is_not_there_or_not_the_first_is_one_line(device, said, monkeypatch, capsys, tmp_path):
     command = ["grpo.py", "--model", "m", "--problems", "p", "--out", str(tmp_path / "o"), "--device", device]
