@@ -186,8 +186,8 @@ class Dialogue:
     @property
     def hints(self) -> list[str]:
         """Texts of the teacher's turns, without the problem and a dispute, which follows the right answer."""
-        told = self.messages[1 : 2 * self.solved if self.solved else None]
-        return [m["content"] for m in told if m["role"] == "teacher"]
+        messages = self.messages[1 : 2 * self.solved if self.solved else None]
+        return [m["content"] for m in messages if m["role"] == "teacher"]
 
     @property
     def kinds(self) -> list[str]:

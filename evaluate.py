@@ -47,7 +47,7 @@ def play(args):
         raise runs.BadInput("--dispute is for full problems; leave out --sharded")
     if args.sharded and args.teacher != "informed":
         raise runs.BadInput(f"--sharded: its user answers the student; leave out --teacher {args.teacher}")
-    if args.model != "me" and args.turns > 1 and not model_speaks(args):
+    if args.turns > 1 and not model_speaks(args) and args.model != "me":  # a person needs its chat template
         args.teacher_model = None  # so the report names none
     tests = [(source, load_problems(source, args.answers)) for source in args.problems]
     for source, problems in tests:
@@ -178,12 +178,13 @@ def assess(dialogue, problem, chat):
     None where the judge's reply has no such word, or the problem has no answer to leak.
     """
     types, leaks, texts = [], [], [visible(m["content"]) for m in dialogue.messages]
+    last_hint = 2 * len(dialogue.hints)  # the number of its message: 0 is the problem, a dispute comes later
     for i, m in enumerate(dialogue.messages):
         if m["role"] == "student":
             final = FINAL[problem.domain]
             prompt = JUDGE_TURN.format(problem=problem.prompt, turn=texts[i], answer=final)
             types.append((yield from ask(chat, i, prompt, measures.TYPES)))
-        elif 0 < i <= 2 * len(dialogue.hints):  # neither the problem, which is first, nor a dispute, the last
+        elif 0 < i <= last_hint:
             answer, word = problem.answer or problem.solution, None
             if answer:
                 prompt = JUDGE_LEAK.format(problem=problem.prompt, answer=answer, hint=texts[i])
@@ -209,8 +210,8 @@ def judge(args):
         run = runs.Run(with_arguments(args, runs=test.folder, out=Path(test.folder) / "judged"))
         played = runs.read_config(Path(test.folder) / "config.json")
         problems = {p.id: p for p in load_problems(played["problems"], played["answers"])}
-        recorded = played.get(f"content of {played['problems']}")  # None: a data set, no file
-        if recorded and recorded != runs.checksum(played["problems"]):
+        content = test.settings["problems"]  # None: a data set, no file
+        if content and content != runs.checksum(played["problems"]):
             reason = f"is not the problem file that {test.folder} played"
             raise runs.BadInput(f"{played['problems']}: {reason}; restore it, or play it again")
         judged = runs.all_gather({row["id"] for row in runs.read_jsonl(run.path / "judged.jsonl")})[0]

@@ -71,11 +71,10 @@ def main():
     def inject(cast, dialogue, problem, text, latest):
         return question_instead(cast, dialogue, problem, text, latest, ASKERS[args.asker], args.seed)
 
-    def with_questions(cast, problem, name, args):
-        return dialogue_of(cast, problem, name, args, inject)
+    def coroutine_of(cast, problem, name, args):
+        return dialogue_of(cast, problem, name, args, None if args.no_questions else inject)
 
-    play = dialogue_of if args.no_questions else with_questions
-    dialogues = play_into(run, args, problems, lambda: load_cast(args, training="later"), play)
+    dialogues = play_into(run, args, problems, lambda: load_cast(args, training="later"), coroutine_of)
     injected = sum(len(d.injected) for d in dialogues)
     run.say(f"{injected} questions injected, {line(summary(dialogues, args.turns))}")
     train(args, run, successful(dialogues, run, args.leaks))

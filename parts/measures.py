@@ -629,8 +629,8 @@ def measure(labels: dict[str, list[TestRun]], against: str) -> dict:
         arms[label] = estimates(names, x[label], shares) | measure_arm(runs, turns)
         if against in labels and label != against:
             ours, theirs = x[label], x[against]  # [seeds, problems, n]
-            if 1 < min(len(ours), len(theirs)):  # else one was played once, such as a base
-                n = min(len(ours), len(theirs))
+            n = min(len(ours), len(theirs))
+            if n > 1:  # else one was played once, such as a base
                 ours, theirs = ours[:n], theirs[:n]  # the other seeds have no counterparts
             arms[label]["gain"] = estimates(names, ours - theirs, shares=False, paired=True)
     settings = ("problems", "teacher", "informed", "sharded", "disputed", "single_turn")
